@@ -1,0 +1,60 @@
+# `make` or `make help` lists the targets. Every target sets up .venv first if it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+SUITE ?= digits08,digits
+SEEDS ?= 0
+RESULTS ?= results/runs
+DATA ?= mnist
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install benchmark test lint figures report sweep data bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@echo "  Variables: SUITE=$(SUITE) SEEDS=$(SEEDS) RESULTS=$(RESULTS) DATA=$(DATA) ARGS=\"\" (options of lipbench.run)"
+
+install: $(READY) ## Create .venv with exact versions (constraints.txt)
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(READY)
+
+benchmark: $(READY) ## Train, attack and certify SUITE, then the report (default: digits, 4 minutes)
+	@status=0; $(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS) || status=$$?; \
+	test $$status -ne 130 || exit 130; \
+	$(BIN)/python -m lipbench.report results=$(RESULTS) && exit $$status
+
+sweep: $(READY) ## Any sweep: SUITE=mnist08 SEEDS=0,1,2 ARGS="loss.margin=1,2"
+	$(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS)
+
+report: $(READY) ## Leaderboard and figures of RESULTS
+	$(BIN)/python -m lipbench.report results=$(RESULTS)
+
+figures: report ## The figures of RESULTS (they are part of the report)
+
+data: $(READY) ## Download DATA (mnist) into LIPBENCH_DATA or the cache
+	$(BIN)/python -m lipbench.data $(DATA)
+
+test: $(READY) ## Lint, types and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+lint: $(READY) ## Mend what ruff can mend, then check
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mypy
+
+bench: $(READY) ## Compare the attacks with foolbox (installs the extra)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[foolbox]"
+	$(BIN)/python benchmarks/attacks.py results=$(RESULTS)
+
+clean: ## Remove caches and .venv; results stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

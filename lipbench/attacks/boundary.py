@@ -1,0 +1,89 @@
+"""What makes any attack a minimum-distance attack: a search along the ray to its image, and the best of several
+images.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.attacks.judging import Judge, distance
+
+# Lengths, relative to the attack's own, at which the ray is tried: DeepFool stops just short of the boundary.
+LENGTHS = (1.0, 1.001, 1.02, 1.1, 1.25)
+# Outward steps where float32 and float64 disagree on which side of the boundary an image is.
+NUDGES = (1.0, 1 + 1e-5, 1 + 1e-4, 1 + 1e-3, 1 + 1e-2)
+
+
+@torch.no_grad()
+def to_boundary(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, steps: int = 18) -> Tensor:
+    """Bisects the ray x -> x_adv, up to 1.25 times its length, for the point where the label is lost.
+
+    Args:
+        x, x_adv: images [N, C, H, W] in [0, 1].
+        steps: bisections; the distance is found to 2^-steps of the ray.
+
+    Returns:
+        images in [0, 1]: adversarial where any point tried on the ray is, else x itself; x where x is already
+        misclassified.
+    """
+    judge = Judge(model)
+    direction = x_adv.clamp(0, 1) - x
+    high = torch.full((len(x),), torch.nan, device=x.device, dtype=x.dtype)
+    for length in LENGTHS:
+        open_ = high.isnan()
+        if not open_.any():
+            break
+        found = judge.misclassified(model(_along(x[open_], direction[open_], length)), y[open_])
+        high[open_] = torch.where(found, length, torch.nan).to(high)
+    result = x.clone()
+    ready = ~high.isnan()
+    if ready.any():  # some layers refuse an empty batch
+        rays = x[ready], direction[ready], y[ready]
+        result[ready] = _settle(judge, *rays, _bisect(judge, *rays, high[ready], steps))
+    return torch.where(_broadcast(judge(x, y), x), x, result)
+
+
+@torch.no_grad()
+def nearest(model: nn.Module, x: Tensor, y: Tensor, *candidates: Tensor) -> Tensor:
+    """Per image, the nearest candidate that is adversarial; x itself where none is. Images [N, C, H, W]."""
+    judge = Judge(model)
+    best, shortest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+    for candidate in candidates:
+        length = distance(x, candidate)
+        better = judge(candidate, y) & (length < shortest)
+        best = torch.where(_broadcast(better, x), candidate, best)
+        shortest = torch.where(better, length, shortest)
+    return best
+
+
+def _bisect(judge: Judge, x: Tensor, direction: Tensor, y: Tensor, high: Tensor, steps: int) -> Tensor:
+    """The shortest length found, [N], at which the deployed network misclassifies."""
+    low = torch.zeros_like(high)
+    for _ in range(steps):
+        middle = (low + high) / 2
+        wrong = judge.misclassified(judge.model(_along(x, direction, middle)), y)
+        low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+    return high
+
+
+def _settle(judge: Judge, x: Tensor, direction: Tensor, y: Tensor, length: Tensor) -> Tensor:
+    """The first nudge outward that both precisions call adversarial; x where none is."""
+    result, todo = x.clone(), torch.ones(len(x), dtype=torch.bool, device=x.device)
+    for nudge in NUDGES:
+        rows = todo.nonzero()[:, 0]
+        if not len(rows):
+            break
+        images = _along(x[rows], direction[rows], length[rows] * nudge)
+        ok = judge(images, y[rows])
+        result[rows[ok]] = images[ok]
+        todo[rows[ok]] = False
+    return result
+
+
+def _along(x: Tensor, direction: Tensor, length: Tensor | float) -> Tensor:
+    if isinstance(length, Tensor):
+        length = _broadcast(length, x)
+    return (x + length * direction).clamp(0, 1)
+
+
+def _broadcast(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (x.ndim - 1))

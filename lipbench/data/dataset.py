@@ -1,0 +1,136 @@
+"""What a data set is, and the two ways to cut one: by images and by classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+# eq=False: comparing two tensors has no truth value, so the generated __eq__ could only raise.
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images [N, C, H, W] uint8 in 0..255 with their labels [N] int64, counted from 0; N >= 1.
+
+    Raises `TypeError` or `ValueError`, saying what was found, when the tensors are anything else.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8:
+            raise TypeError(f"The images of a split are uint8 (0..255), not {images.dtype}.")
+        if labels.dtype != torch.int64:
+            raise TypeError(f"The labels of a split are int64, not {labels.dtype}.")
+        if images.ndim != 4:
+            raise ValueError(f"The images of a split are [N, C, H, W], not of shape {tuple(images.shape)}.")
+        if labels.ndim != 1 or len(labels) != len(images):
+            raise ValueError(f"{len(images)} images need labels of shape ({len(images)},), not {tuple(labels.shape)}.")
+        if images.numel() == 0:
+            raise ValueError(f"A split needs at least one image; its shape is {tuple(images.shape)}.")
+        if labels.min() < 0:
+            raise ValueError(f"Labels are counted from 0, but the smallest is {int(labels.min())}.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits of images of one shape; label k means `classes[k]`, and there are at least two classes.
+
+    `test` is the one that only the evaluation looks at; whatever is tuned, is tuned on `validation`.
+    Raises `ValueError` when the splits contradict the classes or each other.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise ValueError(f"Data set {self.name!r} needs at least two classes, not {self.classes}.")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"Data set {self.name!r} names a class twice: {self.classes}.")
+        for title, split in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            largest = int(split.labels.max())
+            if largest >= len(self.classes):
+                raise ValueError(
+                    f"Data set {self.name!r} has {len(self.classes)} classes, "
+                    f"but its {title} split holds the label {largest}."
+                )
+            if split.images.shape[1:] != self.train.images.shape[1:]:
+                raise ValueError(
+                    f"Data set {self.name!r} mixes images of shape {tuple(split.images.shape[1:])} ({title}) "
+                    f"and {self.shape} (train)."
+                )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Cut `split` into (train, validation), with about `fraction` of the images of each class in validation.
+
+    The cut depends on the labels and on `seed` only, and the global random state is neither read nor changed.
+    Both parts keep the order of `split`. A class of two images or more is in both parts, one of a single
+    image in train. Raises `ValueError` unless 0 < fraction < 1, or when validation would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"The fraction to hold out lies strictly between 0 and 1; it is {fraction}.")
+    generator = torch.Generator().manual_seed(seed)
+    held = torch.zeros(len(split), dtype=torch.bool)
+    seen = 0
+    for label in split.labels.unique().tolist():
+        members = (split.labels == label).nonzero().flatten()
+        # Rounded along the classes, not in each: the errors cancel, and a tenth of 60,000 is 6,000.
+        share = round(fraction * (seen + len(members))) - round(fraction * seen)
+        seen += len(members)
+        count = min(max(share, 1), len(members) - 1)
+        held[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    if not held.any():
+        raise ValueError("Nothing to hold out: every class has a single image.")
+    return _select(split, ~held), _select(split, held)
+
+
+def keep_classes(split: Split, keep: Sequence[int]) -> Split:
+    """The images with a label in `keep`, in their order; the class `keep[i]` gets the label i.
+
+    Raises `ValueError` when a class is named twice or has no image in `split`.
+    """
+    wanted = list(keep)
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"A class is named twice in keep={wanted}.")
+    present = split.labels.unique().tolist()
+    if absent := [label for label in wanted if label not in present]:
+        raise ValueError(f"No image has a label in {absent}; the labels to choose from are {present}.")
+    # matches[n, i]: image n belongs to the i-th wanted class. At most one is true per image.
+    matches = split.labels[:, None] == torch.tensor(wanted, dtype=torch.int64)
+    kept = matches.any(dim=1)
+    return Split(split.images[kept], matches[kept].int().argmax(dim=1))
+
+
+def restrict(dataset: Dataset, keep: Sequence[int] | None, name: str | None = None) -> Dataset:
+    """`dataset` with only the classes `keep` (all, for None), called `name`.
+
+    The default name is the old one followed by the classes kept: "digits" with (0, 8) is "digits08".
+    Raises `ValueError` for a class that does not exist or fewer than two classes.
+    """
+    if keep is None:
+        return dataset if name is None else replace(dataset, name=name)
+    train, validation, test = (keep_classes(split, keep) for split in (dataset.train, dataset.validation, dataset.test))
+    classes = tuple(dataset.classes[label] for label in keep)
+    return Dataset(name or dataset.name + "".join(classes), classes, train, validation, test)
+
+
+def _select(split: Split, where: Tensor) -> Split:
+    return Split(split.images[where], split.labels[where])

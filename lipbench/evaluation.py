@@ -1,0 +1,312 @@
+"""Judging methods on one network: the rows of the table, what they cost, and the two laws."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lipbench import attacks as attack_room
+from lipbench.attacks import Judge, distance, margin, undisturbed
+from lipbench.certificate import certify, gaps
+from lipbench.layers import bake
+from lipbench.losses import binary_function
+from lipbench.results import LawViolation, bounds_table, violations
+from lipbench.transport import wasserstein
+
+Attack = Callable[..., Tensor]
+Certificate = Callable[..., Tensor]
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": attack_room.fgsm,
+    "fgm": attack_room.fgm,
+    "l2_pgd": attack_room.l2_pgd,
+    "deepfool": attack_room.deepfool,
+    "carlini_wagner": attack_room.carlini_wagner,
+}
+CERTIFICATES: dict[str, Certificate] = {"certificate": certify}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One method on one set of images.
+
+    Attributes:
+        table: its rows.
+        images: the adversarial images of an attack, [N, C, H, W] on the CPU; None for a certificate.
+        seconds: wall time.
+        passes: images that went through the network forwards, per image judged.
+    """
+
+    table: pd.DataFrame
+    images: Tensor | None
+    seconds: float
+    passes: float
+
+
+class _Counter:
+    """A count that copies of a model share."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def __deepcopy__(self, memo: dict) -> "_Counter":
+        return self
+
+
+class _Counted(nn.Module):
+    """The same classifier, counting the images that pass."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.counter = _Counter()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.counter.images += len(x)
+        return self.model(x)
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """uint8 or float images [N, C, H, W] -> float32 in [0, 1].
+
+    Raises:
+        ValueError: another type, or floats outside [0, 1].
+    """
+    if images.ndim != 4:
+        raise ValueError(f"Images are [N, C, H, W]; got {list(images.shape)}.")
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    if not images.is_floating_point():
+        raise ValueError(f"Images are uint8 in 0..255 or float in [0, 1]; got {images.dtype}.")
+    if len(images) and (not images.isfinite().all() or images.min() < 0 or images.max() > 1):
+        raise ValueError(
+            f"Float images are in [0, 1]; these span [{float(images.min()):g}, {float(images.max()):g}]. "
+            "Put the normalisation inside the model: lipbench.layers.Normalize."
+        )
+    return images.float()
+
+
+def certify_images(
+    model: nn.Module, images: Tensor, labels: Tensor, certificate: Certificate, name: str = "certificate"
+) -> Judged:
+    """Lower bounds of one certificate on a baked network in evaluation mode, [N] images -> N rows."""
+    x, y = _on_device(model, images, labels)
+    predictions = predict(model, x)
+    started = time.perf_counter()
+    distances = certificate(model, x, y)
+    seconds = time.perf_counter() - started
+    distances = distances.masked_fill(predictions != y, 0.0)
+    table = _table(y, predictions, name, "lower", distances)
+    return Judged(table, None, seconds, 1.0)
+
+
+def attack_images(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    name: str,
+    *,
+    batch_size: int = 500,
+    progress: bool = False,
+) -> Judged:
+    """Upper bounds of one attack. What it returns is judged afresh: in the box, misclassified in both precisions,
+    distance in float64.
+
+    An image that is misclassified as it is has distance 0; an attack that fails has inf. A non-finite or out-of-box
+    image is a failure.
+    """
+    x, y = _on_device(model, images, labels)
+    predictions = predict(model, x)
+    judge, counted = Judge(model), _Counted(model)
+    found, lengths = [], []
+    started = time.perf_counter()
+    batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
+    for xs, ys in tqdm(
+        batches, total=-(-len(x) // batch_size), desc=name, disable=None if progress else True, leave=False
+    ):
+        with undisturbed(model):
+            returned = attack(counted, xs, ys).detach().to(xs)
+        if returned.shape != xs.shape:
+            raise ValueError(f"{name} returned images of shape {list(returned.shape)} for {list(xs.shape)}.")
+        valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
+        success = judge(returned, ys) & valid
+        length = distance(xs, returned).where(success, torch.inf)
+        lengths.append(length.masked_fill(judge(xs, ys), 0.0))
+        found.append(returned.cpu())
+    seconds = time.perf_counter() - started
+    table = _table(y, predictions, name, "upper", torch.cat(lengths))
+    return Judged(table, torch.cat(found), seconds, counted.counter.images / max(1, len(x)))
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, batch_size: int = 1000) -> Tensor:
+    """Labels given by the model as deployed, [N].
+
+    Raises:
+        ValueError: the logits are not [N, K >= 2], or not finite: with the images.
+    """
+    predictions = []
+    for start, xs in zip(range(0, len(x), batch_size), x.split(batch_size), strict=True):
+        logits = model(xs)
+        margin(logits, torch.zeros(len(xs), dtype=torch.long, device=xs.device))
+        bad = (~logits.isfinite()).any(1).nonzero()[:, 0]
+        if len(bad):
+            raise ValueError(
+                f"The model gives NaN or infinite logits on {len(bad)} images, the first is "
+                f"image {start + int(bad[0])}: there is no distance to judge."
+            )
+        predictions.append(logits.argmax(1))
+    return torch.cat(predictions)
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attacks: Mapping[str, Attack] | list[str] | None = None,
+    certificates: Mapping[str, Certificate] | list[str] | None = None,
+    *,
+    batch_size: int = 500,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How far is the nearest adversarial example? One row per image and method, for anyone's classifier.
+
+    The model is judged in evaluation mode and returned as it was: modes, gradients, flags. Live parametrizations are
+        baked in a copy.
+
+    Args:
+        model: images [N, C, H, W] in [0, 1] -> logits [N, K], K >= 2, on any device.
+        images: uint8, or float in [0, 1].
+        labels: integers [N].
+        attacks: names of `ATTACKS`, or a mapping from your own names to functions (model, x, y) -> images; None: all
+            of `ATTACKS`; [] for none.
+        certificates: likewise, functions (model, x, y) -> distances [N]; None: `CERTIFICATES`.
+
+    Returns:
+        the table with the columns index, label, prediction, method, side, norm, distance.
+
+    Raises:
+        ValueError: images, labels or logits of a wrong kind, an unknown name.
+        LawViolation: a certificate exceeds an attack's distance; it carries the table.
+    """
+    if len(images) != len(labels) or not len(images):
+        raise ValueError(f"As many labels as images, at least one: got {len(images)} images and {len(labels)} labels.")
+    chosen_attacks = _named(attacks, ATTACKS, "attack")
+    chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
+    baked = bake(copy.deepcopy(model))
+    x, y = as_pixels(images), labels.long()
+    tables = [certify_images(baked, x, y, certificate, name).table for name, certificate in chosen_certificates.items()]
+    for name, attack in chosen_attacks.items():
+        judged = attack_images(baked, x, y, attack, name, batch_size=batch_size, progress=progress)
+        tables.append(judged.table)
+    if not tables:
+        raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
+    table = pd.concat(tables, ignore_index=True)
+    check(table)
+    return table
+
+
+def certify_model(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Certified radius of each image, [N] float64 in L2: no image of [0, 1] nearer than it changes the model's label.
+
+    Args:
+        model: as in `evaluate`; a copy is baked and put in evaluation mode.
+        images: uint8, or float in [0, 1].
+        labels: radius 0 where the model disagrees with them; None: the model's own predictions.
+    """
+    baked = bake(copy.deepcopy(model))
+    x = _to_device(baked, as_pixels(images))
+    y = predict(baked, x) if labels is None else _to_device(baked, labels.long())
+    return certify(baked, x, y)
+
+
+def check(table: pd.DataFrame) -> None:
+    """The sandwich law over all rows of one run.
+
+    Raises:
+        LawViolation: with the table and the offending pairs.
+    """
+    pairs = violations(table)
+    if len(pairs):
+        raise LawViolation(
+            f"The sandwich law is violated on {len(pairs)} images: a certificate exceeds an "
+            "adversarial distance. "
+            f"Either a bound is wrong or the table is. First pairs:\n{pairs.head().to_string(index=False)}",
+            table,
+            pairs,
+        )
+
+
+def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int = 500) -> dict[str, Any]:
+    """The second law, for a two-class network: KR estimate / Lipschitz bound <= exact Wasserstein-1 distance of the
+    classes.
+
+    Uses the first n images of each class, n the size of the smaller class and at most `limit`.
+
+    Returns:
+        kr: mean of f = z_1 - z_0 on class 1 minus on class 0; lipschitz: bound of f; wasserstein; transport_law:
+            whether it holds.
+        Empty for more than two classes, or where a class is missing.
+    """
+    x, y = _on_device(model, images, labels)
+    first = [(y == k).nonzero()[:limit, 0] for k in (0, 1)]
+    size = min(len(rows) for rows in first)
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()
+        if int(y.max()) > 1 or not size or exact(x[:1].double()).shape[1] != 2:
+            return {}
+        f = [binary_function(exact(x[rows[:size]].double())) for rows in first]
+    kr = float(f[1].mean() - f[0].mean())
+    bound = float(gaps(model, tuple(x.shape[1:]))[0, 1])
+    samples = [x[rows[:size]].double().flatten(1).cpu().numpy() for rows in first]
+    distance_ = wasserstein(*samples)
+    # Both sides are means of n float64 numbers.
+    return {
+        "kr": kr,
+        "lipschitz": bound,
+        "wasserstein": distance_,
+        "transport_law": kr / bound <= distance_ * (1 + 1e-9),
+    }
+
+
+def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, Callable]:
+    if chosen is None:
+        return dict(known)
+    if isinstance(chosen, Mapping):
+        return dict(chosen)
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise ValueError(f"Unknown {kind} {', '.join(map(repr, unknown))}: there are {', '.join(known)}.")
+    return {name: known[name] for name in chosen}
+
+
+def _on_device(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return _to_device(model, as_pixels(images)), _to_device(model, labels.long())
+
+
+def _to_device(model: nn.Module, tensor: Tensor) -> Tensor:
+    return tensor.to(next(_tensors(model), torch.zeros(())).device)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _table(y: Tensor, predictions: Tensor, name: str, side: str, distances: Tensor) -> pd.DataFrame:
+    return bounds_table(
+        np.arange(len(y)),
+        y.cpu().numpy(),
+        predictions.cpu().numpy(),
+        name,
+        side,
+        distances.double().cpu().numpy(),
+    )

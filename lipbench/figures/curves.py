@@ -1,0 +1,101 @@
+"""Accuracy against epsilon: survival functions of distances."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lipbench.figures.style import PALETTE, style
+from lipbench.results import RUN_COLUMNS, best, survival
+
+COLUMNS = 4
+LABELS = {
+    "fgsm": "FGSM",
+    "fgm": "FGM",
+    "l2_pgd": "L2-PGD",
+    "deepfool": "DeepFool",
+    "carlini_wagner": "Carlini-Wagner",
+}
+
+
+def accuracy_curves(table: pd.DataFrame, title: str = "") -> Figure:
+    """One panel per experiment: a curve per attack, the combined attack (black), the certificate (black, dashed).
+
+    Args:
+        table: rows of one data set as `lipbench.read` returns them. Curves of a panel use the images that every method
+            of it has; several seeds are pooled.
+    """
+    table = table[table["norm"] == "l2"]
+    groups = list(table.groupby(RUN_COLUMNS[:3], sort=True))
+    attacks = [
+        m for m in (*LABELS, *sorted(set(table["method"]))) if m in set(table[table["side"] == "upper"]["method"])
+    ]
+    attacks = list(dict.fromkeys(attacks))
+    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(attacks)}
+    finite = table.loc[np.isfinite(table["distance"]) & (table["distance"] > 0), "distance"]
+    limit = float(np.ceil(10 * finite.quantile(0.995)) / 10) if len(finite) else 1.0
+    columns = min(COLUMNS, len(groups))
+    rows = -(-len(groups) // columns)
+    with style():
+        figure = Figure(figsize=(2.6 * columns + 0.6, 2.1 * rows + 0.9))
+        axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
+        for axis, (key, rows_of_panel) in zip(axes, groups, strict=False):
+            _panel(axis, rows_of_panel, attacks, colors, limit)
+            variant = "" if key[2] == "default" else f"\n{key[2]}"
+            axis.set_title(f"{key[1]}{variant}")
+        for axis in axes[len(groups) :]:
+            axis.set_visible(False)
+        for position, axis in enumerate(axes[: len(groups)]):
+            if position + columns >= len(groups):
+                axis.set_xlabel("epsilon (L2)")
+                axis.tick_params(labelbottom=True)
+        figure.supylabel("accuracy (%)", fontsize=9)
+        handles = {
+            label: line
+            for axis in axes[: len(groups)]
+            for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=min(len(handles), 4 if columns < 4 else 7),
+        )
+        if title:
+            figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _panel(axis: Axes, table: pd.DataFrame, attacks: Sequence[str], colors: dict[str, str], limit: float) -> None:
+    """Curves of one experiment on the images that all its methods share."""
+    # One image of one seed is one key: seeds are pooled.
+    table = table.assign(index=table["seed"].astype(str) + "/" + table["index"].astype(str))
+    methods = table["method"].nunique()
+    counts = table.groupby("index")["method"].nunique()
+    table = table[table["index"].isin(counts[counts == methods].index)]
+    epsilons = np.linspace(0, limit, 400)
+    for method in attacks:
+        distances = table.loc[table["method"] == method, "distance"]
+        if len(distances):
+            axis.plot(
+                epsilons,
+                100 * survival(distances, epsilons),
+                color=colors[method],
+                linewidth=1.1,
+                label=LABELS.get(method, method),
+            )
+    for side, label, dashes in (("upper", "combined attack", "-"), ("lower", "certificate", "--")):
+        distances = best(table, side)
+        if len(distances):
+            axis.plot(
+                epsilons,
+                100 * survival(distances, epsilons),
+                color="black",
+                linewidth=1.6,
+                linestyle=dashes,
+                label=label,
+            )
+    axis.set_xlim(0, limit)
+    axis.set_ylim(0, 102)

@@ -1,0 +1,82 @@
+"""Linear algebra of orthonormal matrices. All functions act on the last two dimensions, batched over the others."""
+
+import torch
+from torch import Tensor
+
+
+def norm_bound(matrix: Tensor, squarings: int = 4) -> Tensor:
+    """Upper bound of the spectral norm by Gram iteration, [..., m, n] -> [...].
+
+    After t squarings the bound is at most rank^(2^-(t+1)) times the norm, and never below it (Delattre et al.,
+    2023, arXiv 2305.16173, theorem 1), up to rounding. Unlike power iteration it can serve to scale a weight before
+    Björck.
+    """
+    gram = _gram(matrix)
+    scale = gram.norm(dim=(-2, -1)).clamp_min(torch.finfo(gram.dtype).tiny)
+    log_norm = scale.log()  # log of the factor taken out of G so far, divided by its power
+    gram = gram / scale[..., None, None]
+    for t in range(1, squarings + 1):
+        gram = gram @ gram
+        scale = gram.norm(dim=(-2, -1)).clamp_min(torch.finfo(gram.dtype).tiny)
+        log_norm = log_norm + scale.log() / 2**t
+        gram = gram / scale[..., None, None]
+    return (log_norm / 2).exp()
+
+
+def bjorck(matrix: Tensor, steps: int = 1) -> Tensor:
+    """Björck's iteration of order 1, W <- 1.5 W - 0.5 W W^T W: singular values s -> 1.5 s - 0.5 s^3.
+
+    Converges to the nearest orthonormal matrix from 0 < s < sqrt 3 (Björck and Bowie, 1971), and maps
+    [0, 2] into [0, 1]: stopping early loses norm preservation, never the bound.
+    """
+    for _ in range(steps):
+        if matrix.shape[-2] >= matrix.shape[-1]:
+            matrix = 1.5 * matrix - 0.5 * matrix @ (matrix.mT @ matrix)
+        else:
+            matrix = 1.5 * matrix - 0.5 * (matrix @ matrix.mT) @ matrix
+    return matrix
+
+
+def into_basin(matrix: Tensor) -> Tensor:
+    """Scales a matrix whose norm could exceed 1.2 down to at most 1, where Björck converges; leaves others alone."""
+    bound = norm_bound(matrix)[..., None, None]
+    return matrix / torch.where(bound > 1.2, bound, torch.ones_like(bound))
+
+
+def polar(matrix: Tensor) -> Tensor:
+    """The nearest orthonormal matrix, U V^T of the singular value decomposition, computed in float64."""
+    u, _, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return (u @ vt).to(matrix.dtype)
+
+
+def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Roughly orthogonalises a direction: singular values end in about [0.7, 1.2].
+
+    The quintic of Muon (Jordan et al., 2024): 3.4445 X - 4.7750 X X^T X + 2.0315 (X X^T)^2 X, after scaling by the
+    Frobenius norm.
+    """
+    x = matrix / matrix.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-12)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def tangent(matrix: Tensor, direction: Tensor) -> Tensor:
+    """Projects a direction on the tangent space of the orthonormal matrices at `matrix`: D - W sym(W^T D), wide: D -
+    sym(D W^T) W.
+    """
+    if matrix.shape[-2] >= matrix.shape[-1]:
+        product = matrix.mT @ direction
+        return direction - matrix @ ((product + product.mT) / 2)
+    product = direction @ matrix.mT
+    return direction - ((product + product.mT) / 2) @ matrix
+
+
+def _gram(matrix: Tensor) -> Tensor:
+    """The smaller of W^T W and W W^T."""
+    if matrix.shape[-2] >= matrix.shape[-1]:
+        return matrix.mT @ matrix
+    return matrix @ matrix.mT

@@ -1,0 +1,9 @@
+"""Builders: (shape, classes, ...) -> nn.Module. The same builder makes a Lipschitz network and its unconstrained
+twin.
+"""
+
+from lipbench.models.convnet import convnet
+from lipbench.models.mlp import mlp
+from lipbench.models.storage import build, load, save
+
+__all__ = ["build", "convnet", "load", "mlp", "save"]

@@ -1,0 +1,77 @@
+"""Convolutional network: stages of convolutions, each followed by a pooling, then dense layers."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from lipbench.layers import ConstraintFactory, constrain
+from lipbench.models.heads import Head, head, normalization
+
+
+def convnet(
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    channels: Sequence[int] = (16, 32),
+    kernel_size: int = 3,
+    stride: int = 1,
+    padding: int | None = None,
+    padding_mode: str = "zeros",
+    widths: Sequence[int] = (100,),
+    constraint: ConstraintFactory = nn.Identity,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    pooling: Callable[[int], nn.Module] = nn.MaxPool2d,
+    pool_first: bool = False,
+    head_kind: Head = "auto",
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+) -> nn.Sequential:
+    """Stages `convolution, activation, pooling(2)`, then dense layers.
+
+    With `stride = kernel_size` there is no pooling after a convolution: under an orthogonal constraint that
+    convolution is a norm-preserving map of patches. With `pool_first` the image itself is pooled once at the start:
+    `nn.PixelUnshuffle` (space-to-depth) followed by stride = kernel convolutions is the cheapest
+    norm-preserving network.
+
+    Args:
+        shape: of one image, (C, H, W).
+        classes: number of classes K.
+        channels: output channels of the convolutions.
+        kernel_size, stride, padding, padding_mode: of every convolution; padding None is "same" for stride 1, 0
+            otherwise.
+        widths: hidden dense layers after the convolutions.
+        constraint: applied to every weight; kernels are divided by a factor, see `lipbench.layers.patch_factor`.
+        activation: called without arguments after every layer but the last.
+        pooling: called with the block size 2: `nn.MaxPool2d`, `ScaledAvgPool2d`, `L2Pool2d`, `nn.PixelUnshuffle`.
+        head_kind, mean, std: as in `mlp`.
+
+    Raises:
+        ValueError: the image is too small for that many stages.
+    """
+    if padding is None:
+        padding = kernel_size // 2 if stride == 1 else 0
+    layers: list[nn.Module] = [*normalization(tuple(mean), tuple(std)), *([pooling(2)] if pool_first else [])]
+    for width in channels:
+        c, h, w = _output_shape(layers, shape)
+        if min(h + 2 * padding, w + 2 * padding) < kernel_size:
+            raise ValueError(
+                f"An image of {shape[1]}x{shape[2]} is too small for {len(channels)} stages of kernel "
+                f"{kernel_size}: use fewer channels."
+            )
+        conv = nn.Conv2d(c, width, kernel_size, stride, padding, padding_mode=padding_mode)
+        layers += [constrain(conv, constraint, size=(h, w)), activation()]
+        if stride == 1:
+            layers.append(pooling(2))
+    features = math.prod(_output_shape(layers, shape))
+    layers.append(nn.Flatten())
+    for width in widths:
+        layers += [constrain(nn.Linear(features, width), constraint), activation()]
+        features = width
+    return nn.Sequential(*layers, *head(features, classes, constraint, head_kind))
+
+
+@torch.no_grad()
+def _output_shape(layers: list[nn.Module], shape: tuple[int, int, int]) -> tuple[int, ...]:
+    return tuple(nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[1:])

@@ -1,0 +1,41 @@
+"""The last layer of a network: always an `nn.Linear`, so that the certificate sees the differences of its rows."""
+
+from typing import Literal
+
+from torch import nn
+
+from lipbench.layers import Antipodal, ConstraintFactory, Normalize, UnitRows, constrain, is_free
+
+Head = Literal["auto", "antipodal", "unit_rows", "constrained"]
+
+
+def head(features: int, classes: int, constraint: ConstraintFactory, kind: Head = "auto") -> list[nn.Module]:
+    """The layers that turn features [N, D] into logits [N, K].
+
+    antipodal: one constrained row f, logits (-f/2, f/2); two classes only.
+    unit_rows: each row has norm 1, whatever the constraint of the body (unless that is `nn.Identity`).
+    constrained: the constraint of the body; under an orthogonal one the rows are orthonormal.
+    auto: antipodal for two classes, else constrained.
+
+    Raises:
+        ValueError: an unknown kind, or antipodal with more than two classes.
+    """
+    if kind == "auto":
+        kind = "antipodal" if classes == 2 else "constrained"
+    if kind == "antipodal":
+        if classes != 2:
+            raise ValueError(f"An antipodal head is for two classes, not {classes}: use unit_rows or constrained.")
+        return [constrain(nn.Linear(features, 1), constraint), Antipodal()]
+    if kind == "unit_rows":
+        rows = constraint if is_free(constraint) else UnitRows
+        return [constrain(nn.Linear(features, classes), rows)]
+    if kind == "constrained":
+        return [constrain(nn.Linear(features, classes), constraint)]
+    raise ValueError(f"head is 'auto', 'antipodal', 'unit_rows' or 'constrained', not {kind!r}.")
+
+
+def normalization(mean: list[float] | tuple[float, ...], std: list[float] | tuple[float, ...]) -> list[nn.Module]:
+    """The normalisation layer, or nothing where it would be the identity."""
+    if set(mean) <= {0.0} and set(std) <= {1.0}:
+        return []
+    return [Normalize(tuple(mean), tuple(std))]

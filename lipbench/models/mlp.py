@@ -1,0 +1,39 @@
+"""Multilayer perceptron."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from lipbench.layers import ConstraintFactory, constrain
+from lipbench.models.heads import Head, head, normalization
+
+
+def mlp(
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    widths: Sequence[int] = (256, 256),
+    constraint: ConstraintFactory = nn.Identity,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    head_kind: Head = "auto",
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+) -> nn.Sequential:
+    """Dense layers of the given widths between activations. With `nn.Identity` and `nn.ReLU`: the ordinary network.
+
+    Args:
+        shape: of one image, (C, H, W).
+        classes: number of classes K; the network gives [N, K] logits (two for a binary task).
+        widths: neurons of the hidden layers.
+        constraint: applied to every weight (see `lipbench.layers.constraints`).
+        activation: called without arguments for each hidden layer.
+        head_kind: see `lipbench.models.heads.head`.
+        mean, std: input normalisation per channel, a layer of the model that counts in its constant.
+    """
+    layers: list[nn.Module] = [*normalization(tuple(mean), tuple(std)), nn.Flatten()]
+    features = math.prod(shape)
+    for width in widths:
+        layers += [constrain(nn.Linear(features, width), constraint), activation()]
+        features = width
+    return nn.Sequential(*layers, *head(features, classes, constraint, head_kind))

@@ -1,0 +1,155 @@
+"""`python -m lipbench.report results=results/runs`: leaderboard and figures of a results folder. No model is loaded."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+from omegaconf import DictConfig
+
+from lipbench.commandline import CONF, CommandError, check_overrides
+from lipbench.figures import accuracy_curves, save_figure
+from lipbench.results import (
+    RUN_COLUMNS,
+    ResultsError,
+    read,
+    read_summary,
+    run_folders,
+    write_text,
+)
+
+GROUP = RUN_COLUMNS[:3]
+
+
+def leaderboard(root: Path) -> pd.DataFrame:
+    """One row per dataset, experiment and variant: means over the seeds of their summaries.
+
+    accuracy and certified accuracy are over the whole test set, robust accuracy (combined attack) over the attacked
+    images, in percent; violations are summed.
+
+    Raises:
+        ResultsError: there is no complete run under `root`.
+    """
+    rows, stale = [], []
+    for folder in run_folders(root):
+        summary = read_summary(folder)
+        if summary is None:
+            stale.append(str(folder))
+        else:
+            rows.append(_row(summary))
+    if stale:
+        print(f"Left out, unfinished (run them again): {', '.join(stale)}", file=sys.stderr)
+    if not rows:
+        raise ResultsError(f"{root} holds no finished run. Make some: make benchmark")
+    runs = pd.DataFrame(rows)
+    groups = runs.groupby(GROUP, sort=True)
+    table = groups.mean(numeric_only=True).drop(columns="seed")
+    table["violations"] = groups["violations"].sum()
+    table.insert(0, "seeds", groups["seed"].nunique())
+    table["transport law"] = groups["transport law"].agg(_verdict)
+    return table.reset_index()
+
+
+def write_leaderboard(table: pd.DataFrame, root: Path) -> None:
+    """`leaderboard.csv` with all digits and `leaderboard.md` for readers."""
+    write_text(root / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(root / "leaderboard.md", "\n\n".join(_markdown(table)) + "\n")
+
+
+def _markdown(table: pd.DataFrame) -> list[str]:
+    parts = [
+        "# Leaderboard",
+        "Accuracy and certified accuracy (cert @ epsilon): whole test set, %. Robust accuracy "
+        "(rob @ epsilon): combined attack on the attacked images, %. Distances are L2 with pixels in [0, 1]. Tightness: "
+        "median of distance / certificate, 1 is perfect. Means over seeds.",
+    ]
+    for dataset, rows in table.groupby("dataset", sort=True):
+        shown = _readable(rows)
+        parts += [
+            f"## {dataset}",
+            shown.to_markdown(
+                index=False, disable_numparse=True, colalign=("left",) * 2 + ("right",) * (shown.shape[1] - 2)
+            ),
+        ]
+    return parts
+
+
+def _readable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rounded for readers; columns that are empty for a data set are left out."""
+    shown = rows.drop(columns=["dataset"]).dropna(axis=1, how="all").copy()
+    if set(shown["variant"]) == {"default"}:
+        shown = shown.drop(columns="variant")
+    percent = [c for c in shown if c == "accuracy" or "@" in c]
+    for column in shown.select_dtypes("number"):
+        digits = 1 if column in percent or "seconds" in column else 0 if column in ("seeds", "violations") else 3
+        if column == "lipschitz":
+            shown[column] = shown[column].map(lambda v: f"{v:.3g}")
+        else:
+            shown[column] = shown[column].map(lambda v, d=digits: "-" if pd.isna(v) else f"{v:.{d}f}")
+    return shown
+
+
+def _row(summary: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {column: summary[column] for column in RUN_COLUMNS}
+    row["accuracy"] = 100 * summary["accuracy"]
+    for short, name in (("rob", "robust_accuracy"), ("cert", "certified_accuracy")):
+        for eps, value in (summary[name] or {}).items():
+            row[f"{short} @ {eps}"] = 100 * value
+    row["median certificate"] = summary["median_certificate"]
+    row["median distance"] = summary["median_distance"]
+    row["tightness"] = summary["tightness"]
+    row["violations"] = summary["violations"]
+    row["lipschitz"] = summary["lipschitz"]
+    kr, bound = summary.get("kr"), summary["lipschitz"]
+    row["KR / L"] = kr / bound if kr is not None and bound else None
+    row["W1"] = summary.get("wasserstein")
+    row["transport law"] = summary.get("transport_law")
+    row["train seconds"] = summary["training_seconds"]
+    row["attack seconds"] = summary["attack_seconds"]
+    return row
+
+
+def _verdict(values: pd.Series) -> str | None:
+    known = values.dropna()
+    if not len(known):
+        return None
+    return "holds" if known.astype(bool).all() else "VIOLATED"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
+def task(cfg: DictConfig) -> None:
+    """The report of one results folder."""
+    root = Path(cfg.results)
+    try:
+        table = leaderboard(root)
+        if cfg.datasets is not None:
+            table = table[table["dataset"].isin(list(cfg.datasets))]
+        write_leaderboard(table, root)
+        print("\n\n".join(_markdown(table)))
+        written = [root / "leaderboard.csv", root / "leaderboard.md"]
+        if cfg.figures:
+            rows = read(root)
+            for dataset in table["dataset"].unique():
+                figure = accuracy_curves(rows[rows["dataset"] == dataset], title=f"{dataset}: accuracy against epsilon")
+                written += save_figure(figure, root / "figures" / f"accuracy_{dataset}")
+        print("\nWritten: " + ", ".join(map(str, written)))
+    except (ResultsError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from error
+    if (table["violations"] > 0).any() or (table["transport law"] == "VIOLATED").any():
+        print("\nA LAW IS VIOLATED: see the column of violations and the transport law above.", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def main() -> None:
+    """The command `python -m lipbench.report`."""
+    try:
+        check_overrides(sys.argv[1:], "report")
+        task()
+    except CommandError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

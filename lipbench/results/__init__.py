@@ -1,0 +1,55 @@
+"""Tables of bounds: schema, reading, writing, the sandwich law, robust accuracy."""
+
+from lipbench.results.files import (
+    ResultsError,
+    atomic,
+    differences,
+    file_hash,
+    fingerprint,
+    read_json,
+    write_json,
+    write_text,
+)
+from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
+from lipbench.results.tables import (
+    COLUMNS,
+    RUN_COLUMNS,
+    LawViolation,
+    best,
+    bounds_table,
+    read,
+    read_bounds,
+    run_folders,
+    run_key,
+    survival,
+    violations,
+    write_bounds,
+)
+
+__all__ = [
+    "COLUMNS",
+    "EPSILONS",
+    "RUN_COLUMNS",
+    "LawViolation",
+    "ResultsError",
+    "atomic",
+    "best",
+    "bounds_table",
+    "differences",
+    "file_hash",
+    "fingerprint",
+    "read",
+    "read_bounds",
+    "read_json",
+    "read_summary",
+    "run_folders",
+    "run_key",
+    "summarize",
+    "survival",
+    "table_hashes",
+    "violations",
+    "write_bounds",
+    "write_json",
+    "write_summary",
+    "write_text",
+]

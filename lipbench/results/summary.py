@@ -1,0 +1,90 @@
+"""The summary of a run: numbers derived from its tables and network facts, keyed by the hashes of the tables."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lipbench.results.files import file_hash, read_json, write_json
+from lipbench.results.tables import best, read_bounds, run_key, survival, violations
+
+EPSILONS = (0.25, 0.5, 1.0, 1.5, 2.0)
+
+
+def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict[str, Any]:
+    """Accuracies, medians and violations of one run's rows (L2).
+
+    accuracy and certified accuracy are over all images with a certificate (the whole test set), robust accuracy over
+    the attacked images. tightness is the median of combined distance / certificate over attacked images whose
+    certificate is positive: 1 is perfect.
+    """
+    table = table[table["norm"] == "l2"]
+    lower, upper = best(table, "lower"), best(table, "upper")
+    images = table.drop_duplicates("index")
+    both = pd.concat({"lower": lower, "upper": upper}, axis=1, join="inner")
+    both = both[(both["lower"] > 0) & np.isfinite(both["upper"])]
+    ratio = both["upper"] / both["lower"]
+    return {
+        "accuracy": float((images["label"] == images["prediction"]).mean()),
+        "test_images": len(images),
+        "attacked_images": len(upper),
+        "robust_accuracy": _curve(upper, epsilons),
+        "certified_accuracy": _curve(lower, epsilons),
+        "median_certificate": _median(lower),
+        "median_distance": _median(upper),
+        "mean_distance": float(upper.mean()) if len(upper) else None,
+        "tightness": _median(ratio),
+        "violations": len(violations(table)),
+    }
+
+
+def write_summary(
+    folder: Path,
+    network: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    epsilons: Sequence[float] = EPSILONS,
+) -> dict[str, Any]:
+    """Writes `summary.json` of a run and returns it.
+
+    Args:
+        network: facts that tables do not hold: lipschitz, kr, wasserstein, law_holds, bake_change (see
+            `lipbench.evaluation`).
+        seconds: of training and of each method.
+    """
+    summary = {
+        **run_key(folder),
+        **summarize(read_bounds(folder), epsilons),
+        **network,
+        "training_seconds": seconds.get("training"),
+        "attack_seconds": sum(v for k, v in seconds.items() if k not in ("training", "certificate")),
+        "tables": table_hashes(folder),
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a run, or None where it is missing or older than a table."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    summary: dict[str, Any] = read_json(path)
+    return summary if summary.get("tables") == table_hashes(folder) else None
+
+
+def table_hashes(folder: Path) -> dict[str, str]:
+    """Method -> hash of its table."""
+    return {path.stem: file_hash(path) for path in sorted((folder / "bounds").glob("*.csv"))}
+
+
+def _curve(distances: pd.Series, epsilons: Sequence[float]) -> dict[str, float] | None:
+    if not len(distances):
+        return None
+    values = survival(distances, epsilons)
+    return {f"{eps:g}": float(value) for eps, value in zip(epsilons, values, strict=True)}
+
+
+def _median(values: pd.Series) -> float | None:
+    return float(values.median()) if len(values) else None

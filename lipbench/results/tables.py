@@ -1,0 +1,165 @@
+"""The table: one row is one bound on one image. This is the only file that defines columns.
+
+Tables of a run lie in `<root>/<dataset>/<experiment>/<variant>/<seed>/bounds/`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lipbench.results.files import ResultsError, write_json, write_text
+
+RUN_COLUMNS = ["dataset", "experiment", "variant", "seed"]
+COLUMNS = ["index", "label", "prediction", "method", "side", "norm", "distance"]
+SIDES = ("lower", "upper")
+
+
+class LawViolation(RuntimeError):
+    """A lower bound exceeds an upper bound, or a Kantorovich-Rubinstein estimate a Wasserstein distance.
+
+    Attributes:
+        table: all rows; nothing is dropped.
+        pairs: the offending pairs, as `violations` returns them.
+    """
+
+    def __init__(self, message: str, table: pd.DataFrame, pairs: pd.DataFrame):
+        super().__init__(message)
+        self.table = table
+        self.pairs = pairs
+
+
+def bounds_table(
+    index: Sequence[int] | np.ndarray,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    method: str,
+    side: str,
+    distances: np.ndarray,
+    norm: str = "l2",
+) -> pd.DataFrame:
+    """The rows of one method: one per image.
+
+    Args:
+        index: of each image in its test set.
+        side: "lower" (a certificate) or "upper" (an attack).
+        distances: in units of pixels in [0, 1], >= 0; inf where an attack failed.
+
+    Raises:
+        ResultsError: an unknown side, or a distance that is negative or NaN.
+    """
+    distances = np.asarray(distances, dtype=np.float64)
+    if side not in SIDES:
+        raise ResultsError(f"side is one of {SIDES}, not {side!r}.")
+    if np.isnan(distances).any() or (distances < 0).any():
+        raise ResultsError(
+            f"{method}: distances must be non-negative numbers; {int(np.isnan(distances).sum())} are NaN."
+        )
+    return pd.DataFrame(
+        {
+            "index": np.asarray(index, dtype=np.int64),
+            "label": np.asarray(labels, dtype=np.int64),
+            "prediction": np.asarray(predictions, dtype=np.int64),
+            "method": method,
+            "side": side,
+            "norm": norm,
+            "distance": distances,
+        }
+    )[COLUMNS]
+
+
+def write_bounds(folder: Path, table: pd.DataFrame, identity: Mapping[str, Any]) -> Path:
+    """Writes `bounds/<method>.csv` and, before it, `bounds/<method>.json` with what the table depends on."""
+    (method,) = table["method"].unique()
+    path = folder / "bounds" / f"{method}.csv"
+    write_json(path.with_suffix(".json"), dict(identity))
+    # 17 significant digits: a float64 survives the round trip, and the law is checked on the exact numbers.
+    write_text(path, table.to_csv(index=False, float_format="%.17g", lineterminator="\n"))
+    return path
+
+
+def read_bounds(folder: Path) -> pd.DataFrame:
+    """All tables of one run, in the order of their methods' names.
+
+    Raises:
+        ResultsError: no table, or one with other columns.
+    """
+    paths = sorted((folder / "bounds").glob("*.csv"))
+    if not paths:
+        raise ResultsError(f"{folder} holds no tables: nothing matches bounds/*.csv. Run the experiment first.")
+    tables = []
+    for path in paths:
+        table = pd.read_csv(path, float_precision="round_trip")
+        if list(table.columns) != COLUMNS:
+            raise ResultsError(f"{path} has columns {list(table.columns)}; expected {COLUMNS}.")
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Every run under `root`, or `root` itself if it is one: the folders that hold tables."""
+    return sorted({path.parent.parent for path in root.glob("**/bounds/*.csv")})
+
+
+def run_key(folder: Path) -> dict[str, Any]:
+    """dataset, experiment, variant and seed of a run, from its path."""
+    parts = folder.resolve().parts[-4:]
+    seed: Any = int(parts[-1]) if parts[-1].isdigit() else parts[-1]
+    return dict(zip(RUN_COLUMNS, (*parts[:-1], seed), strict=True))
+
+
+def read(root: str | Path) -> pd.DataFrame:
+    """All tables under a folder, with the columns dataset, experiment, variant, seed, then those of a table.
+
+    Args:
+        root: a results folder such as `results/runs`, any folder inside it, or one run.
+
+    Raises:
+        ResultsError: there is no table under it.
+    """
+    folders = run_folders(Path(root))
+    if not folders:
+        raise ResultsError(f"{root} holds no results: no <dataset>/<experiment>/<variant>/<seed>/bounds/*.csv in it.")
+    tables = []
+    for folder in folders:
+        table = read_bounds(folder)
+        for position, (column, value) in enumerate(run_key(folder).items()):
+            table.insert(position, column, value)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def best(table: pd.DataFrame, side: str) -> pd.Series:
+    """Per image (index), the largest lower bound or the smallest upper bound: for "upper", the combined attack."""
+    groups = table[table["side"] == side].groupby("index")["distance"]
+    return groups.max() if side == "lower" else groups.min()
+
+
+def survival(distances: np.ndarray | pd.Series, epsilons: np.ndarray | Sequence[float]) -> np.ndarray:
+    """mean(distance > eps) for each eps: robust accuracy of upper bounds, certified accuracy of lower bounds."""
+    ordered = np.sort(np.asarray(distances, dtype=np.float64))
+    above = len(ordered) - np.searchsorted(ordered, np.asarray(epsilons, dtype=np.float64), side="right")
+    return above / max(1, len(ordered))
+
+
+def violations(table: pd.DataFrame) -> pd.DataFrame:
+    """The sandwich law: pairs of rows, of one image and norm, whose lower bound exceeds the upper one. Empty if the
+    law holds.
+
+    Returns:
+        columns index, norm, lower_method, lower, upper_method, upper.
+    """
+    columns = ["index", "norm", "lower_method", "lower", "upper_method", "upper"]
+    parts = []
+    for side, pick in (("lower", "idxmax"), ("upper", "idxmin")):
+        rows = table[table["side"] == side]
+        chosen = rows.loc[rows.groupby(["index", "norm"])["distance"].agg(pick)] if len(rows) else rows
+        parts.append(
+            chosen[["index", "norm", "method", "distance"]].rename(
+                columns={"method": f"{side}_method", "distance": side}
+            )
+        )
+    pairs = parts[0].merge(parts[1], on=["index", "norm"])
+    return pairs[pairs["lower"] > pairs["upper"]][columns].reset_index(drop=True)

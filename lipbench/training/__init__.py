@@ -1,0 +1,20 @@
+"""Training: `fit`, its optimisers and schedules."""
+
+from lipbench.training.checkpoint import CheckpointError
+from lipbench.training.fit import TrainingDiverged, constant, cosine, fit
+from lipbench.training.history import pixels
+from lipbench.training.optimizers import adam, sgd, spectral
+from lipbench.training.spectral import SpectralDescent
+
+__all__ = [
+    "CheckpointError",
+    "SpectralDescent",
+    "TrainingDiverged",
+    "adam",
+    "constant",
+    "cosine",
+    "fit",
+    "pixels",
+    "sgd",
+    "spectral",
+]

@@ -1,0 +1,148 @@
+"""`fit`: the training loop."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from lipbench.data import Dataset, Split
+from lipbench.training.checkpoint import load_checkpoint, save_checkpoint
+from lipbench.training.history import monitor, pixels
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Schedule = Callable[[float], float]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+def constant(progress: float) -> float:
+    """Learning-rate factor 1 throughout."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """Learning-rate factor from 1 to 0 along half a cosine; `progress` in [0, 1] is the share of steps done."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    loss: Loss,
+    optimizer: Callable[[nn.Module], Optimizer],
+    *,
+    epochs: int = 10,
+    batch_size: int = 128,
+    schedule: Schedule = cosine,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    epsilon: float = 0.5,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Trains `model` in place on `dataset.train` and returns the history, a row per epoch. The test set is not touched.
+
+    The order of the images depends on (seed, epoch) alone, so a run that is resumed from its checkpoint ends in the
+    same weights as one that was never stopped. The last incomplete batch of an epoch is left out. The model is
+    returned unbaked: see `lipbench.bake`.
+
+    Args:
+        model: a classifier [N, C, H, W] in [0, 1] -> logits [N, K].
+        loss: (logits, labels) -> scalar, see `lipbench.losses`.
+        optimizer: factory model -> optimiser, see `lipbench.training.optimizers`.
+        schedule: learning-rate factor as a function of the share of steps done, in [0, 1].
+        epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
+        checkpoint: file written after every epoch, from which a stopped run is resumed.
+
+    Raises:
+        TrainingDiverged: the loss is NaN or infinite.
+        CheckpointError: the checkpoint cannot be read or belongs to another network.
+    """
+    device = torch.device(device)
+    model.to(device)
+    train, validation = dataset.train, dataset.validation
+    batch_size = min(batch_size, len(train.labels))
+    steps = len(train.labels) // batch_size
+    chosen = optimizer(model)
+    rates = torch.optim.lr_scheduler.LambdaLR(chosen, lambda step: schedule(step / max(1, epochs * steps)))
+    history: list[dict[str, Any]] = []
+    if checkpoint is not None and Path(checkpoint).exists():
+        history = load_checkpoint(Path(checkpoint), model, chosen, rates)
+    bar = tqdm(
+        range(len(history), epochs),
+        initial=len(history),
+        total=epochs,
+        unit="epoch",
+        disable=None if progress else True,
+    )
+    with bar, torch.random.fork_rng(_cuda_devices(device)):
+        for epoch in bar:
+            torch.manual_seed(_key(seed, epoch))
+            started = time.perf_counter()
+            means = _epoch(model, train, loss, chosen, rates, batch_size, _key(seed, epoch), epoch)
+            seconds = time.perf_counter() - started
+            row = {
+                "epoch": epoch + 1,
+                **means,
+                **monitor(model, validation, loss, epsilon),
+                "seconds": seconds,
+            }
+            history.append(row)
+            bar.set_postfix({k: f"{row[k]:.4g}" for k in ("train_loss", "validation_accuracy")})
+            if checkpoint is not None:
+                save_checkpoint(Path(checkpoint), model, chosen, rates, history)
+    model.eval()
+    return history
+
+
+def _epoch(
+    model: nn.Module,
+    train: Split,
+    loss: Loss,
+    optimizer: Optimizer,
+    rates: torch.optim.lr_scheduler.LambdaLR,
+    batch_size: int,
+    key: int,
+    epoch: int,
+) -> dict[str, float]:
+    model.train()
+    device = next(model.parameters()).device
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(key))
+    # Sums stay on the device: reading them once per epoch, not per step, keeps a GPU busy.
+    total_loss = torch.zeros((), device=device)
+    correct = torch.zeros((), device=device)
+    batches = [b for b in order.split(batch_size) if len(b) == batch_size]
+    for batch in batches:
+        x, y = pixels(train.images[batch], device), train.labels[batch].to(device)
+        logits = model(x)
+        value = loss(logits, y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        rates.step()
+        total_loss += value.detach()
+        correct += (logits.detach().argmax(1) == y).sum()
+    mean = float(total_loss) / len(batches)
+    if not math.isfinite(mean):
+        raise TrainingDiverged(
+            f"The training loss became {mean} in epoch {epoch + 1}. Lower optimizer.lr, or check the loss's options; "
+            "the last checkpoint is from before it."
+        )
+    return {"train_loss": mean, "train_accuracy": float(correct) / (len(batches) * batch_size)}
+
+
+def _key(seed: int, epoch: int) -> int:
+    """One seed per (seed, epoch), far apart for neighbouring seeds."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _cuda_devices(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
