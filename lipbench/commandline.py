@@ -35,6 +35,7 @@ def expand_suites(arguments: Sequence[str]) -> list[str]:
         CommandError: an unknown suite.
     """
     result: list[str] = []
+    sweep = False
     for argument in arguments:
         if not argument.startswith("suite="):
             result.append(argument)
@@ -45,8 +46,9 @@ def expand_suites(arguments: Sequence[str]) -> list[str]:
             if not found:
                 raise CommandError(_unknown("suite", suite, {name.split("/")[0] for name in experiments()}))
             jobs += found
-        result += ["--multirun", f"experiment={','.join(jobs)}"]
-    return result
+        result.append(f"experiment={','.join(jobs)}")
+        sweep = True
+    return ["--multirun", *result] if sweep else result
 
 
 def check_overrides(arguments: Sequence[str], config: str) -> None:

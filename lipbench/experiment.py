@@ -18,9 +18,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
 from lipbench.evaluation import Attack, Certificate, Judged, attack_images, certify_images, transport_law
-from lipbench.certificate import lipschitz
 from lipbench.layers import bake
 from lipbench.models import build, load, save
 from lipbench.results import (
@@ -37,7 +37,7 @@ from lipbench.results import (
     write_summary,
     write_text,
 )
-from lipbench.training import fit, pixels
+from lipbench.training import pixels
 
 GALLERY = 16
 # The largest change of a logit that finishing an orthogonalisation may make.

@@ -43,7 +43,8 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
     return Experiment(
         folder=run_folder_of(Path(plain["results"]), name, variant, plain["seed"]),
         network=network,
-        load_dataset=lambda: instantiate(dataset, _convert_="all"),
+        # A partial, called outside of Hydra: an error of its own then reads as it was written.
+        load_dataset=instantiate({**dataset, "_partial_": True}, _convert_="all"),
         loss=instantiate(plain["loss"], _convert_="all"),
         optimizer=instantiate(plain["optimizer"], _convert_="all"),
         training=instantiate(plain["training"], _convert_="all"),

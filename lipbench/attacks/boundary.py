@@ -66,14 +66,14 @@ def _bisect(judge: Judge, x: Tensor, direction: Tensor, y: Tensor, high: Tensor,
 
 
 def _settle(judge: Judge, x: Tensor, direction: Tensor, y: Tensor, length: Tensor) -> Tensor:
-    """The first nudge outward that both precisions call adversarial; x where none is."""
+    """The first nudge outward that is adversarial beyond rounding; x where none is."""
     result, todo = x.clone(), torch.ones(len(x), dtype=torch.bool, device=x.device)
     for nudge in NUDGES:
         rows = todo.nonzero()[:, 0]
         if not len(rows):
             break
         images = _along(x[rows], direction[rows], length[rows] * nudge)
-        ok = judge(images, y[rows])
+        ok = judge.surely(images, y[rows])
         result[rows[ok]] = images[ok]
         todo[rows[ok]] = False
     return result

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks.boundary import to_boundary
-from lipbench.attacks.judging import Judge, undisturbed
+from lipbench.attacks.judging import Judge, margin, undisturbed
 
 
 def deepfool(
@@ -24,6 +24,7 @@ def deepfool(
         candidates: classes with the largest logits that are considered, one backward pass each.
     """
     with undisturbed(model):
+        margin(model(x[:1]), y[:1])  # refuses a network with one logit, by name
         images = x.clone()
         todo = torch.arange(len(x), device=x.device)
         for _ in range(steps):

@@ -68,6 +68,17 @@ class Judge:
         """[N, C, H, W], [N] -> bool [N]."""
         return self.misclassified(self.model(images), labels) & self.misclassified(self.exact(images.double()), labels)
 
+    @torch.no_grad()
+    def surely(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Adversarial by more than rounding: the float64 margin is 8 times the difference of the two precisions or more.
+
+        The float32 logits of an image change in their last digits with the batch that it is in; an image that is
+        adversarial by less could lose that in the next batch.
+        """
+        exact = margin(self.exact(images.double()), labels)
+        deployed = margin(self.model(images), labels).double()
+        return (torch.maximum(exact, deployed) < 0) & (-exact >= 8 * (exact - deployed).abs())
+
     @staticmethod
     def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
         """argmax differs from the label, and no logit is NaN."""

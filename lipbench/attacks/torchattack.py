@@ -18,8 +18,8 @@ from lipbench.attacks.judging import Judge, distance, margin, undisturbed
 class _Cured(nn.Module):
     """The same classifier with logits that torchattacks can read: >= 0, with a spread of 1.
 
-    torchattacks' losses take 0 for the smallest logit and lose their gradient on large ones; a positive scale and a
-    shift per image change no decision and, held constant, no direction of the gradient of a two-class network.
+    torchattacks' losses take 0 for the smallest logit and lose their gradient on large ones; a positive scale and a shift
+    per image change no decision and, held constant, no direction of the gradient of a two-class network.
     """
 
     def __init__(self, model: nn.Module):
@@ -27,13 +27,38 @@ class _Cured(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = self.model(x)
-        low, high = logits.detach().amin(1, keepdim=True), logits.detach().amax(1, keepdim=True)
-        return (logits - low) / (high - low).clamp_min(torch.finfo(logits.dtype).tiny)
+        return _rescale(self.model(x))
+
+
+class _Versus(nn.Module):
+    """The two-class question "is it labelled y?": logits (z_y, max of the others), rescaled, for labels of 0.
+
+    The cross-entropy of many classes pulls towards all of them; the nearest boundary is that of the best other one. Only
+    for attacks that pass the whole batch in its order.
+    """
+
+    def __init__(self, model: nn.Module, y: Tensor):
+        super().__init__()
+        self.model, self.y = model, y
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = margin(self.model(x), self.y)
+        return _rescale(torch.stack((value / 2, -value / 2), 1))
+
+
+def _rescale(logits: Tensor) -> Tensor:
+    low, high = logits.detach().amin(1, keepdim=True), logits.detach().amax(1, keepdim=True)
+    return (logits - low) / (high - low).clamp_min(torch.finfo(logits.dtype).tiny)
 
 
 def torchattack(
-    model: nn.Module, x: Tensor, y: Tensor, *, attack: Callable[[nn.Module], Any], boundary: bool = True
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attack: Callable[[nn.Module], Any],
+    boundary: bool = True,
+    versus: bool = False,
 ) -> Tensor:
     """Runs any attack of torchattacks, with the cures that it needs, and brings its images to the boundary.
 
@@ -45,14 +70,16 @@ def torchattack(
         x: images [N, C, H, W] in [0, 1].
         attack: model -> attack, such as `functools.partial(torchattacks.PGDL2, eps=1.0)`.
         boundary: bisect to the boundary; else return the attack's images as they are.
+        versus: ask the attack the two-class question y against the best other class; only for attacks that pass the
+            whole batch in its order, as FGSM and PGD do.
     """
     with undisturbed(model):
         margin(model(x[:1]), y[:1])  # refuses a network with one logit, by name
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            instance = attack(_Cured(model))
+            instance = attack(_Versus(model, y) if versus else _Cured(model))
             instance.set_device(x.device)
-            images = instance.forward(x, y).detach().clamp(0, 1)
+            images = instance.forward(x, torch.zeros_like(y) if versus else y).detach().clamp(0, 1)
         # An attack that divides by a gradient of zero returns NaN: such an image is a failure.
         images = torch.where(images.isnan(), x, images)
         return to_boundary(model, x, images, y) if boundary else images
@@ -105,7 +132,7 @@ def l2_pgd(model: nn.Module, x: Tensor, y: Tensor, *, steps: int = 20, rounds: i
             eps = radius.to(x.dtype).view(-1, 1, 1, 1)
             pgd = partial(torchattacks.PGDL2, alpha=2.5 * eps / steps, steps=steps, random_start=False)
             # torchattacks projects with shape [N], and steps with shape [N, 1, 1, 1].
-            images = torchattack(model, x, y, attack=partial(pgd, eps=eps.flatten()), boundary=False)
+            images = torchattack(model, x, y, attack=partial(pgd, eps=eps.flatten()), boundary=False, versus=True)
             images = to_boundary(model, x, images, y, steps=8)
             length = distance(x, images)
             success = judge(images, y)
@@ -125,7 +152,7 @@ def _smallest(model: nn.Module, x: Tensor, y: Tensor, attacks: list[Callable[[nn
     with undisturbed(model):
         best, todo = x.clone(), torch.arange(len(x), device=x.device)
         for attack in attacks:
-            images = torchattack(model, x[todo], y[todo], attack=attack, boundary=False)
+            images = torchattack(model, x[todo], y[todo], attack=attack, boundary=False, versus=True)
             success = Judge.misclassified(model(images).detach(), y[todo])
             best[todo[success]] = images[success]
             todo = todo[~success]

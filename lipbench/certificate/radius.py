@@ -1,0 +1,119 @@
+"""From Lipschitz constants to distances: `gaps` of pairs of logits, `radius` of images, `certify`."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.certificate.core import OUTWARD, Shape, lipschitz, unknown
+from lipbench.layers import Antipodal
+
+# Rounding of a float64 forward pass, relative to the largest logit of an image: a bound with room for 10^5 operations per logit.
+LOGIT_SLACK = 1e-10
+
+
+@torch.no_grad()
+def gaps(model: nn.Module, shape: Shape) -> Tensor:
+    """[K, K] float64: entry (i, j) bounds the Lipschitz constant of logit_i - logit_j; `inf` where it is unknown, 0 on the diagonal.
+
+    L(backbone) * ||w_i - w_j|| where the last layer is exactly an `nn.Linear`; L(f) where it is `Antipodal`, whose logits differ by f;
+    else sqrt 2 * L(model), because |a_i - a_j| <= sqrt 2 ||a||.
+
+    Args:
+        model: baked, in evaluation mode.
+        shape: of one image, (C, H, W).
+    """
+    layers = _flat(model)
+    backbone, head = nn.Sequential(*layers[:-1]), layers[-1]
+    backbone.training = False  # of the new container alone: .eval() would change the model's layers
+    known = not any(map(unknown, (*_containers(model), head)))
+    if known and type(head) is nn.Linear:
+        rows = head.weight.double()
+        if not rows.isfinite().all():
+            return _full(len(rows), math.inf, rows.device)
+        distances = (rows[:, None] - rows[None, :]).norm(dim=2) * OUTWARD
+        constant = lipschitz(backbone, shape)
+        if not math.isfinite(constant):
+            return _full(len(rows), math.inf, rows.device)
+        return distances * constant * OUTWARD
+    if known and type(head) is Antipodal:
+        return _full(2, lipschitz(backbone, shape) * OUTWARD, _device(model))
+    classes = _classes(model, shape)
+    return _full(classes, math.sqrt(2) * lipschitz(model, shape) * OUTWARD, _device(model))
+
+
+def radius(logits: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
+    """Certified radius per image, [N] float64: min over k != y of (z_y - z_k) / gap[y, k] (Tsuzuku et al., 2018, arXiv 1802.04034).
+
+    0 for mistakes, ties, NaN and unknown gaps. The margins are reduced by the rounding that a float64 forward pass can make.
+
+    Args:
+        logits: [N, K], from a float64 forward pass.
+        labels: [N].
+        gaps: [K, K], see `gaps`.
+    """
+    logits, gaps = logits.double(), gaps.to(logits.device)
+    slack = LOGIT_SLACK * logits.abs().amax(1, keepdim=True)
+    margins = logits.gather(1, labels[:, None]) - logits - slack
+    own = torch.zeros_like(margins, dtype=torch.bool).scatter(1, labels[:, None], True)
+    radii = (margins.clamp_min(0) / gaps[labels]).masked_fill(margins <= 0, 0.0).masked_fill(own, torch.inf)
+    smallest = torch.where(logits.isfinite().all(1), radii.nan_to_num(nan=0.0, posinf=torch.inf).amin(1), 0.0)
+    return smallest / OUTWARD
+
+
+@torch.no_grad()
+def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000) -> Tensor:
+    """The method `certificate`: certified L2 radius of each image, [N] float64; 0 where it is unknown or the label is wrong.
+
+    The logits and the constants are those of the same weights in float64; an image whose label the model as deployed does not give is
+    not certified either. The model is not changed.
+
+    Args:
+        model: baked, in evaluation mode, images -> logits [N, K].
+        x: images [N, C, H, W] in [0, 1].
+        y: labels [N].
+    """
+    bounds = gaps(model, tuple(x.shape[1:]))
+    if bool(bounds.isinf().any()):
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    exact = copy.deepcopy(model).double()
+    radii = []
+    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        certified = radius(exact(images.double()), labels, bounds)
+        radii.append(certified.masked_fill(model(images).argmax(1) != labels, 0.0))
+    return torch.cat(radii)
+
+
+def _flat(model: nn.Module) -> list[nn.Module]:
+    """The layers of nested plain Sequentials, in order; the model itself where it is none."""
+    if type(model) is not nn.Sequential or not len(model):
+        return [model]
+    return [layer for child in model for layer in _flat(child)]
+
+
+def _containers(model: nn.Module) -> list[nn.Module]:
+    if type(model) is not nn.Sequential:
+        return []
+    return [model, *(inner for child in model for inner in _containers(child))]
+
+
+def _classes(model: nn.Module, shape: Shape) -> int:
+    tensor = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
+    training = [(m, m.training) for m in model.modules()]
+    try:
+        model.eval()
+        zero = torch.zeros(1, *shape, dtype=tensor.dtype if tensor.is_floating_point() else None, device=tensor.device)
+        return int(model(zero).shape[1])
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+def _full(classes: int, value: float, device: torch.device) -> Tensor:
+    matrix = torch.full((classes, classes), value, dtype=torch.float64, device=device)
+    return matrix.fill_diagonal_(0.0)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(iter([*model.parameters(), *model.buffers()]), torch.zeros(())).device

@@ -1,0 +1,219 @@
+"""Constraints on exact singular values, layers on their Jacobians."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lipbench import layers
+from lipbench.layers import bake, constrain, constrained_weights, retract
+from lipbench.training import SpectralDescent, adam, sgd, spectral
+
+CONSTRAINTS = [layers.Orthogonal, layers.Bjorck, layers.Spectral, layers.Frobenius, layers.Clip]
+ORTHOGONAL = [layers.Orthogonal, layers.Bjorck]
+
+
+def singular_values(layer: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+    """Exact singular values of the layer's linear map, in float64."""
+    layer = copy.deepcopy(layer).double()
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: layer(x[None])[0].flatten(), torch.zeros(*shape, dtype=torch.float64)
+    )
+    return torch.linalg.svdvals(jacobian.reshape(jacobian.shape[0], -1))
+
+
+def train(layer: nn.Module, shape: tuple[int, ...], optimizer, steps: int = 30) -> None:
+    torch.manual_seed(1)
+    chosen = optimizer(layer)
+    for _ in range(steps):
+        loss = (layer(torch.rand(16, *shape)) ** 2).mean() - layer(torch.rand(16, *shape)).mean()
+        chosen.zero_grad()
+        loss.backward()
+        chosen.step()
+        assert all(p.grad.isfinite().all() for p in layer.parameters() if p.grad is not None)
+
+
+LAYERS = {
+    "tall": (lambda: nn.Linear(12, 30), (12,)),
+    "wide": (lambda: nn.Linear(30, 12), (30,)),
+    "patches": (lambda: nn.Conv2d(3, 8, 2, stride=2), (3, 8, 8)),
+    "same": (lambda: nn.Conv2d(3, 8, 3, padding=1), (3, 6, 6)),
+    "circular": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), (3, 6, 6)),
+    "strided": (lambda: nn.Conv2d(3, 8, 3, stride=2, padding=1), (3, 7, 7)),
+    "dilated": (lambda: nn.Conv2d(3, 8, 3, stride=2, dilation=2, padding=2), (3, 8, 8)),
+    "grouped": (lambda: nn.Conv2d(4, 8, 2, stride=2, groups=2), (4, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_norm_is_at_most_one_after_training(constraint, kind):
+    make, shape = LAYERS[kind]
+    layer = constrain(make(), constraint)
+    start = layer.weight.detach().clone()
+    train(layer, shape, lambda m: sgd(m, lr=0.5))
+    assert not torch.equal(layer.weight, start), "a constraint that freezes its weight proves nothing"
+    training = layer.weight.detach().clone()
+    x = torch.rand(4, *shape)
+    before = layer(x)
+    bake(layer)
+    assert type(layer) in (nn.Linear, nn.Conv2d)
+    assert (layer(x) - before).abs().max() <= 1e-3
+    assert (layer.weight - training).abs().max() <= 1e-3
+    values = singular_values(layer, shape)
+    assert values.max() <= 1 + 1e-5
+    if constraint in ORTHOGONAL and kind in ("tall", "wide", "patches", "grouped"):
+        assert values.min() >= 0.99
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_without_the_constraint_the_norm_exceeds_one(constraint):
+    free, held = nn.Linear(12, 30), constrain(nn.Linear(12, 30), constraint)
+    for layer in (free, held):
+        train(layer, (12,), lambda m: sgd(m, lr=5.0), steps=60)
+    assert singular_values(free, (12,)).max() > 1.5
+    assert singular_values(bake(held), (12,)).max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("constraint", ORTHOGONAL)
+@pytest.mark.parametrize("jump", [5.0, 50.0])
+def test_a_jump_of_the_weight_is_survived(constraint, jump):
+    layer = constrain(nn.Linear(30, 12), constraint)
+    ((_, weight),) = constrained_weights(layer)
+    with torch.no_grad():
+        weight.mul_(jump)
+    retract(layer)
+    assert layer.weight.isfinite().all()
+    values = singular_values(bake(layer), (30,))
+    assert values.max() <= 1 + 1e-5
+    assert values.min() >= 0.99
+
+
+def test_frobenius_and_spectral_reach_their_norm():
+    frobenius, spectral_ = constrain(nn.Linear(9, 7), layers.Frobenius), constrain(nn.Linear(9, 7), layers.Spectral)
+    assert frobenius.weight.norm().item() == pytest.approx(1)
+    assert singular_values(spectral_, (9,)).max().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_spectral_gradient_is_that_of_the_norm():
+    weight = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    constraint = layers.Spectral(nn.Linear(7, 5))
+    torch.autograd.gradcheck(constraint, weight)
+
+
+def test_lambda_is_smaller_than_the_strict_factor_and_not_a_bound():
+    """REFERENCE of the literature's correction: 1 -> 16 channels, orthonormal columns, 14x14, kernel 3: norm about 1.05."""
+    torch.manual_seed(0)
+    conv = constrain(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        lambda layer, size: layers.Orthogonal(layer, size, "lambda"),
+        (14, 14),
+    )
+    strict = layers.patch_factor(nn.Conv2d(1, 16, 3, padding=1), (14, 14), "strict")
+    averaged = layers.patch_factor(nn.Conv2d(1, 16, 3, padding=1), (14, 14), "lambda")
+    assert averaged < strict == pytest.approx(3)
+    assert 1.03 < singular_values(bake(conv), (1, 14, 14)).max() < 1.08
+
+
+def test_lambda_is_refused_where_the_paper_does_not_define_it():
+    with pytest.raises(ValueError, match="strict"):
+        layers.patch_factor(nn.Conv2d(1, 4, 2, stride=2), (8, 8), "lambda")
+
+
+@pytest.mark.parametrize("shape", [(20, 8), (8, 20), (8, 8)])
+def test_norm_bound_is_above_and_near(shape):
+    for seed in range(20):
+        matrix = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed))
+        norm = torch.linalg.matrix_norm(matrix, 2)
+        bound = layers.norm_bound(matrix)
+        assert (bound >= norm * (1 - 1e-6)).all()
+        assert (bound <= norm * 1.1).all()
+    assert layers.norm_bound(torch.zeros(4, 4)).item() == pytest.approx(0, abs=1e-15)
+
+
+def test_spectral_descent_keeps_matrices_orthonormal_and_learns():
+    torch.manual_seed(0)
+    target = layers.polar(torch.randn(6, 10))
+    weight = nn.Parameter(layers.polar(torch.randn(6, 10)))
+    bias = nn.Parameter(torch.zeros(6))
+    optimizer = SpectralDescent([weight], [bias], lr=0.1)
+    losses = []
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 200)
+        loss = (weight - target).square().sum() + (bias - 0.1).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        assert torch.linalg.svdvals(weight.detach()).max() <= 1 + 1e-5
+        assert torch.linalg.svdvals(weight.detach()).min() >= 0.97
+    assert losses[-1] < 0.05 * losses[0]
+    assert (bias - 0.1).abs().max() < 0.02
+
+
+def test_spectral_refuses_a_model_without_orthogonal_weights():
+    with pytest.raises(ValueError, match="optimizer=adam"):
+        spectral(nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_bake_of_a_copy_leaves_the_original_trainable(constraint):
+    layer = constrain(nn.Linear(6, 4), constraint)
+    bake(copy.deepcopy(layer))
+    before = layer.weight.detach().clone()
+    train(layer, (6,), lambda m: adam(m, lr=0.1), steps=2)
+    assert not torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        layers.MaxMin(),
+        layers.GroupSort(4),
+        layers.FullSort(),
+        layers.ScaledAvgPool2d(2),
+        layers.L2Pool2d(2),
+        layers.Antipodal(),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_layers_are_one_lipschitz_and_reach_it(module):
+    shape = (1,) if isinstance(module, layers.Antipodal) else (8, 4, 4)
+    reached = 0.0
+    for seed in range(10):
+        x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        jacobian = torch.autograd.functional.jacobian(lambda x: module(x[None])[0].flatten(), x)
+        values = torch.linalg.svdvals(jacobian.reshape(jacobian.shape[0], -1))
+        reached = max(reached, values.max().item())
+        if isinstance(module, layers.MaxMin | layers.GroupSort | layers.FullSort):
+            assert torch.allclose(values, torch.ones_like(values)), "a sort keeps every gradient's norm"
+    assert reached == pytest.approx(0.5**0.5 if isinstance(module, layers.Antipodal) else 1, abs=1e-9)
+
+
+def test_sorts_sort():
+    x = torch.tensor([[3.0, 1.0, 2.0, 0.0]])
+    assert layers.MaxMin()(x).tolist() == [[3, 1, 2, 0]]
+    assert layers.MaxMin()(torch.tensor([[0.0, 2.0, 1.0, 3.0]])).tolist() == [[1, 3, 0, 2]]
+    assert layers.GroupSort(2)(x).tolist() == [[1, 3, 0, 2]]
+    assert layers.FullSort()(x).tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(ValueError, match="even"):
+        layers.MaxMin()(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        layers.GroupSort(4)(torch.zeros(1, 6))
+
+
+def test_l2_pooling_has_a_finite_gradient_at_zero():
+    x = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    layers.L2Pool2d(2)(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+def test_normalize_and_residual():
+    x = torch.rand(2, 3, 4, 4)
+    normal = layers.Normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    assert torch.allclose(normal(x)[:, 2], (x[:, 2] - 0.3) / 2)
+    with pytest.raises(ValueError, match="positive"):
+        layers.Normalize((0.0,), (0.0,))
+    assert torch.allclose(layers.Residual(nn.Identity(), 0.5)(x), x)
