@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,21 +87,10 @@ class Experiment:
         model = self._network(dataset)
         test = dataset.test
         for name, certificate in self.certificates.items():
-            self._bounds(name, lambda c=certificate, n=name: certify_images(model, test.images, test.labels, c, n))
+            self._bounds(name, partial(certify_images, model, test.images, test.labels, certificate, name))
         attacked = Split(test.images[: self.images], test.labels[: self.images])
         for name, attack in self.attacks.items():
-            judged = self._bounds(
-                name,
-                lambda a=attack, n=name: attack_images(
-                    model,
-                    attacked.images,
-                    attacked.labels,
-                    a,
-                    n,
-                    batch_size=self.batch_size,
-                    progress=self.progress,
-                ),
-            )
+            judged = self._bounds(name, partial(self._attack, model, attacked, name, attack))
             if judged is not None and judged.images is not None:
                 self._add_to_gallery(attacked, name, judged.images)
         facts = {
@@ -189,6 +179,11 @@ class Experiment:
         self._add_cost(name, judged.seconds, judged.passes)
         return judged
 
+    def _attack(self, model: nn.Module, attacked: Split, name: str, attack: Attack) -> Judged:
+        return attack_images(
+            model, attacked.images, attacked.labels, attack, name, batch_size=self.batch_size, progress=self.progress
+        )
+
     def _check_laws(self, attacked: Split, model: nn.Module, summary: Mapping[str, Any]) -> None:
         table = read_bounds(self.folder)
         pairs = violations(table)
@@ -220,14 +215,7 @@ class Experiment:
         adversarial = torch.zeros(len(rows), *attacked.images.shape[1:])
         for name in pairs["upper_method"].unique():
             if name in self.attacks:
-                judged = attack_images(
-                    model,
-                    attacked.images,
-                    attacked.labels,
-                    self.attacks[name],
-                    name,
-                    batch_size=self.batch_size,
-                )
+                judged = self._attack(model, attacked, name, self.attacks[name])
                 mine = torch.tensor((pairs["upper_method"] == name).to_numpy())
                 assert judged.images is not None
                 adversarial[mine] = judged.images[rows[mine]]

@@ -61,7 +61,7 @@ def _markdown(table: pd.DataFrame) -> list[str]:
     parts = [
         "# Leaderboard",
         "Accuracy and certified accuracy (cert @ epsilon): whole test set, %. Robust accuracy "
-        "(rob @ epsilon): combined attack on the attacked images, %. Distances are L2 with pixels in [0, 1]. Tightness: "
+        "(rob @ epsilon): combined attack on the attacked images, %. Distances are L2, pixels in [0, 1]. Tightness: "
         "median of distance / certificate, 1 is perfect. Means over seeds.",
     ]
     for dataset, rows in table.groupby("dataset", sort=True):
@@ -80,8 +80,8 @@ def _readable(rows: pd.DataFrame) -> pd.DataFrame:
     shown = rows.drop(columns=["dataset"]).dropna(axis=1, how="all").copy()
     if set(shown["variant"]) == {"default"}:
         shown = shown.drop(columns="variant")
-    percent = [c for c in shown if c == "accuracy" or "@" in c]
-    for column in shown.select_dtypes("number"):
+    percent = [c for c in map(str, shown) if c == "accuracy" or "@" in c]
+    for column in map(str, shown.select_dtypes("number")):
         digits = 1 if column in percent or "seconds" in column else 0 if column in ("seeds", "violations") else 3
         if column == "lipschitz":
             shown[column] = shown[column].map(lambda v: f"{v:.3g}")

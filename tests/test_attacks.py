@@ -92,6 +92,8 @@ def test_scale_and_shift_of_the_logits_change_nothing(attack, scale, shift):
 def test_the_batch_does_not_matter(attack):
     torch.manual_seed(3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 3))
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.5)
     x = torch.rand(12, *SHAPE)
     y = model(x).argmax(1)
     whole = distance(x, attack(model, x, y))

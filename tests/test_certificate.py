@@ -47,14 +47,31 @@ def test_dense(features, outputs, scale):
 CONVOLUTIONS = [
     {"kernel_size": k, "stride": s, "padding": p, "dilation": d, "padding_mode": mode, "groups": g, "size": n}
     for k, s, p, d, mode, g, n in [
-        (3, 1, 1, 1, "zeros", 1, 6), (3, 1, 0, 1, "zeros", 1, 6), (3, 2, 1, 1, "zeros", 1, 7), (5, 1, 2, 1, "zeros", 1, 8),
-        (2, 2, 0, 1, "zeros", 1, 8), (3, 3, 0, 1, "zeros", 1, 8), (3, 1, 4, 1, "zeros", 1, 4), (3, 2, 2, 2, "zeros", 1, 8),
-        (3, 4, 2, 2, "zeros", 1, 9), (3, 1, 1, 1, "zeros", 2, 6), (3, 2, 1, 1, "circular", 1, 6), (3, 1, 1, 1, "circular", 1, 5),
-        (3, 2, 1, 1, "circular", 1, 7), (3, 1, 2, 2, "circular", 2, 6), (1, 1, 0, 1, "zeros", 1, 3), (3, 1, "same", 2, "zeros", 1, 6),
-        (4, 1, "same", 1, "circular", 1, 6), (5, 1, 2, 1, "zeros", 1, 2), (3, 1, 1, 1, "zeros", 1, 1), (2, 1, 1, 1, "zeros", 4, 5),
-        (3, 1, "valid", 1, "zeros", 1, 5), (4, 3, 2, 1, "zeros", 1, 7), (3, 2, 3, 1, "zeros", 1, 5),
+        (3, 1, 1, 1, "zeros", 1, 6),
+        (3, 1, 0, 1, "zeros", 1, 6),
+        (3, 2, 1, 1, "zeros", 1, 7),
+        (5, 1, 2, 1, "zeros", 1, 8),
+        (2, 2, 0, 1, "zeros", 1, 8),
+        (3, 3, 0, 1, "zeros", 1, 8),
+        (3, 1, 4, 1, "zeros", 1, 4),
+        (3, 2, 2, 2, "zeros", 1, 8),
+        (3, 4, 2, 2, "zeros", 1, 9),
+        (3, 1, 1, 1, "zeros", 2, 6),
+        (3, 2, 1, 1, "circular", 1, 6),
+        (3, 1, 1, 1, "circular", 1, 5),
+        (3, 2, 1, 1, "circular", 1, 7),
+        (3, 1, 2, 2, "circular", 2, 6),
+        (1, 1, 0, 1, "zeros", 1, 3),
+        (3, 1, "same", 2, "zeros", 1, 6),
+        (4, 1, "same", 1, "circular", 1, 6),
+        (5, 1, 2, 1, "zeros", 1, 2),
+        (3, 1, 1, 1, "zeros", 1, 1),
+        (2, 1, 1, 1, "zeros", 4, 5),
+        (3, 1, "valid", 1, "zeros", 1, 5),
+        (4, 3, 2, 1, "zeros", 1, 7),
+        (3, 2, 3, 1, "zeros", 1, 5),
     ]
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("options", CONVOLUTIONS, ids=lambda o: "-".join(map(str, o.values())))
@@ -144,17 +161,37 @@ def test_a_hook_on_a_container_is_refused():
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
-        (nn.ReLU(), (6,)), (nn.LeakyReLU(0.1), (6,)), (nn.LeakyReLU(-3.0), (6,)), (nn.PReLU(init=2.5), (6,)), (nn.Tanh(), (6,)),
-        (nn.Sigmoid(), (6,)), (nn.ELU(2.0), (6,)), (nn.GELU(), (6,)), (nn.SiLU(), (6,)), (nn.Softplus(), (6,)),
-        (layers.MaxMin(), (6,)), (layers.GroupSort(3), (6,)), (layers.FullSort(), (6,)),
-        (nn.MaxPool2d(2), (1, 6, 6)), (nn.MaxPool2d(3, 1), (1, 5, 5)), (nn.MaxPool2d(3, 2, 1), (1, 6, 6)),
-        (nn.AvgPool2d(2), (1, 6, 6)), (nn.AvgPool2d(3, 1), (1, 7, 7)), (nn.AdaptiveAvgPool2d(1), (2, 4, 4)),
-        (layers.ScaledAvgPool2d(2), (1, 6, 6)), (layers.L2Pool2d(2), (1, 6, 6)), (nn.PixelUnshuffle(2), (1, 4, 4)),
-        (nn.Flatten(), (2, 3, 3)), (nn.Identity(), (3,)), (nn.Dropout(), (5,)), (layers.Antipodal(), (1,)),
-        (layers.Normalize((0.5,), (0.25, 0.5)), (2, 3, 3)), (layers.Residual(nn.Linear(4, 4)), (4,)),
+        (nn.ReLU(), (6,)),
+        (nn.LeakyReLU(0.1), (6,)),
+        (nn.LeakyReLU(-3.0), (6,)),
+        (nn.PReLU(init=2.5), (6,)),
+        (nn.Tanh(), (6,)),
+        (nn.Sigmoid(), (6,)),
+        (nn.ELU(2.0), (6,)),
+        (nn.GELU(), (6,)),
+        (nn.SiLU(), (6,)),
+        (nn.Softplus(), (6,)),
+        (layers.MaxMin(), (6,)),
+        (layers.GroupSort(3), (6,)),
+        (layers.FullSort(), (6,)),
+        (nn.MaxPool2d(2), (1, 6, 6)),
+        (nn.MaxPool2d(3, 1), (1, 5, 5)),
+        (nn.MaxPool2d(3, 2, 1), (1, 6, 6)),
+        (nn.AvgPool2d(2), (1, 6, 6)),
+        (nn.AvgPool2d(3, 1), (1, 7, 7)),
+        (nn.AdaptiveAvgPool2d(1), (2, 4, 4)),
+        (layers.ScaledAvgPool2d(2), (1, 6, 6)),
+        (layers.L2Pool2d(2), (1, 6, 6)),
+        (nn.PixelUnshuffle(2), (1, 4, 4)),
+        (nn.Flatten(), (2, 3, 3)),
+        (nn.Identity(), (3,)),
+        (nn.Dropout(), (5,)),
+        (layers.Antipodal(), (1,)),
+        (layers.Normalize((0.5,), (0.25, 0.5)), (2, 3, 3)),
+        (layers.Residual(nn.Linear(4, 4)), (4,)),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_bound_is_never_below_the_jacobian(layer, shape):
     layer = layer.eval()
     bound, found = lipschitz(layer, shape), steepest(layer, shape, 40)
@@ -172,10 +209,12 @@ def test_batch_norm_in_evaluation_has_its_own_constant():
 
 def orthogonal_stack(constraint=layers.Orthogonal) -> nn.Sequential:
     model = nn.Sequential(
-        layers.constrain(nn.Linear(12, 10), constraint), layers.MaxMin(),
-        layers.constrain(nn.Linear(10, 8), constraint), layers.MaxMin(),
+        layers.constrain(nn.Linear(12, 10), constraint),
+        layers.MaxMin(),
+        layers.constrain(nn.Linear(10, 8), constraint),
+        layers.MaxMin(),
         layers.constrain(nn.Linear(8, 3), constraint),
-    )  # fmt: skip
+    )
     return layers.bake(model)
 
 

@@ -103,7 +103,7 @@ def test_spectral_gradient_is_that_of_the_norm():
 
 
 def test_lambda_is_smaller_than_the_strict_factor_and_not_a_bound():
-    """REFERENCE of the literature's correction: 1 -> 16 channels, orthonormal columns, 14x14, kernel 3: norm about 1.05."""
+    """A correction of the paper: 1 -> 16 channels, orthonormal columns, 14x14, kernel 3: norm about 1.05."""
     torch.manual_seed(0)
     conv = constrain(
         nn.Conv2d(1, 16, 3, padding=1, bias=False),

@@ -27,8 +27,8 @@ def carlini_wagner(
         x: images [N, C, H, W] in [0, 1].
         searches: values of c tried per image.
         steps: steps of Adam for each.
-        lr: length of Adam's first steps relative to the distance known so far, decaying to a tenth of it: a pixel moves by at
-            most lr distance / sqrt(pixels) a step, on images near the boundary as on images far from it.
+        lr: length of Adam's first steps relative to the distance known so far, decaying to a tenth of it: a pixel
+            moves by at most lr distance / sqrt(pixels) a step, on images near the boundary as on images far from it.
     """
     with undisturbed(model):
         value, gradient = margin_and_gradient(model, x, y)

@@ -70,7 +70,8 @@ class Judge:
 
     @torch.no_grad()
     def surely(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Adversarial by more than rounding: the float64 margin is 8 times the difference of the two precisions or more.
+        """Adversarial by more than rounding: the float64 margin is 8 times the difference of the two precisions or
+        more.
 
         The float32 logits of an image change in their last digits with the batch that it is in; an image that is
         adversarial by less could lose that in the next batch.

@@ -18,8 +18,8 @@ from lipbench.attacks.judging import Judge, distance, margin, undisturbed
 class _Cured(nn.Module):
     """The same classifier with logits that torchattacks can read: >= 0, with a spread of 1.
 
-    torchattacks' losses take 0 for the smallest logit and lose their gradient on large ones; a positive scale and a shift
-    per image change no decision and, held constant, no direction of the gradient of a two-class network.
+    torchattacks' losses take 0 for the smallest logit and lose their gradient on large ones; a positive scale and a
+    shift per image change no decision and, held constant, no direction of the gradient of a two-class network.
     """
 
     def __init__(self, model: nn.Module):
@@ -33,7 +33,8 @@ class _Cured(nn.Module):
 class _Versus(nn.Module):
     """The two-class question "is it labelled y?": logits (z_y, max of the others), rescaled, for labels of 0.
 
-    The cross-entropy of many classes pulls towards all of them; the nearest boundary is that of the best other one. Only
+    The cross-entropy of many classes pulls towards all of them; the nearest boundary is that of the best other one.
+    Only
     for attacks that pass the whole batch in its order.
     """
 

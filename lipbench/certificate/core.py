@@ -1,7 +1,7 @@
 """`lipschitz`: a sound upper bound of a network's Lipschitz constant, from the weights it really has.
 
-Rules are found by the exact type of a module. Whatever is not known exactly is unknown: a subclass, a hook, a live parametrization, a
-module in training mode. Its bound is infinite, its certificate 0, and `layerwise` says why.
+Rules are found by the exact type of a module. Whatever is not known exactly is unknown: a subclass, a hook, a live
+parametrization, a module in training mode. Its bound is infinite, its certificate 0, and `layerwise` says why.
 """
 
 import math
@@ -59,7 +59,8 @@ class Lipschitz:
         return math.prod(layer.bound for layer in self.layerwise(module, shape))
 
     def register(self, kind: type) -> Callable[[Rule], Rule]:
-        """Decorator for the rule of a type: `rule(layer, shape) -> float`. Raise `Unbounded(reason)` for what has no bound.
+        """Decorator for the rule of a type: `rule(layer, shape) -> float`. Raise `Unbounded(reason)` for what has no
+        bound.
 
         The rule is used for exactly this type, not for subclasses.
         """
@@ -87,16 +88,20 @@ class Lipschitz:
             return bounds, shape
         if shape is None:
             return [LayerBound(name, kind, math.inf, "the shape of its input is unknown")], None
+        bound, reason, out = self._leaf(module, shape)
+        return [LayerBound(name, kind, bound, reason)], out
+
+    def _leaf(self, module: nn.Module, shape: Shape) -> tuple[float, str, Shape | None]:
+        """Bound, reason and output shape of a module that is no container."""
         try:
             bound = self._rule(module, shape)
-            out = _output_shape(module, shape)
+            if not bound >= 0 or any(not t.isfinite().all() for t in _tensors(module)):
+                raise Unbounded("its weights are not finite")
+            return bound, "", _output_shape(module, shape)
         except Unbounded as error:
-            return [LayerBound(name, kind, math.inf, str(error))], _output_shape_or_none(module, shape)
+            return math.inf, str(error), _output_shape_or_none(module, shape)
         except (RuntimeError, ValueError) as error:
-            return [LayerBound(name, kind, math.inf, f"it refuses an input of shape {list(shape)}: {error}")], None
-        if not bound >= 0 or any(not t.isfinite().all() for t in _tensors(module)):
-            return [LayerBound(name, kind, math.inf, "its weights are not finite")], out
-        return [LayerBound(name, kind, bound)], out
+            return math.inf, f"it refuses an input of shape {list(shape)}: {error}", None
 
     def _rule(self, module: nn.Module, shape: Shape) -> float:
         if type(module) is Residual:
@@ -116,7 +121,9 @@ class Lipschitz:
 
 
 def unknown(module: nn.Module) -> str:
-    """Why this module is not what its type says, or "": hooks, an own forward, a live parametrization, training mode."""
+    """Why this module is not what its type says, or "": hooks, an own forward, a live parametrization, training
+    mode.
+    """
     if module.training:
         return "training mode: call model.eval(), or lipbench.bake(model)"
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)

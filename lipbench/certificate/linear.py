@@ -1,7 +1,8 @@
 """Norms of dense layers and convolutions, from their weights in float64.
 
-A convolution is bounded by embedding it in a circular one, which the Fourier transform splits into one small matrix per frequency
-(Sedghi et al., 2019, arXiv 1805.10408; zero padding: the zero-padded operator is a compression of the circular one on a larger torus).
+A convolution is bounded by embedding it in a circular one, which the Fourier transform splits into one small matrix
+per frequency (Sedghi et al., 2019, arXiv 1805.10408; zero padding: the zero-padded operator is a compression of the
+circular one on a larger torus).
 """
 
 import math
@@ -22,7 +23,8 @@ DENSE_ENTRIES = 2**23
 def spectral_norm(matrix: Tensor) -> float:
     """Largest singular value of [..., m, n] over all matrices, from above, in float64.
 
-    From the eigenvalues of the smaller Gram matrix: their error is a small multiple of n eps ||W||^2, far inside the slack of 1e-9.
+    From the eigenvalues of the smaller Gram matrix: their error is a small multiple of n eps ||W||^2, far inside the
+        slack of 1e-9.
     """
     matrix = matrix.to(torch.complex128 if matrix.is_complex() else torch.float64)
     if matrix.shape[-2] < matrix.shape[-1]:
@@ -52,7 +54,8 @@ def _conv2d(layer: nn.Conv2d, shape: Shape) -> float:
 def convolution_norm(layer: nn.Conv2d, size: tuple[int, int]) -> float:
     """Upper bound of the norm of a convolution on images of this size.
 
-    The smallest of: the reshaped kernel's norm times the strict factor (exact for stride = kernel); the Fourier bound on a torus; the exact
+    The smallest of: the reshaped kernel's norm times the strict factor (exact for stride = kernel); the Fourier bound
+        on a torus; the exact
     norm of the dense operator where that is small.
 
     Raises:
@@ -100,7 +103,8 @@ def _torus(
 ) -> tuple[list[int], list[int]]:
     """Stride and size of the circular convolution whose norm bounds the layer's, per dimension.
 
-    Zeros: a kernel of extent d (k - 1) + 1 never wraps on a torus of n + min(p, d (k - 1)) pixels; padding beyond d (k - 1) only sees zeros.
+    Zeros: a kernel of extent d (k - 1) + 1 never wraps on a torus of n + min(p, d (k - 1)) pixels; padding beyond d (k
+        - 1) only sees zeros.
     Circular: the torus of the image itself where the stride divides it; otherwise every position is kept (stride 1).
     """
     strides, torus = [], []
@@ -111,8 +115,7 @@ def _torus(
                 raise Unbounded(
                     f"a circular padding of {before} + {after} pixels repeats outputs: at most {reach} is bounded"
                 )
-            s = s if n % s == 0 else 1
-            strides.append(s)
+            strides.append(s if n % s == 0 else 1)
             torus.append(n)
         else:
             wide = n + max(min(before, reach), min(after, reach))

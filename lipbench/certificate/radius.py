@@ -9,16 +9,18 @@ from torch import Tensor, nn
 from lipbench.certificate.core import OUTWARD, Shape, lipschitz, unknown
 from lipbench.layers import Antipodal
 
-# Rounding of a float64 forward pass, relative to the largest logit of an image: a bound with room for 10^5 operations per logit.
+# Rounding of a float64 forward pass, relative to the largest logit of an image: a bound with room for 10^5 operations
+# per logit.
 LOGIT_SLACK = 1e-10
 
 
 @torch.no_grad()
 def gaps(model: nn.Module, shape: Shape) -> Tensor:
-    """[K, K] float64: entry (i, j) bounds the Lipschitz constant of logit_i - logit_j; `inf` where it is unknown, 0 on the diagonal.
+    """[K, K] float64: entry (i, j) bounds the Lipschitz constant of logit_i - logit_j; `inf` where it is unknown, 0 on
+    the diagonal.
 
-    L(backbone) * ||w_i - w_j|| where the last layer is exactly an `nn.Linear`; L(f) where it is `Antipodal`, whose logits differ by f;
-    else sqrt 2 * L(model), because |a_i - a_j| <= sqrt 2 ||a||.
+    L(backbone) * ||w_i - w_j|| where the last layer is exactly an `nn.Linear`; L(f) where it is `Antipodal`, whose
+    logits differ by f; else sqrt 2 * L(model), because |a_i - a_j| <= sqrt 2 ||a||.
 
     Args:
         model: baked, in evaluation mode.
@@ -44,9 +46,11 @@ def gaps(model: nn.Module, shape: Shape) -> Tensor:
 
 
 def radius(logits: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
-    """Certified radius per image, [N] float64: min over k != y of (z_y - z_k) / gap[y, k] (Tsuzuku et al., 2018, arXiv 1802.04034).
+    """Certified radius per image, [N] float64: min over k != y of (z_y - z_k) / gap[y, k] (Tsuzuku et al., 2018, arXiv
+    1802.04034).
 
-    0 for mistakes, ties, NaN and unknown gaps. The margins are reduced by the rounding that a float64 forward pass can make.
+    0 for mistakes, ties, NaN and unknown gaps. The margins are reduced by the rounding that a float64 forward pass can
+    make.
 
     Args:
         logits: [N, K], from a float64 forward pass.
@@ -64,10 +68,11 @@ def radius(logits: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000) -> Tensor:
-    """The method `certificate`: certified L2 radius of each image, [N] float64; 0 where it is unknown or the label is wrong.
+    """The method `certificate`: certified L2 radius of each image, [N] float64; 0 where it is unknown or the label is
+    wrong.
 
-    The logits and the constants are those of the same weights in float64; an image whose label the model as deployed does not give is
-    not certified either. The model is not changed.
+    The logits and the constants are those of the same weights in float64; an image whose label the model as deployed
+    does not give is not certified either. The model is not changed.
 
     Args:
         model: baked, in evaluation mode, images -> logits [N, K].

@@ -31,7 +31,8 @@ class Constraint(nn.Module):
         layer: an `nn.Linear` or `nn.Conv2d`.
         size: height and width of the layer's input, for `factor="lambda"` on a convolution.
         factor: "strict" divides a kernel by the largest duplication of a pixel, "lambda" by the average one of the
-            CVPR 2021 paper, which is not an upper bound: such a layer can have a norm above 1, and its certificate says so.
+            CVPR 2021 paper, which is not an upper bound: such a layer can have a norm above 1, and its certificate
+                says so.
     """
 
     def __init__(self, layer: nn.Module, size: tuple[int, int] | None = None, factor: Factor = "strict"):
@@ -175,9 +176,9 @@ def is_free(constraint: ConstraintFactory) -> bool:
     return getattr(constraint, "func", constraint) is nn.Identity
 
 
-def constrained_weights(model: nn.Module) -> list[tuple[Constraint, nn.Parameter]]:
+def constrained_weights(model: nn.Module) -> list[tuple[Constraint, Tensor]]:
     """Every constraint in the model with the stored tensor that it acts on."""
-    found: list[tuple[Constraint, nn.Parameter]] = []
+    found: list[tuple[Constraint, Tensor]] = []
     for module in model.modules():
         if isinstance(module, parametrize.ParametrizationList):
             found += [(c, module.original) for c in module if isinstance(c, Constraint)]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ def convnet(
     kernel_size: int = 3,
     stride: int = 1,
     padding: int | None = None,
-    padding_mode: str = "zeros",
+    padding_mode: Literal["zeros", "circular"] = "zeros",
     widths: Sequence[int] = (100,),
     constraint: ConstraintFactory = nn.Identity,
     activation: Callable[[], nn.Module] = nn.ReLU,

@@ -91,9 +91,11 @@ def read_bounds(folder: Path) -> pd.DataFrame:
         raise ResultsError(f"{folder} holds no tables: nothing matches bounds/*.csv. Run the experiment first.")
     tables = []
     for path in paths:
-        table = pd.read_csv(path, float_precision="round_trip")
+        # Python's float() returns the very number that was written; pandas' own parser may miss the last bit.
+        table = pd.read_csv(path, dtype={"distance": str}, keep_default_na=False)
         if list(table.columns) != COLUMNS:
             raise ResultsError(f"{path} has columns {list(table.columns)}; expected {COLUMNS}.")
+        table["distance"] = table["distance"].map(float)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lipbench.layers import bjorck, into_basin, newton_schulz, tangent
@@ -28,8 +28,8 @@ class SpectralDescent(Optimizer):
 
     def __init__(
         self,
-        matrices: Iterable[nn.Parameter | tuple[nn.Parameter, int]],
-        others: Iterable[nn.Parameter] = (),
+        matrices: Iterable[Tensor | tuple[Tensor, int]],
+        others: Iterable[Tensor] = (),
         *,
         lr: float = 0.05,
         momentum: float = 0.9,
@@ -64,22 +64,24 @@ class SpectralDescent(Optimizer):
                     self._step_adam(p, group)
         return loss
 
-    def _step_matrix(self, p: nn.Parameter, group: dict) -> None:
+    def _step_matrix(self, p: Tensor, group: dict) -> None:
         average = self.state[p].setdefault("momentum", torch.zeros_like(p))
-        average.lerp_(p.grad, 1 - group["momentum"])  # type: ignore[arg-type]
+        assert p.grad is not None  # `step` asks only for those
+        average.lerp_(p.grad, 1 - group["momentum"])
         shape = (group["blocks"], p.shape[0] // group["blocks"], -1)
         matrix = p.reshape(shape)
         direction = newton_schulz(tangent(matrix, average.reshape(shape)))
         p.copy_(bjorck(into_basin(matrix - group["lr"] * direction)).view_as(p))
 
-    def _step_adam(self, p: nn.Parameter, group: dict) -> None:
+    def _step_adam(self, p: Tensor, group: dict) -> None:
         state = self.state[p]
         if not state:
             state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+        assert p.grad is not None
         beta1, beta2 = group["betas"]
         state["step"] += 1
-        state["mean"].lerp_(p.grad, 1 - beta1)  # type: ignore[arg-type]
-        state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)  # type: ignore[arg-type]
+        state["mean"].lerp_(p.grad, 1 - beta1)
+        state["square"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
         mean = state["mean"] / (1 - beta1 ** state["step"])
         square = state["square"] / (1 - beta2 ** state["step"])
         p.sub_(group["lr"] * mean / (square.sqrt() + 1e-8))

@@ -1,0 +1,120 @@
+"""The Python API, for anyone's classifier."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lipbench
+from lipbench.results import COLUMNS
+
+
+@pytest.fixture(scope="module")
+def digits() -> lipbench.data.Dataset:
+    return lipbench.data.digits()
+
+
+def classifier() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Dropout(), nn.Linear(20, 10))
+
+
+def test_evaluate_in_three_lines(digits):
+    model = classifier().train()
+    model[3].eval()
+    before = copy.deepcopy(model.state_dict())
+    images, labels = digits.test.images[:20], digits.test.labels[:20]
+    table = lipbench.evaluate(model, images, labels, attacks=["deepfool", "fgm"], progress=False)
+    assert list(table.columns) == COLUMNS
+    assert table.groupby("method").size().to_dict() == {"certificate": 20, "deepfool": 20, "fgm": 20}
+    assert model.training
+    assert not model[3].training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    floats = lipbench.evaluate(model, images.float() / 255, labels, attacks=["deepfool", "fgm"], progress=False)
+    assert floats.equals(table)
+
+
+def test_evaluate_takes_your_own_methods_and_believes_none(digits):
+    model, x, y = classifier().eval(), digits.test.images[:10], digits.test.labels[:10]
+
+    def liar(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x  # "adversarial" at distance 0
+
+    def outside(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x + 100 * torch.randn_like(x)
+
+    table = lipbench.evaluate(model, x, y, attacks={"liar": liar, "outside": outside}, certificates=[], progress=False)
+    wrong = (table["label"] != table["prediction"]).to_numpy()
+    assert not wrong.all()
+    assert (table["distance"][wrong] == 0).all()
+    assert (table["distance"][~wrong] == float("inf")).all()
+
+
+def test_a_lying_certificate_is_caught(digits):
+    def liar(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return torch.full((len(x),), 50.0)
+
+    model = classifier()
+    labels = model.eval()(digits.test.images[:10].float() / 255).argmax(1)
+    with pytest.raises(lipbench.LawViolation) as error:
+        lipbench.evaluate(model, digits.test.images[:10], labels, ["deepfool"], {"liar": liar}, progress=False)
+    assert len(error.value.table) == 20
+    assert len(error.value.pairs) == 10
+
+
+def test_certify(digits):
+    model = lipbench.models.mlp((1, 8, 8), 10, widths=[16], constraint=lipbench.layers.Orthogonal)
+    x = digits.test.images[:30]
+    radii = lipbench.certify(model, x)  # its own predictions; unbaked and in training mode: a copy is baked
+    assert model.training
+    assert (radii > 0).all()
+    assert (lipbench.certify(model, x, (lipbench.bake(copy.deepcopy(model))(x / 255).argmax(1) + 1) % 10) == 0).all()
+    assert (lipbench.certify(nn.Sequential(model, nn.LogSoftmax(1)), x) == 0).all(), "no rule, no certificate"
+
+
+def test_errors_are_for_people(digits):
+    x, y = digits.test.images[:4], digits.test.labels[:4]
+    model = classifier()
+    with pytest.raises(ValueError, match="deepfool"):
+        lipbench.evaluate(model, x, y, attacks=["deepfol"])
+    with pytest.raises(ValueError, match="normalisation inside the model"):
+        lipbench.evaluate(model, x.float(), y)
+    with pytest.raises(ValueError, match="As many labels"):
+        lipbench.evaluate(model, x, y[:2])
+    with pytest.raises(ValueError, match=r"lipbench\.antipodal"):
+        lipbench.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), x, y)
+    with pytest.raises(ValueError, match="NaN"):
+        broken = classifier()
+        nn.init.constant_(broken[1].weight, float("nan"))
+        lipbench.evaluate(broken, x, y)
+
+
+def test_antipodal_makes_a_classifier_of_one_logit(digits):
+    one = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    x = digits.test.images[:12]
+    labels = (one(x.float() / 255)[:, 0] > 0).long()
+    table = lipbench.evaluate(lipbench.antipodal(one), x, labels, attacks=["deepfool"], progress=False)
+    pair = table.pivot(index="index", columns="method", values="distance")
+    assert (pair["certificate"] <= pair["deepfool"]).all()
+    # Away from the box's walls a linear classifier's certificate is the distance.
+    assert (pair["deepfool"] / pair["certificate"]).min() == pytest.approx(1, abs=0.05)
+
+
+def test_parameterless_and_float64_models():
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            f = x.flatten(1).mean(1) - 0.5
+            return torch.stack((-f, f), 1)
+
+    x = torch.rand(6, 1, 4, 4)
+    table = lipbench.evaluate(Mean(), x, (x.flatten(1).mean(1) > 0.5).long(), progress=False)
+    assert table.loc[table["method"] == "deepfool", "distance"].max() < 1
+    double = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).double()
+    table = lipbench.evaluate(double, x, torch.zeros(6, dtype=torch.long), progress=False)
+    assert len(table) == 36
+
+
+def test_the_face_is_complete():
+    for name in lipbench.__all__:
+        assert getattr(lipbench, name).__doc__, name

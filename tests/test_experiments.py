@@ -1,0 +1,246 @@
+"""Every YAML of conf/ composes, and every experiment runs in smoke form with the laws on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import lipbench
+from lipbench.attacks import Judge
+from lipbench.commandline import CONF, CommandError, check_overrides, expand_suites, experiments
+from lipbench.data import Dataset, Split
+from lipbench.experiment import Experiment, variant_of
+from lipbench.models import build
+from lipbench.report import leaderboard, write_leaderboard
+from lipbench.results import LawViolation, ResultsError, read_json
+from lipbench.run import experiment_of
+
+SMOKE = ["images=6", "training.epochs=1", "progress=false", "device=cpu", "attack.carlini_wagner.steps=5"]
+KINDS = {
+    "plain_mlp", "plain_cnn", "ce_mlp", "ce_cnn", "hkr_mlp", "hkr_cnn", "spectral_mlp", "frobenius_mlp", "clip_mlp", "kr_mlp",
+}  # fmt: skip
+
+
+def experiment(name: str, root: Path, *overrides: str) -> Experiment:
+    chosen = [f"experiment={name}", f"results={root}", *SMOKE, *overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=chosen)
+    return experiment_of(cfg, name, [])
+
+
+def drawn(name: str) -> Dataset:
+    """Random images in the shape of a data set: enough to run its experiments without its files."""
+    generator = torch.Generator().manual_seed(0)
+    classes = 2 if name.endswith("08") else 10
+
+    def split(count: int) -> Split:
+        labels = torch.arange(count) % classes
+        images = torch.randint(0, 256, (count, 1, 28, 28), generator=generator, dtype=torch.uint8)
+        return Split(images, labels)
+
+    return Dataset(name, tuple(map(str, range(classes))), split(256), split(40), split(40))
+
+
+def test_every_data_set_has_every_experiment():
+    for dataset in ("digits", "digits08", "mnist", "mnist08"):
+        assert {name.split("/")[1] for name in experiments(dataset)} >= KINDS
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
+    job = experiment(name, tmp_path)
+    if name.startswith("mnist"):
+        object.__setattr__(job, "load_dataset", lambda: drawn(name.split("/")[0]))
+    summary = job.run()
+    assert summary["violations"] == 0
+    assert summary.get("transport_law", True)
+    assert summary["attacked_images"] == 6
+    table = lipbench.read(tmp_path)
+    assert set(table["method"]) == {"certificate", "fgsm", "fgm", "l2_pgd", "deepfool", "carlini_wagner"}
+    assert (table.loc[table["side"] == "lower"].groupby("index").size() == 1).all()
+    if not name.split("/")[1].startswith("plain"):
+        assert summary["lipschitz"] <= 1 + 1e-5
+        assert summary["median_certificate"] is not None
+    # Judged by hand: what the gallery holds is adversarial, at the distance that the table says.
+    model, gallery = lipbench.load(job.folder), np.load(job.folder / "gallery.npz")
+    x, y = torch.from_numpy(gallery["images"]).float() / 255, torch.from_numpy(gallery["labels"])
+    images = torch.from_numpy(gallery["carlini_wagner"])
+    rows = table[table["method"] == "carlini_wagner"].sort_values("index")
+    found = Judge(model)(images, y).numpy()
+    correct = ~Judge(model)(x, y).numpy()
+    distances = (images.double() - x.double()).flatten(1).norm(dim=1).numpy()
+    assert np.allclose(rows["distance"].to_numpy()[found & correct], distances[found & correct])
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_group_composes(path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        value = f"[{path.stem}]" if path.parent.name in ("attack", "certificate") else path.stem
+        cfg = compose("config", overrides=[f"{path.parent.name}={value}"])
+    node = cfg[path.parent.name]
+    if path.parent.name in ("attack", "certificate"):
+        node = node[path.stem]
+    instantiate(OmegaConf.merge(node, {"_partial_": True}))
+
+
+def test_two_runs_give_the_same_tables_byte_for_byte(tmp_path):
+    jobs = [experiment("digits08/hkr_mlp", tmp_path / name) for name in "ab"]
+    for job in jobs:
+        job.run()
+    for path in sorted((jobs[0].folder / "bounds").iterdir()):
+        assert path.read_bytes() == (jobs[1].folder / "bounds" / path.name).read_bytes(), path.name
+
+
+def test_a_killed_run_resumes_to_the_same_tables(tmp_path):
+    whole, killed = (experiment("digits08/hkr_mlp", tmp_path / name, "training.epochs=3") for name in "ab")
+    whole.run()
+    fit, count = killed.training, 0
+
+    def dies(*arguments, **options):
+        loss = arguments[2]
+
+        def failing(logits, labels):
+            nonlocal count
+            count += 1
+            if count > 12:
+                raise KeyboardInterrupt
+            return loss(logits, labels)
+
+        return fit(*arguments[:2], failing, *arguments[3:], **options)
+
+    object.__setattr__(killed, "training", dies)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    assert (killed.folder / "checkpoint.pt").exists()
+    object.__setattr__(killed, "training", fit)
+    killed.run()
+    assert not (killed.folder / "checkpoint.pt").exists()
+    for name in ("bounds/certificate.csv", "bounds/carlini_wagner.csv", "model.safetensors"):
+        assert (whole.folder / name).read_bytes() == (killed.folder / name).read_bytes(), name
+
+
+def test_what_exists_is_kept_and_what_differs_is_refused(tmp_path):
+    job = experiment("digits08/kr_mlp", tmp_path)
+    job.run()
+    stamp = (job.folder / "model.safetensors").stat().st_mtime_ns
+    table = (job.folder / "bounds" / "fgsm.csv").stat().st_mtime_ns
+    (job.folder / "bounds" / "deepfool.csv").unlink()
+    job.run()
+    assert (job.folder / "bounds" / "deepfool.csv").exists(), "a lost method is made again"
+    assert (job.folder / "model.safetensors").stat().st_mtime_ns == stamp, "nothing is trained twice"
+    assert (job.folder / "bounds" / "fgsm.csv").stat().st_mtime_ns == table
+    with pytest.raises(ResultsError, match=r"training\.epochs: 1 -> 2"):
+        experiment("digits08/kr_mlp", tmp_path, "training.epochs=2").run()
+    with pytest.raises(ResultsError, match="images: 6 -> 5"):
+        experiment("digits08/kr_mlp", tmp_path, "images=5").run()
+    with pytest.raises(ResultsError, match=r"options\.sizes: 12 -> 3"):
+        experiment("digits08/kr_mlp", tmp_path, "attack.fgsm.sizes=3").run()
+    experiment("digits08/kr_mlp", tmp_path, "training.epochs=2", "force=true").run()
+    assert len(pd.read_csv(job.folder / "history.csv")) == 2
+
+
+def test_a_violation_is_said_saved_and_fails(tmp_path):
+    def claimed(model, x, y):
+        return torch.full((len(x),), 3.0, dtype=torch.float64)
+
+    job = experiment("digits08/hkr_mlp", tmp_path, "training.epochs=10")
+    object.__setattr__(job, "certificates", {"certificate": claimed})
+    with pytest.raises(LawViolation, match="SANDWICH"):
+        job.run()
+    pairs = pd.read_csv(job.folder / "violations.csv")
+    saved = np.load(job.folder / "violations.npz")
+    assert len(pairs) == len(saved["index"]) > 0
+    distances = np.sqrt(((saved["x_adv"].astype(float) - saved["x"]) ** 2).sum((1, 2, 3)))
+    assert np.allclose(distances, pairs["upper"], rtol=1e-5)
+    assert read_json(job.folder / "summary.json")["violations"] == len(pairs)
+
+
+def test_an_unsound_network_breaks_the_transport_law(tmp_path, monkeypatch):
+    job = experiment("digits08/kr_mlp", tmp_path, "training.epochs=20", "certificate=[]", "attack=[fgsm]")
+    job.run()
+    monkeypatch.setattr("lipbench.evaluation.gaps", lambda model, shape: torch.full((2, 2), 0.5))
+    with pytest.raises(LawViolation, match="TRANSPORT"):
+        job.run()
+
+
+def test_report_of_two_seeds(tmp_path, capsys):
+    for seed in (0, 1):
+        experiment("digits08/hkr_mlp", tmp_path, f"seed={seed}").run()
+    board = leaderboard(tmp_path)
+    assert board["seeds"].tolist() == [2]
+    summaries = [read_json(tmp_path / f"digits08/hkr_mlp/default/{seed}/summary.json") for seed in (0, 1)]
+    assert board["accuracy"][0] == pytest.approx(50 * sum(s["accuracy"] for s in summaries))
+    assert board["violations"].tolist() == [0]
+    assert board["transport law"].tolist() == ["holds"]
+    write_leaderboard(board, tmp_path)
+    assert "hkr_mlp" in (tmp_path / "leaderboard.md").read_text()
+    (tmp_path / "digits08/hkr_mlp/default/1/bounds/fgsm.csv").unlink()
+    assert leaderboard(tmp_path)["seeds"].tolist() == [1]
+    assert "unfinished" in capsys.readouterr().err
+
+
+def test_the_recipe_rebuilds_a_network(tmp_path):
+    job = experiment("digits08/hkr_cnn", tmp_path)
+    job.run()
+    model = lipbench.load(job.folder)
+    assert not model.training
+    assert type(build(read_json(job.folder / "model.json"))) is type(model)
+    (job.folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(ResultsError, match="Delete it"):
+        lipbench.load(job.folder)
+    with pytest.raises(ResultsError, match="no trained network"):
+        lipbench.load(tmp_path)
+
+
+def test_variants_are_named_by_what_changes_the_network():
+    groups = ["loss", "training"]
+    overrides = ["experiment=a/b", "loss.margin=2", "results=/x/y", "+training.epochs=3", "images=5", "seed=1"]
+    assert variant_of(overrides, groups) == "loss.margin=2,training.epochs=3"
+    assert variant_of(["experiment=a/b"], groups) == "default"
+    assert len(variant_of([f"loss.name={'x' * 300}"], groups)) < 130
+
+
+def test_suites_are_expanded_and_zero_jobs_is_an_error():
+    arguments = expand_suites(["suite=digits08", "seed=0,1"])
+    assert arguments[0] == "--multirun"
+    assert "experiment=" + ",".join(experiments("digits08")) in arguments
+    with pytest.raises(CommandError, match="digits08"):
+        expand_suites(["suite=digit08"])
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("experiment=digits08/hkr_mpl", "Did you mean digits08/hkr_mlp"),
+        ("loss.margn=2", "margin"),
+        ("sed=1", "seed"),
+        ("attack=[deepfol]", "deepfool"),
+        ("loss=hrk", "hkr"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_what_exists(override, answer):
+    with pytest.raises(CommandError) as error:
+        check_overrides([override], "config")
+    assert answer in str(error.value)
+
+
+def test_the_command_ends_with_an_error_code_and_a_sentence(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "lipbench.run",
+        "experiment=mnist08/hkr_mlp",
+        f"data_root={tmp_path}",
+        f"results={tmp_path}",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "make data DATA=mnist" in ended.stderr
+    assert "Traceback" not in ended.stderr

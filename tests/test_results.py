@@ -1,0 +1,168 @@
+"""Tables: schema, round trips, the sandwich law, files that are whole or absent."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lipbench.figures import accuracy_curves, save_figure
+from lipbench.results import (
+    COLUMNS,
+    RUN_COLUMNS,
+    ResultsError,
+    atomic,
+    best,
+    bounds_table,
+    differences,
+    fingerprint,
+    read,
+    read_summary,
+    summarize,
+    survival,
+    violations,
+    write_bounds,
+    write_summary,
+)
+from lipbench.transport import wasserstein
+
+
+def rows(method: str, side: str, distances: list[float]) -> pd.DataFrame:
+    count = len(distances)
+    return bounds_table(range(count), np.zeros(count), np.zeros(count), method, side, np.array(distances))
+
+
+def example() -> pd.DataFrame:
+    return pd.concat(
+        [
+            rows("certificate", "lower", [1.0, 0.5, 0.0, 2.0]),
+            rows("a", "upper", [1.5, np.inf, 0.0]),
+            rows("b", "upper", [1.2, 0.6, 0.0]),
+        ]
+    )
+
+
+def test_survival_is_strict_and_monotone():
+    assert survival(np.array([0.0, 1.0, 2.0, np.inf]), [0, 1, 1.5, 2, 100]).tolist() == [0.75, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_best_of_each_side():
+    assert best(example(), "upper").tolist() == [1.2, 0.6, 0.0]
+    assert best(example(), "lower").tolist() == [1.0, 0.5, 0.0, 2.0]
+
+
+def test_violations_name_the_pair():
+    assert violations(example()).empty
+    assert violations(pd.concat([example(), rows("c", "upper", [1.0, 0.5, 0.0])])).empty, "equality is no violation"
+    bad = violations(pd.concat([example(), rows("c", "upper", [9.0, np.nextafter(0.5, 0), 0.0])]))
+    assert bad[["index", "lower_method", "upper_method"]].values.tolist() == [[1, "certificate", "c"]]
+
+
+def test_a_law_of_one_norm_does_not_judge_another():
+    other = bounds_table([0], np.zeros(1), np.zeros(1), "linf", "upper", np.array([0.1]), norm="linf")
+    assert violations(pd.concat([example(), other])).empty
+
+
+def test_bad_distances_and_sides_are_refused():
+    with pytest.raises(ResultsError, match="NaN"):
+        rows("a", "upper", [np.nan])
+    with pytest.raises(ResultsError, match="non-negative"):
+        rows("a", "upper", [-1.0])
+    with pytest.raises(ResultsError, match="side"):
+        rows("a", "middle", [1.0])
+
+
+def test_summary_of_a_known_table():
+    summary = summarize(example(), [0.55])
+    assert summary["accuracy"] == 1
+    assert summary["test_images"] == 4
+    assert summary["attacked_images"] == 3
+    assert summary["certified_accuracy"] == {"0.55": 0.5}
+    assert summary["robust_accuracy"] == {"0.55": pytest.approx(2 / 3)}
+    assert summary["median_certificate"] == 0.75
+    assert summary["mean_distance"] == pytest.approx(0.6)
+    assert summary["tightness"] == pytest.approx(1.2)
+
+
+def test_round_trip_keeps_every_bit(tmp_path):
+    folder = tmp_path / "data" / "net" / "default" / "3"
+    exact = [1 / 3, np.nextafter(0.1, 1), np.inf]
+    write_bounds(folder, rows("a", "upper", exact), {"method": "a"})
+    table = read(tmp_path)
+    assert list(table.columns) == RUN_COLUMNS + COLUMNS
+    assert table["distance"].tolist() == exact
+    assert table.loc[0, RUN_COLUMNS].tolist() == ["data", "net", "default", 3]
+    # Any folder inside the root will do.
+    assert read(folder)["experiment"].unique().tolist() == ["net"]
+
+
+def test_a_folder_without_results_says_so(tmp_path):
+    with pytest.raises(ResultsError, match="no results"):
+        read(tmp_path)
+
+
+def test_a_foreign_table_is_refused(tmp_path):
+    (tmp_path / "bounds").mkdir()
+    (tmp_path / "bounds" / "a.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(ResultsError, match="expected"):
+        read(tmp_path)
+
+
+def test_a_summary_is_stale_when_a_table_changes(tmp_path):
+    folder = tmp_path / "d" / "e" / "default" / "0"
+    for method, side in (("certificate", "lower"), ("a", "upper")):
+        write_bounds(folder, rows(method, side, [1.0, 2.0]), {})
+    write_summary(folder, {"lipschitz": 1.0}, {"training": 3.0, "a": 1.0, "certificate": 9.0})
+    summary = read_summary(folder)
+    assert summary is not None
+    assert summary["attack_seconds"] == 1
+    write_bounds(folder, rows("a", "upper", [1.0, 2.5]), {})
+    assert read_summary(folder) is None
+
+
+def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_fingerprints_and_differences():
+    assert fingerprint({"a": 1, "b": [2, 3]}) == fingerprint({"b": (2, 3), "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}) == ["a.b: 1 -> 3"]
+
+
+def test_wasserstein_is_exact():
+    generator = np.random.default_rng(0)
+    a = generator.normal(size=(40, 1))
+    b = generator.normal(size=(40, 1)) + 2
+    # In one dimension the optimal assignment is the sorted one.
+    assert wasserstein(a, b) == pytest.approx(np.abs(np.sort(a[:, 0]) - np.sort(b[:, 0])).mean())
+    assert wasserstein(a, a[::-1]) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="one size"):
+        wasserstein(a, b[:3])
+
+
+def test_figure_draws_the_curves_of_the_shared_images(tmp_path):
+    table = example()
+    for position, (column, value) in enumerate(zip(RUN_COLUMNS, ["d", "net", "default", 0], strict=True)):
+        table.insert(position, column, value)
+    figure = accuracy_curves(table, "title")
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert set(lines) == {"a", "b", "combined attack", "certificate"}
+    assert lines["certificate"].get_linestyle() == "--"
+    for line in lines.values():
+        assert (np.diff(line.get_ydata()) <= 0).all()
+    # Image 3 has no attack: it must not lift the certificate's curve.
+    assert lines["certificate"].get_ydata()[0] == pytest.approx(200 / 3)
+    assert (lines["certificate"].get_ydata() <= lines["combined attack"].get_ydata()).all()
+    written = save_figure(figure, tmp_path / "figure")
+    assert [path.suffix for path in written] == [".png", ".pdf"]
+    assert b"/FontFile2" in written[1].read_bytes(), "fonts are embedded as TrueType"

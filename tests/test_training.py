@@ -1,0 +1,125 @@
+"""`fit`: determinism, exact resume, honest history, errors for people."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import lipbench
+from lipbench import layers, losses
+from lipbench.training import CheckpointError, TrainingDiverged, adam, constant, cosine, spectral
+
+LOSS = partial(losses.hkr, margin=1.0)
+
+
+@pytest.fixture(scope="module")
+def digits() -> lipbench.data.Dataset:
+    return lipbench.data.digits(keep=(0, 8))
+
+
+def network(constraint=layers.Orthogonal, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return lipbench.models.mlp((1, 8, 8), 2, widths=[16, 8], constraint=constraint, activation=layers.MaxMin)
+
+
+def train(digits, model, epochs=4, **options):
+    options = {"loss": LOSS, "optimizer": spectral, "batch_size": 32, "progress": False, **options}
+    return lipbench.fit(model, digits, epochs=epochs, **options)
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in layers.bake(model).parameters()])
+
+
+def test_same_seed_same_weights_and_another_seed_others(digits):
+    runs = []
+    for seed in (0, 0, 1):
+        model = network()
+        train(digits, model, seed=seed)
+        runs.append(weights(model))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize(("optimizer", "constraint"), [(spectral, layers.Orthogonal), (adam, layers.Bjorck)])
+def test_a_killed_run_resumes_to_the_same_weights(digits, tmp_path, optimizer, constraint):
+    whole = network(constraint)
+    history = train(digits, whole, 5, optimizer=optimizer)
+
+    calls = 0
+
+    def failing(logits, labels):
+        nonlocal calls
+        calls += 1
+        if calls > 22:  # in the third epoch
+            raise KeyboardInterrupt
+        return LOSS(logits, labels)
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(digits, network(constraint), 5, loss=failing, optimizer=optimizer, checkpoint=path)
+    resumed = network(constraint, seed=7)  # another start: everything must come from the checkpoint
+    again = train(digits, resumed, 5, optimizer=optimizer, checkpoint=path)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert [{k: v for k, v in r.items() if k != "seconds"} for r in history] == [
+        {k: v for k, v in r.items() if k != "seconds"} for r in again
+    ]
+
+
+def test_a_foreign_checkpoint_is_refused(digits, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    train(digits, network(), 1, checkpoint=path)
+    other = lipbench.models.mlp((1, 8, 8), 2, widths=[4], constraint=layers.Orthogonal, activation=layers.MaxMin)
+    with pytest.raises(CheckpointError, match="Delete it"):
+        train(digits, other, 2, checkpoint=path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt"):
+        train(digits, network(), 2, checkpoint=path)
+
+
+def test_nan_stops_with_a_clear_error(digits):
+    with pytest.raises(TrainingDiverged, match="epoch 1"):
+        train(digits, network(), 2, loss=lambda logits, labels: logits.sum() * torch.nan)
+
+
+def test_history_says_what_the_network_does(digits):
+    model = network()
+    history = train(digits, model, 30)
+    last = history[-1]
+    assert set(last) == {
+        "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "kr", "mean_certificate",
+        "certified_accuracy", "lipschitz", "gradient_norm", "seconds",
+    }  # fmt: skip
+    assert [row["epoch"] for row in history] == list(range(1, 31))
+    assert last["validation_accuracy"] >= 0.95
+    assert history[0]["train_loss"] > last["train_loss"]
+    # The whole map to two logits (-f/2, f/2) has sqrt 1/2 of f's constant, and f's gradient has norm 1.
+    assert last["lipschitz"] == pytest.approx(0.5**0.5, abs=1e-4)
+    assert 0.9 <= last["gradient_norm"] <= 1 + 1e-5
+    assert 0 < last["mean_certificate"] <= last["kr"]
+
+
+def test_the_test_set_is_never_touched(digits):
+    blind = lipbench.data.Dataset(digits.name, digits.classes, digits.train, digits.validation, digits.validation)
+    one, two = network(), network()
+    train(digits, one, 2)
+    train(blind, two, 2)
+    assert torch.equal(weights(one), weights(two))
+
+
+def test_global_randomness_is_left_alone(digits):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    model = network(layers.Frobenius)
+    torch.manual_seed(5)
+    train(digits, model, 1, optimizer=adam)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_schedules():
+    assert [constant(p) for p in (0, 0.5, 1)] == [1, 1, 1]
+    assert cosine(0) == 1
+    assert cosine(0.5) == pytest.approx(0.5)
+    assert cosine(1) == pytest.approx(0)
