@@ -87,17 +87,20 @@ def _first(override: str) -> str:
 
 def _answer(message: str, defaults: DictConfig) -> str:
     """Hydra's message, with the options that exist where it names a key that does not."""
+    choice = re.search(r"Could not (?:find|load) '([a-z_]+)/([^']+)'", message)
+    if choice is not None and (CONF / choice.group(1)).is_dir():
+        return _unknown(choice.group(1), choice.group(2), [p.stem for p in (CONF / choice.group(1)).glob("*.yaml")])
     key = re.search(r"Could not override '([^']+)'", message)
     if key is None:
         return message
     parent, _, last = key.group(1).rpartition(".")
     node = OmegaConf.select(defaults, parent) if parent else defaults
     options = [str(option) for option in node] if isinstance(node, DictConfig) else []
-    return _unknown(f"option {parent + '.' if parent else ''}", last, options)
+    return _unknown(f"option of {parent}" if parent else "option", last, options)
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    return f"Unknown {kind.rstrip('.')}{' ' if kind[-1] != '.' else '.'}{name}.{hint} There are: {', '.join(known)}."
+    return f"Unknown {kind} '{name}'.{hint} There are: {', '.join(known)}."

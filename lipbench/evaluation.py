@@ -223,7 +223,7 @@ def certify_model(model: nn.Module, images: Tensor, labels: Tensor | None = None
         labels: radius 0 where the model disagrees with them; None: the model's own predictions.
     """
     baked = bake(copy.deepcopy(model))
-    x = _to_device(baked, as_pixels(images))
+    x = _model_images(baked, images)
     y = predict(baked, x) if labels is None else _to_device(baked, labels.long())
     return certify(baked, x, y)
 
@@ -289,7 +289,14 @@ def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, C
 
 
 def _on_device(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return _to_device(model, as_pixels(images)), _to_device(model, labels.long())
+    return _model_images(model, images), _to_device(model, labels.long())
+
+
+def _model_images(model: nn.Module, images: Tensor) -> Tensor:
+    """Pixels on the device and in the precision of the model."""
+    x = _to_device(model, as_pixels(images))
+    kinds = [t.dtype for t in _tensors(model) if t.is_floating_point()]
+    return x.to(kinds[0]) if kinds else x
 
 
 def _to_device(model: nn.Module, tensor: Tensor) -> Tensor:

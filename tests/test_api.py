@@ -84,21 +84,21 @@ def test_errors_are_for_people(digits):
         lipbench.evaluate(model, x, y[:2])
     with pytest.raises(ValueError, match=r"lipbench\.antipodal"):
         lipbench.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), x, y)
+    broken = classifier()
+    nn.init.constant_(broken[1].weight, float("nan"))
     with pytest.raises(ValueError, match="NaN"):
-        broken = classifier()
-        nn.init.constant_(broken[1].weight, float("nan"))
         lipbench.evaluate(broken, x, y)
 
 
 def test_antipodal_makes_a_classifier_of_one_logit(digits):
     one = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
-    x = digits.test.images[:12]
-    labels = (one(x.float() / 255)[:, 0] > 0).long()
+    x = 0.4 + 0.2 * digits.test.images[:12].float() / 255
+    labels = (one(x)[:, 0] > 0).long()
     table = lipbench.evaluate(lipbench.antipodal(one), x, labels, attacks=["deepfool"], progress=False)
     pair = table.pivot(index="index", columns="method", values="distance")
     assert (pair["certificate"] <= pair["deepfool"]).all()
     # Away from the box's walls a linear classifier's certificate is the distance.
-    assert (pair["deepfool"] / pair["certificate"]).min() == pytest.approx(1, abs=0.05)
+    assert (pair["deepfool"] / pair["certificate"]).median() == pytest.approx(1, abs=1e-3)
 
 
 def test_parameterless_and_float64_models():

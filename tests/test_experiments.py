@@ -24,8 +24,9 @@ from lipbench.run import experiment_of
 
 SMOKE = ["images=6", "training.epochs=1", "progress=false", "device=cpu", "attack.carlini_wagner.steps=5"]
 KINDS = {
-    "plain_mlp", "plain_cnn", "ce_mlp", "ce_cnn", "hkr_mlp", "hkr_cnn", "spectral_mlp", "frobenius_mlp", "clip_mlp", "kr_mlp",
-}  # fmt: skip
+    *(f"{loss}_{body}" for loss in ("plain", "ce", "hkr") for body in ("mlp", "cnn")),
+    *("spectral_mlp", "frobenius_mlp", "clip_mlp", "kr_mlp"),
+}
 
 
 def experiment(name: str, root: Path, *overrides: str) -> Experiment:
@@ -87,7 +88,7 @@ def test_every_group_composes(path):
     node = cfg[path.parent.name]
     if path.parent.name in ("attack", "certificate"):
         node = node[path.stem]
-    instantiate(OmegaConf.merge(node, {"_partial_": True}))
+    instantiate({**OmegaConf.to_container(node, resolve=True), "_partial_": True})
 
 
 def test_two_runs_give_the_same_tables_byte_for_byte(tmp_path):
@@ -163,7 +164,9 @@ def test_a_violation_is_said_saved_and_fails(tmp_path):
 
 
 def test_an_unsound_network_breaks_the_transport_law(tmp_path, monkeypatch):
-    job = experiment("digits08/kr_mlp", tmp_path, "training.epochs=20", "certificate=[]", "attack=[fgsm]")
+    job = experiment("digits08/kr_mlp", tmp_path, "training.epochs=20")
+    object.__setattr__(job, "attacks", {"fgsm": lipbench.attacks.fgsm})
+    object.__setattr__(job, "certificates", {})
     job.run()
     monkeypatch.setattr("lipbench.evaluation.gaps", lambda model, shape: torch.full((2, 2), 0.5))
     with pytest.raises(LawViolation, match="TRANSPORT"):
