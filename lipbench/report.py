@@ -20,6 +20,15 @@ from lipbench.results import (
 )
 
 GROUP = RUN_COLUMNS[:3]
+# Shown in a second table, so that both fit a page.
+SHORT = {
+    "accuracy": "acc",
+    "median certificate": "cert",
+    "median distance": "dist",
+    "tightness": "tight",
+    "violations": "viol",
+}
+LAWS = ["lipschitz", "KR / L", "W1", "transport law", "train seconds", "attack seconds"]
 
 
 def leaderboard(root: Path) -> pd.DataFrame:
@@ -60,34 +69,35 @@ def write_leaderboard(table: pd.DataFrame, root: Path) -> None:
 def _markdown(table: pd.DataFrame) -> list[str]:
     parts = [
         "# Leaderboard",
-        "Accuracy and certified accuracy (cert @ epsilon): whole test set, %. Robust accuracy "
-        "(rob @ epsilon): combined attack on the attacked images, %. Distances are L2, pixels in [0, 1]. Tightness: "
-        "median of distance / certificate, 1 is perfect. Means over seeds.",
+        "acc: accuracy on the test set, %. r@eps: robust accuracy, combined attack on the attacked images, %. c@eps: "
+        "certified accuracy on the test set, %. cert, dist: median certificate and distance of the combined attack, L2, pixels "
+        "in [0, 1]. tight: median of distance / certificate, 1 is perfect. viol: violations of the sandwich law. "
+        "lipschitz: bound of the network (of f, for two classes). Means over seeds.",
     ]
     for dataset, rows in table.groupby("dataset", sort=True):
-        shown = _readable(rows)
-        parts += [
-            f"## {dataset}",
-            shown.to_markdown(
-                index=False, disable_numparse=True, colalign=("left",) * 2 + ("right",) * (shown.shape[1] - 2)
-            ),
-        ]
+        parts += [f"## {dataset}", _table(rows.drop(columns=LAWS)), _table(rows[[*GROUP, *LAWS]])]
     return parts
 
 
-def _readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rounded for readers; columns that are empty for a data set are left out."""
+def _table(rows: pd.DataFrame) -> str:
+    """A Markdown table, rounded for readers; columns that are empty for a data set are left out."""
     shown = rows.drop(columns=["dataset"]).dropna(axis=1, how="all").copy()
     if set(shown["variant"]) == {"default"}:
         shown = shown.drop(columns="variant")
-    percent = [c for c in map(str, shown) if c == "accuracy" or "@" in c]
-    for column in map(str, shown.select_dtypes("number")):
-        digits = 1 if column in percent or "seconds" in column else 0 if column in ("seeds", "violations") else 3
-        if column == "lipschitz":
-            shown[column] = shown[column].map(lambda v: f"{v:.3g}")
-        else:
-            shown[column] = shown[column].map(lambda v, d=digits: "-" if pd.isna(v) else f"{v:.{d}f}")
-    return shown
+    numbers = list(map(str, shown.select_dtypes("number")))
+    for column in numbers:
+        shown[column] = shown[column].map(lambda v, c=column: "-" if pd.isna(v) else format(v, _format(c)))
+    alignment = ["right" if column in numbers else "left" for column in shown]
+    shown = shown.rename(columns=lambda c: SHORT.get(c, c.replace("rob @ ", "r@").replace("cert @ ", "c@")))
+    return shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+
+
+def _format(column: str) -> str:
+    if column in ("seeds", "violations"):
+        return ".0f"
+    if column == "lipschitz":
+        return ".3g"
+    return ".1f" if column == "accuracy" or "@" in column or "seconds" in column else ".3f"
 
 
 def _row(summary: dict[str, Any]) -> dict[str, Any]:
