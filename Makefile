@@ -53,7 +53,7 @@ lint: $(READY) ## Mend what ruff can mend, then check
 
 bench: $(READY) ## Compare the attacks with foolbox (installs the extra)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[foolbox]"
-	$(BIN)/python benchmarks/attacks.py results=$(RESULTS)
+	$(BIN)/python benchmarks/attacks.py $(RESULTS)/digits08/hkr_mlp $(RESULTS)/digits08/hkr_cnn $(RESULTS)/digits08/plain_cnn
 
 clean: ## Remove caches and .venv; results stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

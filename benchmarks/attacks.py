@@ -1,6 +1,6 @@
-"""Compares the combined attack with foolbox's C&W (9 x 500 steps) and a 200-step DDN, on networks that `lipbench.run` trained.
+"""Compares the combined attack with foolbox's C&W (9 x 500 steps) and a 200-step DDN.
 
-    make bench                                  # digits08, from results/runs
+    make bench                                  # networks of digits08 that `make benchmark` trained
     python benchmarks/attacks.py results/reference/mnist08/hkr_mlp/default/0 --images 500
 
 Every image of every attack is judged by lipbench and brought to the boundary in the same way. The table goes to
@@ -91,8 +91,9 @@ def main() -> None:
         print(tables[-1].to_string(index=False), "\n", flush=True)
     note = (
         f"# Attacks against foolbox\n\n`python benchmarks/attacks.py {' '.join(map(str, options.folders))}`, first "
-        f"{options.images} test images, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}, "
-        f"foolbox {foolbox.__version__}, {time.strftime('%Y-%m-%d')}. Distances are L2 with pixels in [0, 1].\n\n"
+        f"{options.images} test images, {torch.get_num_threads()} threads, {platform.machine()}, "
+        f"torch {torch.__version__}, foolbox {foolbox.__version__}, {time.strftime('%Y-%m-%d')}. "
+        "Distances are L2 with pixels in [0, 1].\n\n"
     )
     body = pd.concat(tables).to_markdown(index=False, floatfmt=".4f")
     write_text(options.output, f"{note}{body}\n")

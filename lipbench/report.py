@@ -70,9 +70,9 @@ def _markdown(table: pd.DataFrame) -> list[str]:
     parts = [
         "# Leaderboard",
         "acc: accuracy on the test set, %. r@eps: robust accuracy, combined attack on the attacked images, %. c@eps: "
-        "certified accuracy on the test set, %. cert, dist: median certificate and distance of the combined attack, L2, pixels "
-        "in [0, 1]. tight: median of distance / certificate, 1 is perfect. viol: violations of the sandwich law. "
-        "lipschitz: bound of the network (of f, for two classes). Means over seeds.",
+        "certified accuracy on the test set, %. cert, dist: median certificate and distance of the combined "
+        "attack, L2, pixels in [0, 1]. tight: median of distance / certificate, 1 is perfect. viol: violations of the "
+        "sandwich law. lipschitz: bound of the network (of f, for two classes). Means over seeds.",
     ]
     for dataset, rows in table.groupby("dataset", sort=True):
         parts += [f"## {dataset}", _table(rows.drop(columns=LAWS)), _table(rows[[*GROUP, *LAWS]])]
