@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_every_data_set_has_every_experiment():
 def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     job = experiment(name, tmp_path)
     if name.startswith("mnist"):
-        object.__setattr__(job, "load_dataset", lambda: drawn(name.split("/")[0]))
+        job = replace(job, load_dataset=lambda: drawn(name.split("/")[0]))
     summary = job.run()
     assert summary["violations"] == 0
     assert summary.get("transport_law", True)
@@ -116,11 +117,11 @@ def test_a_killed_run_resumes_to_the_same_tables(tmp_path):
 
         return fit(*arguments[:2], failing, *arguments[3:], **options)
 
-    object.__setattr__(killed, "training", dies)
+    killed = replace(killed, training=dies)
     with pytest.raises(KeyboardInterrupt):
         killed.run()
     assert (killed.folder / "checkpoint.pt").exists()
-    object.__setattr__(killed, "training", fit)
+    killed = replace(killed, training=fit)
     killed.run()
     assert not (killed.folder / "checkpoint.pt").exists()
     for name in ("bounds/certificate.csv", "bounds/carlini_wagner.csv", "model.safetensors"):
@@ -152,7 +153,7 @@ def test_a_violation_is_said_saved_and_fails(tmp_path):
         return torch.full((len(x),), 3.0, dtype=torch.float64)
 
     job = experiment("digits08/hkr_mlp", tmp_path, "training.epochs=10")
-    object.__setattr__(job, "certificates", {"certificate": claimed})
+    job = replace(job, certificates={"certificate": claimed})
     with pytest.raises(LawViolation, match="SANDWICH"):
         job.run()
     pairs = pd.read_csv(job.folder / "violations.csv")
@@ -165,8 +166,8 @@ def test_a_violation_is_said_saved_and_fails(tmp_path):
 
 def test_an_unsound_network_breaks_the_transport_law(tmp_path, monkeypatch):
     job = experiment("digits08/kr_mlp", tmp_path, "training.epochs=20")
-    object.__setattr__(job, "attacks", {"fgsm": lipbench.attacks.fgsm})
-    object.__setattr__(job, "certificates", {})
+    job = replace(job, attacks={"fgsm": lipbench.attacks.fgsm})
+    job = replace(job, certificates={})
     job.run()
     monkeypatch.setattr("lipbench.evaluation.gaps", lambda model, shape: torch.full((2, 2), 0.5))
     with pytest.raises(LawViolation, match="TRANSPORT"):
