@@ -203,6 +203,10 @@ def evaluate(
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
     baked = bake(copy.deepcopy(model))
     x, y = as_pixels(images), labels.long()
+    with torch.no_grad():
+        classes = baked(_model_images(baked, x[:1])).shape[1]
+    if int(y.min()) < 0 or int(y.max()) >= max(2, classes):
+        raise ValueError(f"Labels are 0..{classes - 1} for {classes} logits; got {int(y.min())}..{int(y.max())}.")
     tables = [certify_images(baked, x, y, certificate, name).table for name, certificate in chosen_certificates.items()]
     for name, attack in chosen_attacks.items():
         judged = attack_images(baked, x, y, attack, name, batch_size=batch_size, progress=progress)

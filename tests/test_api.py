@@ -82,6 +82,8 @@ def test_errors_are_for_people(digits):
         lipbench.evaluate(model, x.float(), y)
     with pytest.raises(ValueError, match="As many labels"):
         lipbench.evaluate(model, x, y[:2])
+    with pytest.raises(ValueError, match=r"Labels are 0\.\.9"):
+        lipbench.evaluate(model, x, y + 10)
     with pytest.raises(ValueError, match=r"lipbench\.antipodal"):
         lipbench.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), x, y)
     broken = classifier()

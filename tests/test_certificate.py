@@ -152,6 +152,22 @@ def test_planted_unsound_modules_are_refused():
         assert word in reasons(inner, (4,)), word
 
 
+def test_a_layer_used_twice_counts_twice():
+    shared = nn.Linear(6, 6).eval()
+    model = nn.Sequential(shared, nn.Identity(), shared).eval()
+    once = lipschitz(shared, (6,))
+    assert lipschitz(model, (6,)) == pytest.approx(once**2)
+    head = nn.Linear(6, 2).eval()
+    norm = (head.weight[0] - head.weight[1]).norm().item()
+    assert gaps(nn.Sequential(*model, head).eval(), (6,))[0, 1] == pytest.approx(once**2 * norm)
+    assert steepest(model, (6,), 1) <= lipschitz(model, (6,))
+
+
+def test_broadcasting_is_refused():
+    assert "repeat" in reasons(layers.Normalize((0.0,) * 3, (1.0,) * 3).eval(), (1, 4, 4))
+    assert "repeat" in reasons(layers.Residual(nn.Linear(4, 1)).eval(), (4,))
+
+
 def test_a_hook_on_a_container_is_refused():
     model = nn.Sequential(nn.Linear(4, 2)).eval()
     model.register_forward_hook(lambda module, inputs, output: 3 * output)

@@ -82,7 +82,9 @@ class Lipschitz:
             return [LayerBound(name, kind, math.inf, reason)], None
         if type(module) is nn.Sequential:
             bounds: list[LayerBound] = []
-            for child, layer in module.named_children():
+            # Not `named_children`, which names a layer that is used twice only once.
+            for child, layer in module._modules.items():
+                assert layer is not None  # a Sequential cannot hold None
                 found, shape = self._walk(layer, shape, f"{name}.{child}" if name else child)
                 bounds += found
             return bounds, shape
@@ -105,10 +107,12 @@ class Lipschitz:
 
     def _rule(self, module: nn.Module, shape: Shape) -> float:
         if type(module) is Residual:
-            inner = self.layerwise(module.branch, shape)
+            inner, out = self._walk(module.branch, shape, "")
             for layer in inner:
                 if layer.reason:
                     raise Unbounded(f"its branch, {layer.name or layer.kind}: {layer.reason}")
+            if out != shape:
+                raise Unbounded(f"its branch changes the shape from {shape} to {out}: the sum would repeat entries")
             return abs(module.scale) * (1 + math.prod(layer.bound for layer in inner)) * OUTWARD
         if type(module) is Antipodal:
             return math.sqrt(0.5) * OUTWARD

@@ -62,6 +62,8 @@ def _elu(layer: nn.ELU, shape: Shape) -> float:
 
 @lipschitz.register(Normalize)
 def _normalize(layer: Normalize, shape: Shape) -> float:
+    if len(shape) != 3 or any(len(t) not in (1, shape[0]) for t in (layer.mean, layer.std)):
+        raise Unbounded(f"its mean or std does not fit {shape}: broadcasting would repeat the image")
     return float((1 / layer.std.double().abs()).max()) * OUTWARD
 
 
