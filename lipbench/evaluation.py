@@ -204,8 +204,10 @@ def evaluate(
     baked = bake(copy.deepcopy(model))
     x, y = as_pixels(images), labels.long()
     with torch.no_grad():
-        classes = baked(_model_images(baked, x[:1])).shape[1]
-    if int(y.min()) < 0 or int(y.max()) >= max(2, classes):
+        logits = baked(_model_images(baked, x[:1]))
+    margin(logits, torch.zeros_like(logits[:, 0]).long())  # refuses a network with one logit, by name
+    classes = logits.shape[1]
+    if int(y.min()) < 0 or int(y.max()) >= classes:
         raise ValueError(f"Labels are 0..{classes - 1} for {classes} logits; got {int(y.min())}..{int(y.max())}.")
     tables = [certify_images(baked, x, y, certificate, name).table for name, certificate in chosen_certificates.items()]
     for name, attack in chosen_attacks.items():
