@@ -90,7 +90,8 @@ def main() -> None:
         tables.append(compare(folder, options.images))
         print(tables[-1].to_string(index=False), "\n", flush=True)
     note = (
-        f"# Attacks against foolbox\n\n`python benchmarks/attacks.py {' '.join(map(str, options.folders))}`, first "
+        f"# Attacks against foolbox\n\n`python benchmarks/attacks.py {' '.join(map(str, options.folders))} "
+        f"--images {options.images}`, first "
         f"{options.images} test images, {torch.get_num_threads()} threads, {platform.machine()}, "
         f"torch {torch.__version__}, foolbox {foolbox.__version__}, {time.strftime('%Y-%m-%d')}. "
         "Distances are L2 with pixels in [0, 1].\n\n"
