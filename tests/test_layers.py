@@ -146,8 +146,8 @@ def test_spectral_descent_keeps_matrices_orthonormal_and_learns():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        assert torch.linalg.svdvals(weight.detach()).max() <= 1 + 1e-5
-        assert torch.linalg.svdvals(weight.detach()).min() >= 0.97
+        assert torch.linalg.svdvals(weight.detach()).max() <= 1 + 1e-3
+        assert torch.linalg.svdvals(weight.detach()).min() >= 0.999
     assert losses[-1] < 0.05 * losses[0]
     assert (bias - 0.1).abs().max() < 0.02
 

@@ -3,6 +3,7 @@ layers.
 """
 
 from lipbench.layers.activations import FullSort, GroupSort, MaxMin
+from lipbench.layers.baking import bake
 from lipbench.layers.basic import Antipodal, Normalize, Residual, antipodal
 from lipbench.layers.constraints import (
     Bjorck,
@@ -13,13 +14,13 @@ from lipbench.layers.constraints import (
     Orthogonal,
     Spectral,
     UnitRows,
-    bake,
     constrain,
     constrained_weights,
     is_free,
     patch_factor,
     retract,
 )
+from lipbench.layers.constructions import Construction, OrthogonalConv2d
 from lipbench.layers.orthogonalize import bjorck, into_basin, newton_schulz, norm_bound, polar, tangent
 from lipbench.layers.pooling import L2Pool2d, ScaledAvgPool2d
 
@@ -29,6 +30,7 @@ __all__ = [
     "Clip",
     "Constraint",
     "ConstraintFactory",
+    "Construction",
     "Frobenius",
     "FullSort",
     "GroupSort",
@@ -36,6 +38,7 @@ __all__ = [
     "MaxMin",
     "Normalize",
     "Orthogonal",
+    "OrthogonalConv2d",
     "Residual",
     "ScaledAvgPool2d",
     "Spectral",

@@ -18,7 +18,16 @@ def sgd(model: nn.Module, *, lr: float = 0.1, momentum: float = 0.9, weight_deca
     return _retracting(torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay), model)
 
 
-def spectral(model: nn.Module, *, lr: float = 0.05, momentum: float = 0.9, other_lr: float = 2e-3) -> SpectralDescent:
+def spectral(
+    model: nn.Module,
+    *,
+    lr: float = 0.05,
+    momentum: float = 0.9,
+    steps: int = 4,
+    every: int = 1,
+    sweep: int = 8,
+    other_lr: float = 2e-3,
+) -> SpectralDescent:
     """`SpectralDescent` on the weights under an `Orthogonal` constraint, Adam on all others.
 
     Raises:
@@ -34,7 +43,9 @@ def spectral(model: nn.Module, *, lr: float = 0.05, momentum: float = 0.9, other
             "optimizer=spectral moves weights under constraint=orthogonal, and this model has none: use optimizer=adam."
         )
     others = [p for p in model.parameters() if id(p) not in names]
-    return SpectralDescent(orthogonal, others, lr=lr, momentum=momentum, other_lr=other_lr)
+    return SpectralDescent(
+        orthogonal, others, lr=lr, momentum=momentum, steps=steps, every=every, sweep=sweep, other_lr=other_lr
+    )
 
 
 def _retracting(optimizer: Optimizer, model: nn.Module) -> Optimizer:

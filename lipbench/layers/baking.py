@@ -1,0 +1,49 @@
+"""`bake`: from a network in training to plain layers with fixed weights."""
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from lipbench.layers.constraints import Constraint
+from lipbench.layers.constructions import Construction
+
+
+@torch.no_grad()
+def bake(model: nn.Module) -> nn.Module:
+    """Replaces, in place, every parametrization by a fixed weight and every construction by a plain layer, and returns
+    the model in evaluation mode (another object where the model itself is a construction).
+
+    Iterations that training stops early are finished first. Afterwards the network consists of plain layers with no
+    hidden state: this very network is stored, attacked and certified.
+    """
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            _bake_layer(module)
+    return _replace(model, {}).eval()
+
+
+def _replace(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """The module with its constructions baked; one that is used twice stays one."""
+    if module not in done:
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _replace(child, done)
+        done[module] = module.bake() if isinstance(module, Construction) else module
+    return done[module]
+
+
+def _bake_layer(module: nn.Module) -> None:
+    lists = dict(module.parametrizations.items())  # type: ignore[union-attr, operator]
+    # Not `remove_parametrizations`: it takes the property off the class, which a deep copy of the layer shares.
+    original_class = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    module.__class__ = original_class
+    for name, steps in lists.items():
+        value = steps.original
+        for step in steps:
+            value = step.finished(value) if isinstance(step, Constraint) else step(value)
+        value = value.detach().clone()
+        if isinstance(steps.original, nn.Parameter):
+            module.register_parameter(name, nn.Parameter(value))
+        else:
+            module.register_buffer(name, value)

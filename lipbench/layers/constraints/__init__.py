@@ -1,0 +1,31 @@
+"""Constraints: what a parametrization of one weight, or a retraction of it, makes of a plain layer."""
+
+from lipbench.layers.constraints.base import (
+    Constraint,
+    ConstraintFactory,
+    Factor,
+    constrain,
+    constrained_weights,
+    is_free,
+    patch_factor,
+    retract,
+)
+from lipbench.layers.constraints.classic import Clip, Frobenius, Spectral, UnitRows
+from lipbench.layers.constraints.orthogonal import Bjorck, Orthogonal
+
+__all__ = [
+    "Bjorck",
+    "Clip",
+    "Constraint",
+    "ConstraintFactory",
+    "Factor",
+    "Frobenius",
+    "Orthogonal",
+    "Spectral",
+    "UnitRows",
+    "constrain",
+    "constrained_weights",
+    "is_free",
+    "patch_factor",
+    "retract",
+]

@@ -1,0 +1,64 @@
+"""Constraints that keep every singular value at 1."""
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.layers.constraints.base import Constraint, Factor
+from lipbench.layers.orthogonalize import bjorck, into_basin, norm_bound, polar
+
+
+class Orthogonal(Constraint):
+    """The stored matrix is itself kept orthonormal: by `retract_` after every step, nothing is differentiated through.
+
+    Made for the optimiser `lipbench.training.SpectralDescent`; any other optimiser works too, more slowly. Tall
+    matrices have orthonormal columns, wide ones orthonormal rows. The layer starts from an orthonormal matrix.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight if self.factor == 1 else weight / self.factor
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return polar(self.matrix(weight)).view_as(weight)
+
+    @torch.no_grad()
+    def retract_(self, weight: Tensor) -> None:
+        matrix = self.matrix(weight)
+        # Any optimiser's step may be large: three iterations bring singular values of 1.2 to 1 within 1e-4.
+        weight.copy_(bjorck(into_basin(matrix), steps=3).view_as(weight))
+
+    def finished(self, weight: Tensor) -> Tensor:
+        return (polar(self.matrix(weight)) / self.factor).view_as(weight)
+
+
+class Bjorck(Constraint):
+    """Björck orthonormalisation inside the forward pass, differentiated through (Anil et al., 2019, section 4.2;
+    deel-lip).
+
+    It starts from a rigorous bound of the norm (Gram iteration), never a power iteration, and from the last step's
+    result: `retract_` leaves the stored matrix nearly orthonormal, so that a few `steps` in the forward pass converge.
+        `bake` finishes the iteration.
+    """
+
+    def __init__(
+        self, layer: nn.Module, size: tuple[int, int] | None = None, factor: Factor = "strict", steps: int = 3
+    ):
+        super().__init__(layer, size, factor)
+        self.steps = steps
+
+    def forward(self, weight: Tensor) -> Tensor:
+        matrix = self.matrix(weight)
+        with torch.no_grad():
+            bound = norm_bound(matrix)[:, None, None]
+            scale = torch.where(bound > 1.2, bound, torch.ones_like(bound))
+        return (bjorck(matrix / scale, self.steps) / self.factor).view_as(weight)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return polar(self.matrix(weight)).view_as(weight)
+
+    @torch.no_grad()
+    def retract_(self, weight: Tensor) -> None:
+        matrix = self.matrix(weight)
+        weight.copy_(bjorck(into_basin(matrix)).view_as(weight))
+
+    def finished(self, weight: Tensor) -> Tensor:
+        return (polar(self.matrix(weight)) / self.factor).view_as(weight)

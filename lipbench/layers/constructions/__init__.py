@@ -1,0 +1,6 @@
+"""Constructions: layers with weights of their own, which `bake` turns into plain ones."""
+
+from lipbench.layers.constructions.base import Construction
+from lipbench.layers.constructions.orthogonal_conv import OrthogonalConv2d, compose
+
+__all__ = ["Construction", "OrthogonalConv2d", "compose"]
