@@ -3,7 +3,8 @@
 They are computed from the weights that a network really has, in float64, rounded outward.
 """
 
-from lipbench.certificate import other as _rules  # noqa: F401  (importing it registers its rules)
+from lipbench.certificate import other as _other  # noqa: F401  (importing them registers their rules)
+from lipbench.certificate import residual as _residual  # noqa: F401
 from lipbench.certificate.core import LayerBound, Unbounded, lipschitz
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.radius import certify, gaps, radius

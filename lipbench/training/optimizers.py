@@ -25,27 +25,36 @@ def spectral(
     momentum: float = 0.9,
     steps: int = 4,
     every: int = 1,
-    sweep: int = 8,
     other_lr: float = 2e-3,
 ) -> SpectralDescent:
-    """`SpectralDescent` on the weights under an `Orthogonal` constraint, Adam on all others.
+    """`SpectralDescent` on the weights under an `Orthogonal` constraint; Adam on all others, with the retraction of
+    their constraint.
 
     Raises:
-        ValueError: another constraint needs a retraction, which this optimiser would not apply.
+        ValueError: no weight is under an `Orthogonal` constraint.
     """
-    orthogonal, names = [], set()
+    orthogonal, names, rest = [], set(), []
     for constraint, weight in constrained_weights(model):
         if type(constraint) is Orthogonal:
             orthogonal.append((weight, constraint.groups))
             names.add(id(weight))
+        else:
+            rest.append((constraint, weight))
     if not orthogonal:
         raise ValueError(
             "optimizer=spectral moves weights under constraint=orthogonal, and this model has none: use optimizer=adam."
         )
     others = [p for p in model.parameters() if id(p) not in names]
-    return SpectralDescent(
-        orthogonal, others, lr=lr, momentum=momentum, steps=steps, every=every, sweep=sweep, other_lr=other_lr
+    optimizer = SpectralDescent(
+        orthogonal, others, lr=lr, momentum=momentum, steps=steps, every=every, other_lr=other_lr
     )
+
+    def retract_rest(*_: object) -> None:
+        for constraint, weight in rest:
+            constraint.retract_(weight)
+
+    optimizer.register_step_post_hook(retract_rest)
+    return optimizer
 
 
 def _retracting(optimizer: Optimizer, model: nn.Module) -> Optimizer:

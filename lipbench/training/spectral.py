@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lipbench.layers import bjorck, into_basin
 from lipbench.training.adam import adam_
 
 
@@ -18,20 +17,17 @@ class SpectralDescent(Optimizer):
     al., 2024), U = P T, so that every singular direction moves by about `lr`; W - lr U is then pulled back to
     orthonormal rows. No orthogonalisation is differentiated through.
 
-    Apart from the projection, what lies between is done on small Gram matrices: T T^T gives P and the retraction R, and
-    the new weight R W - lr R P T costs two products. That is five products of full size instead of more than twenty;
-    the rest is m x m. What rounding leaves is swept up by a Björck step every `sweep` steps. Matrices of one shape are
-    treated as one batch.
+    The Newton-Schulz steps and the retraction act on the small Gram matrices: six products of full size instead of more
+    than twenty, the rest is m x m. Matrices of one shape are treated as one batch.
 
     Args:
         matrices: weights to keep orthonormal, as matrices or as kernels [out, in, ...], which are reshaped to [out, in
             * ...]. A pair (weight, blocks) is treated as that many matrices, stacked along the first dimension.
         others: biases and free weights, updated by Adam.
-        lr: length of a step in spectral norm (0.02 to 0.3 do alike).
+        lr: length of a step in spectral norm, at most 0.5 (0.02 to 0.3 do alike).
         momentum: of the averaged gradient.
         steps: of Newton-Schulz.
         every: mini-batches between two steps; those between only enter the average, which costs next to nothing.
-        sweep: steps between two corrections by the true Gram matrix.
         other_lr: Adam's learning rate for `others`.
     """
 
@@ -44,10 +40,11 @@ class SpectralDescent(Optimizer):
         momentum: float = 0.9,
         steps: int = 4,
         every: int = 1,
-        sweep: int = 8,
         other_lr: float = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
     ):
+        if not 0 <= lr <= 0.5:
+            raise ValueError(f"lr is the length of a step in spectral norm, 0 to 0.5, not {lr}: try 0.05.")
         batches: dict[tuple[int, int], list[tuple[Tensor, int]]] = {}
         for item in matrices:
             weight, blocks = item if isinstance(item, tuple) else (item, 1)
@@ -61,7 +58,6 @@ class SpectralDescent(Optimizer):
                 "momentum": momentum,
                 "steps": steps,
                 "every": every,
-                "sweep": sweep,
                 "count": 0,
             }
             for pairs in batches.values()
@@ -99,8 +95,6 @@ class SpectralDescent(Optimizer):
         weight = _stack([_matrices(p, blocks) for p, blocks in live])
         average = _stack([_matrices(a, blocks) for a, (_, blocks) in zip(averages, live, strict=True)])
         moved = spectral_step(weight, average, group["lr"], group["steps"])
-        if group["count"] % (group["every"] * group["sweep"]) == 0:
-            moved = bjorck(into_basin(moved))
         parts = moved.reshape(-1, *moved.shape[-2:]).split([blocks for _, blocks in live])
         for (p, _), part in zip(live, parts, strict=True):
             p.copy_(part.reshape(p.shape))
@@ -111,16 +105,14 @@ def spectral_step(weight: Tensor, direction: Tensor, lr: float, steps: int) -> T
     if weight.shape[-2] > weight.shape[-1]:
         return spectral_step(weight.mT, direction.mT, lr, steps).mT
     cross = direction @ weight.mT
-    normal = (cross + cross.mT) / 2
-    tangent = direction - normal @ weight
-    gram = tangent @ tangent.mT
-    polar = _inverse_root(gram, steps)
-    slope = polar @ (cross - normal)  # U W^T
-    inner = lr**2 * (polar @ gram @ polar) - lr * (slope + slope.mT)  # (W - lr U)(W - lr U)^T - I
-    # (I + E)^(-1/2) to second order in E.
-    retraction = 0.375 * (inner @ inner) - inner / 2
+    tangent = direction - ((cross + cross.mT) / 2) @ weight
+    moved = weight - (lr * _inverse_root(tangent @ tangent.mT, steps)) @ tangent
+    excess = moved @ moved.mT
+    excess.diagonal(dim1=-2, dim2=-1).sub_(1)
+    # (I + E)^(-1/2) to second order in E. From the true Gram matrix: what one step leaves, the next one mends.
+    retraction = 0.375 * (excess @ excess) - excess / 2
     retraction.diagonal(dim1=-2, dim2=-1).add_(1)
-    return retraction @ weight - (lr * (retraction @ polar)) @ tangent
+    return retraction @ moved
 
 
 def _inverse_root(gram: Tensor, steps: int) -> Tensor:

@@ -11,17 +11,22 @@ from lipbench.layers.constraints.base import (
     retract,
 )
 from lipbench.layers.constraints.classic import Clip, Frobenius, Spectral, UnitRows
+from lipbench.layers.constraints.operator import LinearResidual, SpectralOperator
 from lipbench.layers.constraints.orthogonal import Bjorck, Orthogonal
+from lipbench.layers.constraints.rescaling import AOL
 
 __all__ = [
+    "AOL",
     "Bjorck",
     "Clip",
     "Constraint",
     "ConstraintFactory",
     "Factor",
     "Frobenius",
+    "LinearResidual",
     "Orthogonal",
     "Spectral",
+    "SpectralOperator",
     "UnitRows",
     "constrain",
     "constrained_weights",

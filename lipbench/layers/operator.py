@@ -1,0 +1,94 @@
+"""A convolution as a linear operator: its matrices in the Fourier domain.
+
+A convolution is embedded in a circular one, which the Fourier transform splits into one small matrix per frequency
+(Sedghi et al., 2019, arXiv 1805.10408). A zero-padded convolution is a compression of the circular one on a larger
+torus, so the largest norm of these matrices bounds it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def padding_of(layer: nn.Conv2d) -> list[tuple[int, int]]:
+    """(before, after) per dimension, in pixels."""
+    if layer.padding == "valid":
+        return [(0, 0)] * 2
+    if layer.padding == "same":
+        totals = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(int(p), int(p)) for p in layer.padding]
+
+
+def symbols(layer: nn.Conv2d, kernel: Tensor, size: tuple[int, int]) -> Tensor:
+    """The matrices [groups, frequencies, out / groups, in / groups * s * s] of the circular convolution around this
+    one.
+
+    Args:
+        layer: gives stride, padding, dilation and groups.
+        kernel: [out, in / groups, kh, kw], in the precision to compute in.
+        size: height and width of the layer's input.
+
+    Raises:
+        ValueError: a padding mode other than zeros and circular, or a circular padding wider than the kernel.
+    """
+    stride, (mh, mw) = torus(layer, size)
+    groups = kernel.reshape(layer.groups, -1, *kernel.shape[1:])
+    count, out, into = groups.shape[:3]
+    (kh, kw), (dh, dw), (sh, sw) = layer.kernel_size, layer.dilation, stride
+    placed = groups.new_zeros(count, out, into, mh, mw)
+    rows = torch.arange(kh, device=groups.device) * dh % mh
+    columns = torch.arange(kw, device=groups.device) * dw % mw
+    # Taps that fall on the same pixel of a small torus add up.
+    index = (rows[:, None] * mw + columns[None, :]).flatten()
+    placed.flatten(3).index_add_(3, index, groups.flatten(3))
+    # A stride keeps every s-th output: fold the s x s phases of the input into channels, each with its own transform.
+    phases = placed.reshape(count, out, into, mh // sh, sh, mw // sw, sw).permute(0, 1, 2, 4, 6, 3, 5)
+    spectrum = torch.fft.fft2(phases.reshape(count, out, into * sh * sw, mh // sh, mw // sw))
+    return spectrum.permute(0, 3, 4, 1, 2).flatten(1, 2)
+
+
+def torus(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """Stride and size of the circular convolution whose norm bounds the layer's, per dimension.
+
+    Zeros: a kernel of extent d (k - 1) + 1 never wraps on a torus of n + min(p, d (k - 1)) pixels; padding beyond
+    d (k - 1) only sees zeros.
+    Circular: the torus of the image itself where the stride divides it; otherwise every position is kept (stride 1).
+
+    Raises:
+        ValueError: as `symbols`.
+    """
+    if layer.padding_mode not in ("zeros", "circular"):
+        raise ValueError(
+            f"padding_mode={layer.padding_mode!r} copies border pixels, which can exceed the kernel's norm"
+        )
+    padding = padding_of(layer)
+    circular = is_circular(layer)
+    strides, sides = [], []
+    for n, k, s, d, (before, after) in zip(size, layer.kernel_size, layer.stride, layer.dilation, padding, strict=True):
+        reach = d * (k - 1)
+        if circular:
+            if before + after > reach:
+                raise ValueError(
+                    f"a circular padding of {before} + {after} pixels repeats outputs: at most {reach} is bounded"
+                )
+            strides.append(s if n % s == 0 else 1)
+            sides.append(n)
+        else:
+            wide = n + max(min(before, reach), min(after, reach))
+            wide = max(wide, reach + 1)
+            strides.append(s)
+            sides.append(-(-wide // s) * s)
+    return strides, sides
+
+
+def is_circular(layer: nn.Conv2d) -> bool:
+    """Whether the layer really pads circularly."""
+    return layer.padding_mode == "circular" and any(any(p) for p in padding_of(layer))
+
+
+def keeps_size(layer: nn.Conv2d) -> bool:
+    """Whether the image keeps its height and width and the padding is the same on both sides."""
+    if set(layer.stride) != {1}:
+        return False
+    reaches = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return all(2 * before == 2 * after == r for (before, after), r in zip(padding_of(layer), reaches, strict=True))
