@@ -21,7 +21,7 @@ def padding_of(layer: nn.Conv2d) -> list[tuple[int, int]]:
 
 def symbols(layer: nn.Conv2d, kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """The matrices [groups, frequencies, out / groups, in / groups * s * s] of the circular convolution around this
-    one.
+    one, at the frequencies of the half plane (the others' are conjugate, with the same norms).
 
     Args:
         layer: gives stride, padding, dilation and groups.
@@ -43,7 +43,8 @@ def symbols(layer: nn.Conv2d, kernel: Tensor, size: tuple[int, int]) -> Tensor:
     placed.flatten(3).index_add_(3, index, groups.flatten(3))
     # A stride keeps every s-th output: fold the s x s phases of the input into channels, each with its own transform.
     phases = placed.reshape(count, out, into, mh // sh, sh, mw // sw, sw).permute(0, 1, 2, 4, 6, 3, 5)
-    spectrum = torch.fft.fft2(phases.reshape(count, out, into * sh * sw, mh // sh, mw // sw))
+    # Real kernels: the other half of the frequencies has the conjugate matrices.
+    spectrum = torch.fft.rfft2(phases.reshape(count, out, into * sh * sw, mh // sh, mw // sw))
     return spectrum.permute(0, 3, 4, 1, 2).flatten(1, 2)
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def norm_bound(matrix: Tensor, squarings: int = 4) -> Tensor:
-    """Upper bound of the spectral norm by Gram iteration, [..., m, n] -> [...].
+    """Upper bound of the spectral norm by Gram iteration, [..., m, n], real or complex -> [...], real.
 
     After t squarings the bound is at most rank^(2^-(t+1)) times the norm, and never below it (Delattre et al.,
     2023, arXiv 2305.16173, theorem 1), up to rounding. Unlike power iteration it can serve to scale a weight before
@@ -76,7 +76,7 @@ def tangent(matrix: Tensor, direction: Tensor) -> Tensor:
 
 
 def _gram(matrix: Tensor) -> Tensor:
-    """The smaller of W^T W and W W^T."""
+    """The smaller of W^H W and W W^H."""
     if matrix.shape[-2] >= matrix.shape[-1]:
-        return matrix.mT @ matrix
-    return matrix @ matrix.mT
+        return matrix.mH @ matrix
+    return matrix @ matrix.mH

@@ -57,11 +57,16 @@ class UnitRows(Constraint):
 
 def _spectral_norm(matrix: Tensor) -> Tensor:
     """Largest singular value, [..., m, n] -> [...], differentiable: u^T W v with u, v held fixed."""
-    with torch.no_grad():
-        tall = matrix.shape[-2] >= matrix.shape[-1]
-        gram = matrix.mT @ matrix if tall else matrix @ matrix.mT
-        top = torch.linalg.eigh(gram).eigenvectors[..., -1:]
-        other = matrix @ top if tall else matrix.mT @ top
-        other = other / other.norm(dim=-2, keepdim=True).clamp_min(1e-12)
-        u, v = (other, top) if tall else (top, other)
+    u, v = top_singular_vectors(matrix)
     return (u.mT @ matrix @ v)[..., 0, 0]
+
+
+@torch.no_grad()
+def top_singular_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Left and right singular vectors of the largest singular value, [..., m, n] -> [..., m, 1], [..., n, 1]."""
+    tall = matrix.shape[-2] >= matrix.shape[-1]
+    gram = matrix.mH @ matrix if tall else matrix @ matrix.mH
+    top = torch.linalg.eigh(gram).eigenvectors[..., -1:]
+    other = matrix @ top if tall else matrix.mH @ top
+    other = other / other.norm(dim=-2, keepdim=True).clamp_min(1e-12)
+    return (other, top) if tall else (top, other)
