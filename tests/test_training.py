@@ -88,8 +88,8 @@ def test_history_says_what_the_network_does(digits):
     history = train(digits, model, 30)
     last = history[-1]
     assert set(last) == {
-        "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "kr", "mean_certificate",
-        "certified_accuracy", "lipschitz", "gradient_norm", "seconds",
+        "epoch", "steps", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "kr",
+        "mean_certificate", "certified_accuracy", "lipschitz", "gradient_norm", "seconds",
     }  # fmt: skip
     assert [row["epoch"] for row in history] == list(range(1, 31))
     assert last["validation_accuracy"] >= 0.95
@@ -123,3 +123,22 @@ def test_schedules():
     assert cosine(0) == 1
     assert cosine(0.5) == pytest.approx(0.5)
     assert cosine(1) == pytest.approx(0)
+
+
+def test_minutes_stop_the_training_and_bring_the_rate_to_zero(digits, monkeypatch):
+    seconds = iter(range(10**6))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(seconds)))
+    rates = []
+
+    def schedule(progress: float) -> float:
+        rates.append(progress)
+        return cosine(progress)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    history = lipbench.fit(
+        model, digits, losses.cross_entropy, adam, epochs=1000, minutes=2.0, schedule=schedule, progress=False
+    )
+    assert 1 < len(history) < 1000
+    assert 120 <= sum(row["seconds"] for row in history) <= 130
+    assert rates == sorted(rates)
+    assert rates[-1] > 0.95

@@ -16,6 +16,7 @@ def convnet(
     classes: int,
     *,
     channels: Sequence[int] = (16, 32),
+    depth: int = 1,
     kernel_size: int = 3,
     stride: int = 1,
     padding: int | None = None,
@@ -25,11 +26,12 @@ def convnet(
     activation: Callable[[], nn.Module] = nn.ReLU,
     pooling: Callable[[int], nn.Module] = nn.MaxPool2d,
     pool_first: bool = False,
+    pool_last: bool = True,
     head_kind: Head = "auto",
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
 ) -> nn.Sequential:
-    """Stages `convolution, activation, pooling(2)`, then dense layers.
+    """Stages `depth x (convolution, activation), pooling(2)`, then dense layers.
 
     With `stride = kernel_size` there is no pooling after a convolution: under an orthogonal constraint that
     convolution is a norm-preserving map of patches. With `pool_first` the image itself is pooled once at the start:
@@ -39,13 +41,15 @@ def convnet(
     Args:
         shape: of one image, (C, H, W).
         classes: number of classes K.
-        channels: output channels of the convolutions.
+        channels: output channels of the convolutions of each stage.
+        depth: convolutions per stage; all but the first keep the number of channels.
         kernel_size, stride, padding, padding_mode: of every convolution; padding None is "same" for stride 1, 0
             otherwise.
         widths: hidden dense layers after the convolutions.
         constraint: applied to every weight; kernels are divided by a factor, see `lipbench.layers.patch_factor`.
         activation: called without arguments after every layer but the last.
         pooling: called with the block size 2: `nn.MaxPool2d`, `ScaledAvgPool2d`, `L2Pool2d`, `nn.PixelUnshuffle`.
+        pool_first, pool_last: whether the image and the last stage are pooled.
         head_kind, mean, std: as in `mlp`.
 
     Raises:
@@ -54,16 +58,17 @@ def convnet(
     if padding is None:
         padding = kernel_size // 2 if stride == 1 else 0
     layers: list[nn.Module] = [*normalization(tuple(mean), tuple(std)), *([pooling(2)] if pool_first else [])]
-    for width in channels:
-        c, h, w = _output_shape(layers, shape)
-        if min(h + 2 * padding, w + 2 * padding) < kernel_size:
-            raise ValueError(
-                f"An image of {shape[1]}x{shape[2]} is too small for {len(channels)} stages of kernel "
-                f"{kernel_size}: use fewer channels."
-            )
-        conv = nn.Conv2d(c, width, kernel_size, stride, padding, padding_mode=padding_mode)
-        layers += [constrain(conv, constraint, size=(h, w)), activation()]
-        if stride == 1:
+    for stage, width in enumerate(channels):
+        for _ in range(depth):
+            c, h, w = _output_shape(layers, shape)
+            if min(h + 2 * padding, w + 2 * padding) < kernel_size:
+                raise ValueError(
+                    f"An image of {shape[1]}x{shape[2]} is too small for {len(channels)} stages of kernel "
+                    f"{kernel_size}: use fewer channels."
+                )
+            conv = nn.Conv2d(c, width, kernel_size, stride, padding, padding_mode=padding_mode)
+            layers += [constrain(conv, constraint, size=(h, w)), activation()]
+        if stride == 1 and (pool_last or stage + 1 < len(channels)):
             layers.append(pooling(2))
     features = math.prod(_output_shape(layers, shape))
     layers.append(nn.Flatten())

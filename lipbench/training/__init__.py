@@ -3,7 +3,7 @@
 from lipbench.training.checkpoint import CheckpointError
 from lipbench.training.fit import TrainingDiverged, constant, cosine, fit
 from lipbench.training.history import pixels
-from lipbench.training.optimizers import adam, sgd, spectral
+from lipbench.training.optimizers import adam, auto, sgd, spectral
 from lipbench.training.spectral import SpectralDescent
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "SpectralDescent",
     "TrainingDiverged",
     "adam",
+    "auto",
     "constant",
     "cosine",
     "fit",

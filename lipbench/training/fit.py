@@ -33,6 +33,27 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+class Clock:
+    """The share of the training that is done, by steps or by seconds."""
+
+    def __init__(self, steps: int, seconds: float | None):
+        self._steps = max(1, steps)
+        self._seconds = seconds
+        self._before = 0.0
+        self._started = time.perf_counter()
+
+    def start(self, seconds_before: float) -> None:
+        """An epoch begins after so many seconds of training."""
+        self._before = seconds_before
+        self._started = time.perf_counter()
+
+    def progress(self, step: int) -> float:
+        """In [0, 1], after so many steps in all."""
+        if self._seconds is None:
+            return min(1.0, step / self._steps)
+        return min(1.0, max(step / self._steps, (self._before + time.perf_counter() - self._started) / self._seconds))
+
+
 def fit(
     model: nn.Module,
     dataset: Dataset,
@@ -42,6 +63,7 @@ def fit(
     epochs: int = 10,
     batch_size: int = 128,
     schedule: Schedule = cosine,
+    minutes: float | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     epsilon: float = 0.5,
@@ -58,7 +80,10 @@ def fit(
         model: a classifier [N, C, H, W] in [0, 1] -> logits [N, K].
         loss: (logits, labels) -> scalar, see `lipbench.losses`.
         optimizer: factory model -> optimiser, see `lipbench.training.optimizers`.
-        schedule: learning-rate factor as a function of the share of steps done, in [0, 1].
+        epochs: passes over the training set; with `minutes`, the most there can be.
+        schedule: learning-rate factor as a function of the share of the training done, in [0, 1].
+        minutes: training time (epochs alone, without their monitoring) at which to stop, to compare networks of
+            unequal speed. The schedule then follows the clock, so the result depends on the machine.
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
         checkpoint: file written after every epoch, from which a stopped run is resumed.
 
@@ -72,7 +97,8 @@ def fit(
     batch_size = min(batch_size, len(train.labels))
     steps = len(train.labels) // batch_size
     chosen = optimizer(model)
-    rates = torch.optim.lr_scheduler.LambdaLR(chosen, lambda step: schedule(step / max(1, epochs * steps)))
+    clock = Clock(epochs * steps, None if minutes is None else 60 * minutes)
+    rates = torch.optim.lr_scheduler.LambdaLR(chosen, lambda step: schedule(clock.progress(step)))
     history: list[dict[str, Any]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = load_checkpoint(Path(checkpoint), model, chosen, rates)
@@ -85,9 +111,12 @@ def fit(
     )
     with bar, torch.random.fork_rng(_cuda_devices(device)):
         for epoch in bar:
+            clock.start(sum(row["seconds"] for row in history))
+            if clock.progress(epoch * steps) >= 1:
+                break
             torch.manual_seed(_key(seed, epoch))
             started = time.perf_counter()
-            means = _epoch(model, train, loss, chosen, rates, batch_size, _key(seed, epoch), epoch)
+            means = _epoch(model, train, loss, chosen, rates, clock, batch_size, _key(seed, epoch), epoch)
             seconds = time.perf_counter() - started
             row = {
                 "epoch": epoch + 1,
@@ -109,6 +138,7 @@ def _epoch(
     loss: Loss,
     optimizer: Optimizer,
     rates: torch.optim.lr_scheduler.LambdaLR,
+    clock: "Clock",
     batch_size: int,
     key: int,
     epoch: int,
@@ -120,6 +150,7 @@ def _epoch(
     total_loss = torch.zeros((), device=device)
     correct = torch.zeros((), device=device)
     batches = [b for b in order.split(batch_size) if len(b) == batch_size]
+    done = 0
     for batch in batches:
         x, y = pixels(train.images[batch], device), train.labels[batch].to(device)
         logits = model(x)
@@ -130,13 +161,16 @@ def _epoch(
         rates.step()
         total_loss += value.detach()
         correct += (logits.detach().argmax(1) == y).sum()
-    mean = float(total_loss) / len(batches)
+        done += 1
+        if clock.progress(epoch * len(batches) + done) >= 1:
+            break
+    mean = float(total_loss) / done
     if not math.isfinite(mean):
         raise TrainingDiverged(
             f"The training loss became {mean} in epoch {epoch + 1}. Lower optimizer.lr, or check the loss's options; "
             "the last checkpoint is from before it."
         )
-    return {"train_loss": mean, "train_accuracy": float(correct) / (len(batches) * batch_size)}
+    return {"steps": done, "train_loss": mean, "train_accuracy": float(correct) / (done * batch_size)}
 
 
 def _key(seed: int, epoch: int) -> int:

@@ -57,6 +57,17 @@ def spectral(
     return optimizer
 
 
+def auto(
+    model: nn.Module, *, lr: float = 0.05, every: int = 1, adam_lr: float = 2e-3, weight_decay: float = 0.0
+) -> Optimizer:
+    """The optimiser that suits the constraints of a model: `spectral` where a weight is under an `Orthogonal`
+    constraint, else `adam` with `adam_lr`.
+    """
+    if any(type(constraint) is Orthogonal for constraint, _ in constrained_weights(model)):
+        return spectral(model, lr=lr, every=every, other_lr=adam_lr)
+    return adam(model, lr=adam_lr, weight_decay=weight_decay)
+
+
 def _retracting(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     optimizer.register_step_post_hook(lambda *_: retract(model))
     return optimizer

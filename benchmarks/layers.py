@@ -1,0 +1,271 @@
+"""Seconds of a training step of every Lipschitz layer relative to plain torch, and its peak memory.
+
+    python benchmarks/layers.py                 # the table goes to benchmarks/layers.md
+    python benchmarks/layers.py --device cuda
+    pip install -c constraints.txt -e ".[peers]"   # to have deel-torchlip and orthogonium in the same table
+
+One step is forward, backward and the optimiser's step, on batches of 128. All variants of a table run interleaved in
+one process, so that a noisy machine disturbs them alike: medians, and the ratio to plain torch. Memory is the growth
+of the resident set of a process that does nothing else.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from lipbench import layers, losses
+from lipbench.models import convnet
+from lipbench.results import write_text
+from lipbench.training import adam, spectral
+
+BATCH = 128
+Made = tuple[nn.Module, Optimizer]
+FAMILIES = ("aoc", "soc", "cayley", "aol", "cpl", "sll", "liresnet")
+
+
+def dense(constraint: Callable = nn.Identity, optimizer: Callable[[nn.Module], Optimizer] = adam) -> Made:
+    """784-256-128."""
+    model = nn.Sequential(
+        layers.constrain(nn.Linear(784, 256), constraint),
+        layers.MaxMin(),
+        layers.constrain(nn.Linear(256, 128), constraint),
+    )
+    return model, optimizer(model)
+
+
+def conv(constraint: Callable = nn.Identity, optimizer: Callable[[nn.Module], Optimizer] = adam, mode="zeros") -> Made:
+    """3x3, 32 -> 32 channels, on 28x28."""
+    model = nn.Sequential(
+        layers.constrain(nn.Conv2d(32, 32, 3, padding=1, padding_mode=mode), constraint, size=(28, 28))
+    )
+    return model, optimizer(model)
+
+
+def network(
+    constraint: Callable = nn.Identity, optimizer: Callable[[nn.Module], Optimizer] = adam, *, like: str = "hkr_cnn"
+) -> Made:
+    """The network of mnist08/hkr_cnn or, with 3x3 convolutions throughout, of mnist08/layers_cnn."""
+    if like == "hkr_cnn":
+        body = {"channels": (32, 64), "kernel_size": 2, "stride": 2, "padding": 0, "widths": (64, 32)}
+    else:
+        body = {"channels": (16, 32), "depth": 3, "padding_mode": "circular", "pool_last": False, "widths": (64,)}
+    model = convnet(
+        (1, 28, 28),
+        2,
+        **body,  # type: ignore[arg-type]
+        constraint=constraint,
+        activation=layers.MaxMin,
+        pooling=nn.PixelUnshuffle,
+        pool_first=True,
+    )
+    return model, optimizer(model)
+
+
+def family(name: str) -> Callable:
+    return getattr(layers, name)
+
+
+def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]:
+    """Title -> (shape of one input, variant -> maker); the first variant is plain torch."""
+    found = {name: family(name) for name in FAMILIES if hasattr(layers, name)}
+    every = partial(spectral, every=4)
+    others = {name: made for name, made in found.items() if name != "aoc"}
+    return {
+        "Dense stack 784-256-128": (
+            (784,),
+            {
+                "plain torch, Adam": dense,
+                "orthogonal, spectral (a step every 4 batches)": partial(dense, layers.Orthogonal, every),
+                "orthogonal, spectral": partial(dense, layers.Orthogonal, spectral),
+                "orthogonal, Adam and retraction": partial(dense, layers.Orthogonal, adam),
+                "Björck in the forward pass, Adam": partial(dense, layers.Bjorck, adam),
+                "spectral norm, Adam": partial(dense, layers.Spectral, adam),
+                **{f"{name}, Adam": partial(dense, made, adam) for name, made in others.items()},
+                **_peers_dense(),
+            },
+        ),
+        "3x3 convolution 32 -> 32 on 28x28": (
+            (32, 28, 28),
+            {
+                "plain torch, Adam": conv,
+                "aoc, spectral": partial(conv, layers.aoc, spectral),
+                "aoc, spectral (a step every 4 batches)": partial(conv, layers.aoc, every),
+                "aoc, Adam and retraction": partial(conv, layers.aoc, adam),
+                "plain torch, circular, Adam": partial(conv, mode="circular"),
+                "aoc, circular, spectral": partial(conv, layers.aoc, spectral, mode="circular"),
+                **{f"{name}, circular, Adam": partial(conv, m, adam, mode="circular") for name, m in others.items()},
+                **_peers_conv(),
+            },
+        ),
+        "MNIST 0 vs 8 CNN of hkr_cnn": (
+            (1, 28, 28),
+            {
+                "plain torch, Adam": network,
+                "orthogonal, spectral": partial(network, layers.aoc, spectral),
+                "orthogonal, spectral (a step every 4 batches)": partial(network, layers.aoc, every),
+            },
+        ),
+        "MNIST 0 vs 8 CNN of layers_cnn": (
+            (1, 28, 28),
+            {
+                "plain torch, Adam": partial(network, like="layers_cnn"),
+                "aoc, spectral": partial(network, layers.aoc, spectral, like="layers_cnn"),
+                "aoc, spectral (a step every 4 batches)": partial(network, layers.aoc, every, like="layers_cnn"),
+                **{f"{name}, Adam": partial(network, made, adam, like="layers_cnn") for name, made in others.items()},
+            },
+        ),
+    }
+
+
+def _peers_dense() -> dict[str, Callable[[], Made]]:
+    def stack(linear: Callable[[int, int], nn.Module]) -> Made:
+        model = nn.Sequential(linear(784, 256), layers.MaxMin(), linear(256, 128))
+        return model, torch.optim.Adam(model.parameters())
+
+    found: dict[str, Callable[[], Made]] = {}
+    try:
+        from deel.torchlip import SpectralLinear
+
+        found["deel-torchlip SpectralLinear"] = partial(stack, SpectralLinear)
+    except ImportError:
+        pass
+    try:
+        from orthogonium.layers.linear import OrthoLinear
+
+        found["orthogonium OrthoLinear"] = partial(stack, OrthoLinear)
+    except ImportError:
+        pass
+    return found
+
+
+def _peers_conv() -> dict[str, Callable[[], Made]]:
+    def one(make: Callable[[], nn.Module]) -> Made:
+        model = make()
+        return model, torch.optim.Adam(model.parameters())
+
+    found: dict[str, Callable[[], Made]] = {}
+    try:
+        from deel.torchlip import SpectralConv2d
+
+        found["deel-torchlip SpectralConv2d"] = partial(one, lambda: SpectralConv2d(32, 32, 3, padding=1))
+    except ImportError:
+        pass
+    try:
+        from orthogonium.layers.conv.AOC import AdaptiveOrthoConv2d
+
+        for mode in ("zeros", "circular"):
+            make = partial(AdaptiveOrthoConv2d, 32, 32, 3, padding=1, padding_mode=mode)
+            found[f"orthogonium AdaptiveOrthoConv2d, {mode}"] = partial(one, make)
+    except ImportError:
+        pass
+    return found
+
+
+def stepper(made: Made, shape: tuple[int, ...], device: torch.device) -> Callable[[], None]:
+    model, optimizer = made
+    x = torch.rand(BATCH, *shape, device=device)
+    y = torch.randint(2, (BATCH,), device=device)
+
+    def step() -> None:
+        out = model(x)
+        loss = losses.hkr(out, y) if out.ndim == 2 and out.shape[1] == 2 else out.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def measure(title: str, rounds: int, device: torch.device) -> pd.DataFrame:
+    shape, variants = tables()[title]
+    steps = {}
+    for name, make in variants.items():
+        torch.manual_seed(0)
+        model, optimizer = make()
+        if device.type == "cuda":  # the optimisers hold the parameters, which move in place
+            model.to(device)
+        steps[name] = stepper((model, optimizer), shape, device)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    burst = 4  # a whole cycle of the variants that step every 4 batches
+    for repetition in range(rounds + 2):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            for _ in range(burst):
+                step()
+            if repetition >= 2:
+                seconds[name].append((time.perf_counter() - started) / burst)
+    plain = next(iter(seconds))
+    rows = []
+    for name, times in seconds.items():
+        ratios = [t / p for t, p in zip(times, seconds[plain], strict=True)]
+        memory = peak_memory(title, name, device)
+        rows.append(
+            {"variant": name, "ms": 1e3 * statistics.median(times), "ratio": statistics.median(ratios), **memory}
+        )
+    table = pd.DataFrame(rows)
+    table["memory ratio"] = table["MiB"] / table["MiB"].iloc[0]
+    return table
+
+
+def peak_memory(title: str, name: str, device: torch.device) -> dict[str, float]:
+    """Growth of the peak memory while the variant takes 20 steps, in a process of its own."""
+    command = [sys.executable, __file__, "--memory", title, name, "--device", str(device)]
+    return {"MiB": float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))}
+
+
+def _memory(title: str, name: str, device: torch.device) -> float:
+    shape, variants = tables()[title]
+    torch.nn.functional.conv2d(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 3, 3)).sum().item()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model, optimizer = variants[name]()
+    step = stepper((model.to(device), optimizer), shape, device)
+    for _ in range(20):
+        step()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
+    parser.add_argument("--memory", nargs=2, metavar=("TITLE", "VARIANT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    if options.memory:
+        print(json.dumps(_memory(*options.memory, device)))
+        return
+    parts = [
+        f"# Training step of each layer\n\n`python benchmarks/layers.py --device {options.device}`: batches of {BATCH}, "
+        f"interleaved, medians of {options.rounds} rounds of 4 steps; ratio to plain torch in the same round. "
+        f"{torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine()}, {options.threads} threads, "
+        f"torch {torch.__version__}.\n"
+    ]
+    for title in tables():
+        table = measure(title, options.rounds, device)
+        parts.append(f"## {title}\n\n{table.to_markdown(index=False, floatfmt='.2f')}\n")
+        print(parts[-1], flush=True)
+    write_text(options.out, "\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
