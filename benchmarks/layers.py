@@ -255,8 +255,8 @@ def main() -> None:
         print(json.dumps(_memory(*options.memory, device)))
         return
     parts = [
-        f"# Training step of each layer\n\n`python benchmarks/layers.py --device {options.device}`: batches of {BATCH}, "
-        f"interleaved, medians of {options.rounds} rounds of 4 steps; ratio to plain torch in the same round. "
+        f"# Training step of each layer\n\n`python benchmarks/layers.py --device {options.device}`: batches of "
+        f"{BATCH}, interleaved, medians of {options.rounds} rounds of 4 steps; ratio to plain torch in the same round. "
         f"{torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine()}, {options.threads} threads, "
         f"torch {torch.__version__}.\n"
     ]
