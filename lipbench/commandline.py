@@ -19,15 +19,16 @@ class CommandError(Exception):
     """A command line that cannot be obeyed, with what exists instead."""
 
 
-def experiments(dataset: str | None = None) -> list[str]:
-    """Names "<dataset>/<experiment>" of all experiments, or of one data set."""
+def experiments(suite: str | None = None) -> list[str]:
+    """Names "<dataset>/<experiment>" of all experiments, of one data set, or the one experiment of that name."""
     root = CONF / "experiment"
     names = (path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.yaml"))
-    return sorted(name for name in names if dataset is None or name.split("/")[0] == dataset)
+    return sorted(name for name in names if suite in (None, name, name.split("/")[0]))
 
 
 def expand_suites(arguments: Sequence[str]) -> list[str]:
-    """Replaces `suite=a,b` by the list of experiments of both and asks for a sweep.
+    """Replaces `suite=a,b` by the list of experiments of both and asks for a sweep. A suite is a data set, or one
+    experiment whose own `hydra.sweeper.params` are then swept.
 
     Hydra's glob does not see nested groups and would run nothing, silently.
 

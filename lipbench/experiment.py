@@ -95,6 +95,7 @@ class Experiment:
                 self._add_to_gallery(attacked, name, judged.images)
         facts = {
             **read_json(self.folder / "network.json"),
+            **self._training_facts(),
             "lipschitz": lipschitz(model, dataset.shape),
             **transport_law(model, test.images, test.labels),
         }
@@ -183,6 +184,16 @@ class Experiment:
         return attack_images(
             model, attacked.images, attacked.labels, attack, name, batch_size=self.batch_size, progress=self.progress
         )
+
+    def _training_facts(self) -> dict[str, Any]:
+        """What a comparison of constructions needs: which one it is, how it did on the validation set, its speed."""
+        history = pd.read_csv(self.folder / "history.csv")
+        return {
+            "construction": str(self.network["constraint"]["_target_"]).rpartition(".")[2],
+            "validation_certified_accuracy": float(history["certified_accuracy"].iloc[-1]),
+            "validation_epsilon": float(self.network["training"].get("epsilon", 0.5)),
+            "step_seconds": float(history["seconds"].sum() / history["steps"].sum()),
+        }
 
     def _check_laws(self, attacked: Split, model: nn.Module, summary: Mapping[str, Any]) -> None:
         table = read_bounds(self.folder)

@@ -9,7 +9,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from lipbench.commandline import CONF, CommandError, check_overrides
-from lipbench.figures import accuracy_curves, save_figure
+from lipbench.figures import accuracy_curves, best_variants, construction_comparison, save_figure
 from lipbench.results import (
     RUN_COLUMNS,
     ResultsError,
@@ -58,6 +58,44 @@ def leaderboard(root: Path) -> pd.DataFrame:
     table.insert(0, "seeds", groups["seed"].nunique())
     table["transport law"] = groups["transport law"].agg(_verdict)
     return table.reset_index()
+
+
+def constructions(root: Path, dataset: str) -> list[tuple[str, float, pd.DataFrame]]:
+    """The comparisons in a results folder: experiments of which several constructions were trained.
+
+    Returns:
+        per experiment its name, the epsilon of the certified accuracy that chose the variants, and the table of
+        `lipbench.figures.best_variants`.
+    """
+    rows = []
+    for folder in run_folders(root):
+        summary = read_summary(folder)
+        if summary is not None and summary["dataset"] == dataset and "construction" in summary:
+            eps = summary["validation_epsilon"]
+            certified = (summary["certified_accuracy"] or {}).get(f"{eps:g}")
+            if certified is not None:
+                rows.append(_construction_row(summary, eps, certified))
+    runs = pd.DataFrame(rows)
+    found = []
+    for (experiment, eps), group in runs.groupby(["experiment", "epsilon"]) if rows else ():
+        if group["construction"].nunique() > 1:
+            found.append((str(experiment), float(eps), best_variants(group.drop(columns=["experiment", "epsilon"]))))
+    return found
+
+
+def _construction_row(summary: dict[str, Any], eps: float, certified: float) -> dict[str, Any]:
+    return {
+        "experiment": summary["experiment"],
+        "epsilon": eps,
+        "construction": summary["construction"],
+        "variant": summary["variant"],
+        "seed": summary["seed"],
+        "validation": 100 * summary["validation_certified_accuracy"],
+        "accuracy": 100 * summary["accuracy"],
+        "certified": 100 * certified,
+        "tightness": summary["tightness"],
+        "ms": 1000 * summary["step_seconds"],
+    }
 
 
 def write_leaderboard(table: pd.DataFrame, root: Path) -> None:
@@ -127,6 +165,18 @@ def _verdict(values: pd.Series) -> str | None:
     return "holds" if known.astype(bool).all() else "VIOLATED"
 
 
+def _write_constructions(root: Path, dataset: str) -> list[Path]:
+    """Table and figure of each comparison of constructions on one data set."""
+    written = []
+    for experiment, eps, table in constructions(root, dataset):
+        name = f"constructions_{dataset}_{experiment}"
+        figure = construction_comparison(table, eps, title=f"{dataset}/{experiment}: one body, every construction")
+        written += save_figure(figure, root / "figures" / name)
+        write_text(root / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        written.append(root / f"{name}.csv")
+    return written
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def task(cfg: DictConfig) -> None:
     """The report of one results folder."""
@@ -143,6 +193,7 @@ def task(cfg: DictConfig) -> None:
             for dataset in table["dataset"].unique():
                 figure = accuracy_curves(rows[rows["dataset"] == dataset], title=f"{dataset}: accuracy against epsilon")
                 written += save_figure(figure, root / "figures" / f"accuracy_{dataset}")
+                written += _write_constructions(root, dataset)
         print("\nWritten: " + ", ".join(map(str, written)))
     except (ResultsError, FileNotFoundError) as error:
         print(error, file=sys.stderr)

@@ -1,6 +1,7 @@
-"""Figures: tables in, matplotlib figures out. Nothing here knows torch."""
+"""Figures: tables in, matplotlib figures out. Nothing here imports torch."""
 
+from lipbench.figures.constructions import best_variants, construction_comparison
 from lipbench.figures.curves import accuracy_curves
-from lipbench.figures.style import save_figure, style
+from lipbench.figures.style import save_figure
 
-__all__ = ["accuracy_curves", "save_figure", "style"]
+__all__ = ["accuracy_curves", "best_variants", "construction_comparison", "save_figure"]

@@ -10,7 +10,7 @@ import pandas as pd
 from lipbench.results.files import file_hash, read_json, write_json
 from lipbench.results.tables import best, read_bounds, run_key, survival, violations
 
-EPSILONS = (0.25, 0.5, 1.0, 1.5, 2.0)
+EPSILONS = (0.25, 0.5, 1.0, 1.5, 1.58, 2.0)
 
 
 def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict[str, Any]:

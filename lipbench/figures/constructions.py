@@ -1,0 +1,81 @@
+"""One body, every construction: accuracy, certified accuracy, tightness and speed side by side."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+from lipbench.figures.style import PALETTE, style
+
+FAMILIES = {
+    "free": "unconstrained",
+    "Identity": "unconstrained",
+    "Clip": "weight clipping",
+    "Frobenius": "Frobenius",
+    "Spectral": "spectral, reshaped kernel",
+    "SpectralOperator": "spectral, operator",
+    "Bjorck": "Björck, reshaped kernel",
+    "Orthogonal": "orthogonal, reshaped kernel",
+    "aoc": "AOC / BCOP",
+    "aol": "AOL",
+    "cayley": "Cayley",
+    "cpl": "CPL",
+    "liresnet": "LiResNet",
+    "sandwich": "sandwich",
+    "sll": "SLL",
+    "soc": "SOC",
+}
+
+
+def best_variants(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per construction: of its variants the one with the best certified accuracy on the validation set (the
+    test set chooses nothing), averaged over its seeds, best first.
+
+    Args:
+        runs: one row per run of one experiment, columns construction, variant, seed, validation, accuracy, certified,
+            tightness, ms.
+    """
+    means = runs.groupby(["construction", "variant"], sort=True).mean(numeric_only=True).drop(columns="seed")
+    counts = runs.groupby(["construction", "variant"])["seed"].nunique().rename("seeds")
+    means = means.join(counts).reset_index()
+    chosen = means.loc[means.groupby("construction")["validation"].idxmax()]
+    return chosen.sort_values(["certified", "construction"], ascending=[False, True]).reset_index(drop=True)
+
+
+def construction_comparison(table: pd.DataFrame, epsilon: float, title: str = "") -> Figure:
+    """Dots in one row per construction: accuracy and certified accuracy at `epsilon`, tightness, milliseconds per step.
+
+    Args:
+        table: as `best_variants` returns it; percentages in accuracy and certified.
+    """
+    names = [FAMILIES.get(name, name) for name in table["construction"]]
+    rows = np.arange(len(table))[::-1]
+    with style():
+        figure = Figure(figsize=(7.2, 0.26 * len(table) + 1.3))
+        left, middle, right = figure.subplots(1, 3, sharey=True, gridspec_kw={"width_ratios": [2.2, 1.2, 1.2]})
+        left.hlines(rows, table["certified"], table["accuracy"], color="0.8", linewidth=1.5, zorder=1)
+        left.scatter(table["accuracy"], rows, s=26, color=PALETTE[0], label="accuracy", zorder=2)
+        left.scatter(
+            table["certified"], rows, s=26, color=PALETTE[1], marker="D", label=f"certified at {epsilon:g}", zorder=2
+        )
+        left.set_xlabel("test images (%)")
+        left.set_yticks(rows, names)
+        left.set_ylim(-0.6, len(table) - 0.4)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2)
+        middle.axvline(1.0, color="0.6", linewidth=0.8, zorder=1)
+        for axis, column, label in (
+            (middle, "tightness", "distance / certificate\n(1 is perfect)"),
+            (right, "ms", "ms per training step"),
+        ):
+            axis.scatter(table[column], rows, s=26, color="0.2", zorder=2)
+            axis.set_xlabel(label)
+            axis.tick_params(axis="y", length=0)
+        middle.set_xscale("log")
+        middle.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        middle.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        middle.xaxis.set_minor_locator(NullLocator())
+        right.set_xlim(left=0)
+        if title:
+            figure.suptitle(title, fontsize=10)
+    return figure
+
