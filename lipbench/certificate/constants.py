@@ -67,8 +67,8 @@ def _elu(layer: nn.ELU, shape: Shape) -> float:
 
 @lipschitz.register(nn.Softplus)
 def _softplus(layer: nn.Softplus, shape: Shape) -> float:
-    """The slope is a sigmoid. Beyond its threshold torch jumps down to the identity, by log(1 + exp(-threshold)) / beta:
-    2e-9 / beta at the default of 20, below float64's rounding from 37 on.
+    """The slope is a sigmoid. At its threshold torch jumps down to the identity, by log(1 + exp(-threshold)) / beta:
+    2e-9 / beta at the default of 20, below the rounding of float64 from 37 on.
     """
     if layer.threshold < 37:
         raise Unbounded(f"it jumps at its threshold of {layer.threshold:g}: use nn.Softplus(threshold=40)")

@@ -14,7 +14,7 @@ def _residual(layer: Residual, shape: Shape) -> float:
 
 @lipschitz.register(ConvexResidual)
 def _convex_residual(layer: ConvexResidual, shape: Shape) -> float:
-    share = float(layer.share)
+    share = float(layer.share.detach())
     return (abs(share) + abs(1 - share) * lipschitz.branch(layer.branch, shape)) * OUTWARD
 
 
