@@ -3,7 +3,9 @@
 They are computed from the weights that a network really has, in float64, rounded outward.
 """
 
-from lipbench.certificate import other as _other  # noqa: F401  (importing them registers their rules)
+from lipbench.certificate import constants as _constants  # noqa: F401  (importing them registers their rules)
+from lipbench.certificate import normalization as _normalization  # noqa: F401
+from lipbench.certificate import pooling as _pooling  # noqa: F401
 from lipbench.certificate import residual as _residual  # noqa: F401
 from lipbench.certificate.core import LayerBound, Unbounded, lipschitz
 from lipbench.certificate.linear import convolution_norm, spectral_norm

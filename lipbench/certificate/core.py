@@ -13,8 +13,6 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
-from lipbench.layers import Antipodal, Residual
-
 Shape = tuple[int, ...]
 Rule = Callable[..., float]
 
@@ -75,6 +73,23 @@ class Lipschitz:
         """The bounds whose product is the constant, in order, with the reason for each that is infinite."""
         return self._walk(module, tuple(shape), "")[0]
 
+    def branch(self, module: nn.Module, shape: Shape) -> float:
+        """The bound of a branch whose output is added to its input.
+
+        Raises:
+            Unbounded: a layer of it has no bound, its shape is not that of the input (the sum would repeat entries), or
+                it may overwrite the input that is still to be added.
+        """
+        bounds, out = self._walk(module, tuple(shape), "")
+        for layer in bounds:
+            if layer.reason:
+                raise Unbounded(f"its branch, {layer.name or layer.kind}: {layer.reason}")
+        if out != tuple(shape):
+            raise Unbounded(f"its branch changes the shape from {shape} to {out}: the sum would repeat entries")
+        if any(getattr(layer, "inplace", False) for layer in module.modules()):
+            raise Unbounded("its branch has a layer with inplace=True, which may overwrite the input of the sum")
+        return math.prod(layer.bound for layer in bounds)
+
     def _walk(self, module: nn.Module, shape: Shape | None, name: str) -> tuple[list[LayerBound], Shape | None]:
         kind = type(module).__name__
         reason = unknown(module)
@@ -106,16 +121,6 @@ class Lipschitz:
             return math.inf, f"it refuses an input of shape {list(shape)}: {error}", None
 
     def _rule(self, module: nn.Module, shape: Shape) -> float:
-        if type(module) is Residual:
-            inner, out = self._walk(module.branch, shape, "")
-            for layer in inner:
-                if layer.reason:
-                    raise Unbounded(f"its branch, {layer.name or layer.kind}: {layer.reason}")
-            if out != shape:
-                raise Unbounded(f"its branch changes the shape from {shape} to {out}: the sum would repeat entries")
-            return abs(module.scale) * (1 + math.prod(layer.bound for layer in inner)) * OUTWARD
-        if type(module) is Antipodal:
-            return math.sqrt(0.5) * OUTWARD
         if type(module) not in self._rules:
             raise Unbounded(
                 f"there is no rule for {type(module).__module__}.{type(module).__name__}; add one with "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.certificate.core import OUTWARD, Shape, lipschitz, unknown
-from lipbench.layers import Antipodal
+from lipbench.layers import Antipodal, Scale
 
 # Rounding of a float64 forward pass, relative to the largest logit of an image: a bound with room for 10^5 operations
 # per logit.
@@ -20,7 +20,7 @@ def gaps(model: nn.Module, shape: Shape) -> Tensor:
     the diagonal.
 
     L(backbone) * ||w_i - w_j|| where the last layer is exactly an `nn.Linear`; L(f) where it is `Antipodal`, whose
-    logits differ by f; else sqrt 2 * L(model), because |a_i - a_j| <= sqrt 2 ||a||.
+    logits differ by f; a `Scale` after them counts once; else sqrt 2 * L(model), because |a_i - a_j| <= sqrt 2 ||a||.
 
     Args:
         model: baked, in evaluation mode.
@@ -30,6 +30,8 @@ def gaps(model: nn.Module, shape: Shape) -> Tensor:
     backbone, head = nn.Sequential(*layers[:-1]), layers[-1]
     backbone.training = False  # of the new container alone: .eval() would change the model's layers
     known = not any(map(unknown, (*_containers(model), head)))
+    if known and type(head) is Scale:
+        return (gaps(backbone, shape) * (abs(head.factor) * OUTWARD)).nan_to_num(nan=math.inf, posinf=math.inf)
     if known and type(head) is nn.Linear:
         rows = head.weight.double()
         if not rows.isfinite().all():

@@ -4,7 +4,18 @@ import torch
 from torch import nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, unknown
-from lipbench.layers import ConvexPotential, keeps_size
+from lipbench.layers import ConvexPotential, ConvexResidual, Residual, keeps_size
+
+
+@lipschitz.register(Residual)
+def _residual(layer: Residual, shape: Shape) -> float:
+    return abs(layer.scale) * (1 + lipschitz.branch(layer.branch, shape)) * OUTWARD
+
+
+@lipschitz.register(ConvexResidual)
+def _convex_residual(layer: ConvexResidual, shape: Shape) -> float:
+    share = float(layer.share.detach())
+    return (abs(share) + abs(1 - share) * lipschitz.branch(layer.branch, shape)) * OUTWARD
 
 
 @lipschitz.register(ConvexPotential)
@@ -28,4 +39,6 @@ def _convex_potential(layer: ConvexPotential, shape: Shape) -> float:
 def _slope_in_unit_interval(activation: nn.Module) -> bool:
     if type(activation) is nn.LeakyReLU:
         return 0 <= activation.negative_slope <= 1
+    if type(activation) is nn.PReLU:
+        return bool(((activation.weight >= 0) & (activation.weight <= 1)).all())
     return type(activation) in (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.Identity)

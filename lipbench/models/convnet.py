@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lipbench.layers import ConstraintFactory, constrain
+from lipbench.models.activation import ActivationFactory, make_activation
 from lipbench.models.heads import Head, head, normalization
 
 
@@ -23,7 +24,7 @@ def convnet(
     padding_mode: Literal["zeros", "circular"] = "zeros",
     widths: Sequence[int] = (100,),
     constraint: ConstraintFactory = nn.Identity,
-    activation: Callable[[], nn.Module] = nn.ReLU,
+    activation: ActivationFactory = nn.ReLU,
     pooling: Callable[[int], nn.Module] = nn.MaxPool2d,
     pool_first: bool = False,
     pool_last: bool = True,
@@ -47,7 +48,7 @@ def convnet(
             otherwise.
         widths: hidden dense layers after the convolutions.
         constraint: applied to every weight; kernels are divided by a factor, see `lipbench.layers.patch_factor`.
-        activation: called without arguments after every layer but the last.
+        activation: makes that of every layer but the last, see `lipbench.models.activation.make_activation`.
         pooling: called with the block size 2: `nn.MaxPool2d`, `ScaledAvgPool2d`, `L2Pool2d`, `nn.PixelUnshuffle`.
         pool_first, pool_last: whether the image and the last stage are pooled.
         head_kind, mean, std: as in `mlp`.
@@ -67,13 +68,13 @@ def convnet(
                     f"{kernel_size}: use fewer channels."
                 )
             conv = nn.Conv2d(c, width, kernel_size, stride, padding, padding_mode=padding_mode)
-            layers += [constrain(conv, constraint, size=(h, w)), activation()]
+            layers += [constrain(conv, constraint, size=(h, w)), make_activation(activation, width)]
         if stride == 1 and (pool_last or stage + 1 < len(channels)):
             layers.append(pooling(2))
     features = math.prod(_output_shape(layers, shape))
     layers.append(nn.Flatten())
     for width in widths:
-        layers += [constrain(nn.Linear(features, width), constraint), activation()]
+        layers += [constrain(nn.Linear(features, width), constraint), make_activation(activation, width)]
         features = width
     return nn.Sequential(*layers, *head(features, classes, constraint, head_kind))
 

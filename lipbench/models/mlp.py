@@ -1,11 +1,12 @@
 """Multilayer perceptron."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
 from lipbench.layers import ConstraintFactory, constrain
+from lipbench.models.activation import ActivationFactory, make_activation
 from lipbench.models.heads import Head, head, normalization
 
 
@@ -15,7 +16,7 @@ def mlp(
     *,
     widths: Sequence[int] = (256, 256),
     constraint: ConstraintFactory = nn.Identity,
-    activation: Callable[[], nn.Module] = nn.ReLU,
+    activation: ActivationFactory = nn.ReLU,
     head_kind: Head = "auto",
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
@@ -27,13 +28,13 @@ def mlp(
         classes: number of classes K; the network gives [N, K] logits (two for a binary task).
         widths: neurons of the hidden layers.
         constraint: applied to every weight (see `lipbench.layers.constraints`).
-        activation: called without arguments for each hidden layer.
+        activation: makes that of each hidden layer, see `lipbench.models.activation.make_activation`.
         head_kind: see `lipbench.models.heads.head`.
         mean, std: input normalisation per channel, a layer of the model that counts in its constant.
     """
     layers: list[nn.Module] = [*normalization(tuple(mean), tuple(std)), nn.Flatten()]
     features = math.prod(shape)
     for width in widths:
-        layers += [constrain(nn.Linear(features, width), constraint), activation()]
+        layers += [constrain(nn.Linear(features, width), constraint), make_activation(activation, width)]
         features = width
     return nn.Sequential(*layers, *head(features, classes, constraint, head_kind))

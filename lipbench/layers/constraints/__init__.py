@@ -11,6 +11,7 @@ from lipbench.layers.constraints.base import (
     retract,
 )
 from lipbench.layers.constraints.classic import Clip, Frobenius, Spectral, UnitRows
+from lipbench.layers.constraints.interval import Interval
 from lipbench.layers.constraints.operator import LinearResidual, SpectralOperator
 from lipbench.layers.constraints.orthogonal import Bjorck, Orthogonal
 from lipbench.layers.constraints.rescaling import AOL
@@ -23,6 +24,7 @@ __all__ = [
     "ConstraintFactory",
     "Factor",
     "Frobenius",
+    "Interval",
     "LinearResidual",
     "Orthogonal",
     "Spectral",

@@ -1,0 +1,80 @@
+"""Rules for layers whose constant is the same whatever their input: permutations, fixed slopes, neutral layers."""
+
+import math
+
+from torch import nn
+
+from lipbench.certificate.core import OUTWARD, Rule, Shape, Unbounded, lipschitz
+from lipbench.layers import Abs, Antipodal, FullSort, GroupSort, Householder, LayerCentering, MaxMin, Scale
+
+
+def _constant(value: float) -> Rule:
+    return lambda layer, shape: value
+
+
+# Permutations and copies of pixels, sorts (permutation matrices), projections, and activations whose slope is at most
+# the constant.
+for _kind, _value in {
+    nn.Identity: 1.0,
+    nn.PixelUnshuffle: 1.0,
+    nn.PixelShuffle: 1.0,
+    nn.ReLU: 1.0,
+    nn.ReLU6: 1.0,
+    nn.Tanh: 1.0,
+    nn.Hardtanh: 1.0,
+    nn.Sigmoid: 0.25,
+    nn.GELU: 1.13,  # the largest slope is 1.1290
+    nn.SiLU: 1.1,  # 1.0999
+    MaxMin: 1.0,
+    GroupSort: 1.0,
+    FullSort: 1.0,
+    Abs: 1.0,
+    Householder: OUTWARD,  # a reflection for any angle, up to the rounding of sine and cosine
+    LayerCentering: OUTWARD,
+    Antipodal: math.sqrt(0.5) * OUTWARD,
+    # The identity in evaluation mode; `lipschitz` refuses training mode.
+    nn.Dropout: 1.0,
+    nn.Dropout1d: 1.0,
+    nn.Dropout2d: 1.0,
+    nn.Dropout3d: 1.0,
+    nn.AlphaDropout: 1.0,
+    nn.FeatureAlphaDropout: 1.0,
+}.items():
+    lipschitz.register(_kind)(_constant(_value))
+
+
+@lipschitz.register(nn.Flatten)
+def _flatten(layer: nn.Flatten, shape: Shape) -> float:
+    if layer.start_dim < 1:
+        raise Unbounded("it flattens the batch as well: use start_dim >= 1")
+    return 1.0
+
+
+@lipschitz.register(nn.LeakyReLU)
+def _leaky_relu(layer: nn.LeakyReLU, shape: Shape) -> float:
+    return max(1.0, abs(layer.negative_slope))
+
+
+@lipschitz.register(nn.PReLU)
+def _prelu(layer: nn.PReLU, shape: Shape) -> float:
+    return max(1.0, float(layer.weight.detach().abs().max()))
+
+
+@lipschitz.register(nn.ELU)
+def _elu(layer: nn.ELU, shape: Shape) -> float:
+    return max(1.0, abs(layer.alpha))
+
+
+@lipschitz.register(nn.Softplus)
+def _softplus(layer: nn.Softplus, shape: Shape) -> float:
+    """The slope is a sigmoid. At its threshold torch jumps down to the identity, by log(1 + exp(-threshold)) / beta:
+    2e-9 / beta at the default of 20, below the rounding of float64 from 37 on.
+    """
+    if layer.threshold < 37:
+        raise Unbounded(f"it jumps at its threshold of {layer.threshold:g}: use nn.Softplus(threshold=40)")
+    return 1.0
+
+
+@lipschitz.register(Scale)
+def _scale(layer: Scale, shape: Shape) -> float:
+    return abs(layer.factor) * OUTWARD

@@ -1,0 +1,52 @@
+"""Rules for normalisation: by fixed numbers it is bounded, by a statistic of the image it is refused."""
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.certificate.core import OUTWARD, Rule, Shape, Unbounded, lipschitz
+from lipbench.layers import BatchCentering, Normalize
+
+
+@lipschitz.register(Normalize)
+def _normalize(layer: Normalize, shape: Shape) -> float:
+    if len(shape) != 3 or any(len(t) not in (1, shape[0]) for t in (layer.mean, layer.std)):
+        raise Unbounded(f"its mean or std does not fit {shape}: broadcasting would repeat the image")
+    return float((1 / layer.std.double().abs()).max()) * OUTWARD
+
+
+@lipschitz.register(BatchCentering)
+def _batch_centering(layer: BatchCentering, shape: Shape) -> float:
+    """In evaluation a shift. (Another number of channels than its own is an error of its forward pass.)"""
+    return 1.0
+
+
+def _batch_norm(layer: nn.BatchNorm2d, shape: Shape) -> float:
+    """In evaluation an affine map: max |gamma| / sqrt(var + eps)."""
+    if layer.running_mean is None or layer.running_var is None:
+        raise Unbounded("without running statistics it depends on the batch: use lipbench.layers.BatchCentering")
+    gamma: Tensor = torch.ones_like(layer.running_var) if layer.weight is None else layer.weight.detach()
+    return float((gamma.double().abs() / (layer.running_var.double() + layer.eps).sqrt()).max()) * OUTWARD
+
+
+def _by_the_image(layer: nn.Module, shape: Shape) -> float:
+    raise Unbounded(
+        "it divides by a statistic of the image, so that its slope at a nearly constant image is only limited by eps: "
+        "use lipbench.layers.LayerCentering, which subtracts the mean and divides by nothing"
+    )
+
+
+_KINDS: dict[Rule, tuple[type, ...]] = {
+    _batch_norm: (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    _by_the_image: (
+        nn.LayerNorm,
+        nn.RMSNorm,
+        nn.GroupNorm,
+        nn.InstanceNorm1d,
+        nn.InstanceNorm2d,
+        nn.InstanceNorm3d,
+        nn.LocalResponseNorm,
+    ),
+}
+for _rule, _kinds in _KINDS.items():
+    for _kind in _kinds:
+        lipschitz.register(_kind)(_rule)
