@@ -23,7 +23,7 @@ from lipbench.layers.constraints import (
     patch_factor,
     retract,
 )
-from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d
+from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d, PeerLayer
 from lipbench.layers.families import aoc, aol, cpl, liresnet, sll
 from lipbench.layers.operator import is_circular, keeps_size, padding_of, symbols
 from lipbench.layers.orthogonalize import bjorck, into_basin, newton_schulz, norm_bound, polar, tangent
@@ -47,6 +47,7 @@ __all__ = [
     "Normalize",
     "Orthogonal",
     "OrthogonalConv2d",
+    "PeerLayer",
     "Residual",
     "ScaledAvgPool2d",
     "Spectral",
