@@ -37,16 +37,21 @@ class PeerLayer(Construction):
         """The plain layer.
 
         Raises:
-            ValueError: its weight or bias has another shape than the peer's.
+            ValueError: one of the two has a weight or a bias that the other has not, or of another shape.
         """
         twin = self._plain()
-        for name, mine in list(twin.named_parameters()):
-            theirs = getattr(self.layer, name)
+        for name in ("weight", "bias"):
+            mine, theirs = getattr(twin, name, None), getattr(self.layer, name, None)
             # `copy_` would broadcast a wrong shape.
-            if theirs is None or theirs.shape != mine.shape:
+            if _shape(mine) != _shape(theirs):
                 raise ValueError(
                     f"{type(self.layer).__name__} does not bake to {type(twin).__name__}: its {name} is "
-                    f"{None if theirs is None else list(theirs.shape)}, not {list(mine.shape)}."
+                    f"{_shape(theirs)}, the plain layer's {_shape(mine)}."
                 )
-            setattr(twin, name, nn.Parameter(theirs.detach().clone()))
+            if theirs is not None:
+                setattr(twin, name, nn.Parameter(theirs.detach().clone()))
         return twin
+
+
+def _shape(tensor: Tensor | None) -> list[int] | None:
+    return None if tensor is None else list(tensor.shape)
