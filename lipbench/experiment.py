@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,8 @@ def variant_of(overrides: Sequence[str], groups: Sequence[str]) -> str:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, machine and commit: what a reader of the results needs to know besides the configuration."""
-    packages = ("torch", "torchattacks", "numpy", "pandas", "lipbench")
+    # Of the libraries of the extras: those that are there.
+    packages = ("torch", "torchattacks", "numpy", "pandas", "lipbench", "deel-torchlip", "orthogonium")
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=Path(__file__).parent,
@@ -288,7 +289,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     )
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: version(name) for name in packages if _installed(name)},
         "machine": platform.machine(),
         "system": platform.system(),
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -327,6 +328,14 @@ def _bake(model: nn.Module, validation: Split) -> float:
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _processor() -> str:

@@ -22,7 +22,7 @@ from lipbench.results import LawViolation, ResultsError
 from lipbench.training import CheckpointError, TrainingDiverged
 
 NETWORK = ("dataset", "model", "constraint", "loss", "optimizer", "training", "seed")
-EXPECTED = (ResultsError, CheckpointError, TrainingDiverged, LawViolation, FileNotFoundError, ValueError)
+EXPECTED = (ResultsError, CheckpointError, TrainingDiverged, LawViolation, FileNotFoundError, ImportError, ValueError)
 
 
 def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experiment:

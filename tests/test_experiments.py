@@ -28,6 +28,8 @@ KINDS = {
     *(f"{loss}_{body}" for loss in ("plain", "ce", "hkr") for body in ("mlp", "cnn")),
     *("spectral_mlp", "frobenius_mlp", "clip_mlp", "kr_mlp"),
 }
+# Experiments with the layers of other libraries: first word of their name -> what they import.
+PEERS = {"deel": "deel.torchlip", "orthogonium": "orthogonium"}
 
 
 def experiment(name: str, root: Path, *overrides: str) -> Experiment:
@@ -57,6 +59,9 @@ def test_every_data_set_has_every_experiment():
 
 @pytest.mark.parametrize("name", experiments())
 def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
+    library = PEERS.get(name.split("/")[1].split("_")[0])
+    if library is not None:
+        pytest.importorskip(library, reason="the extra peers is not installed: pip install lipbench[peers]")
     job = experiment(name, tmp_path)
     if name.startswith("mnist"):
         job = replace(job, load_dataset=lambda: drawn(name.split("/")[0]))

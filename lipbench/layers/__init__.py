@@ -25,7 +25,7 @@ from lipbench.layers.constraints import (
     patch_factor,
     retract,
 )
-from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d
+from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d, PeerLayer
 from lipbench.layers.families import aoc, aol, cpl, liresnet, sll
 from lipbench.layers.initialisers import bjorck_, delta_orthogonal_, orthogonal_
 from lipbench.layers.operator import is_circular, keeps_size, padding_of, symbols
@@ -58,6 +58,7 @@ __all__ = [
     "Normalize",
     "Orthogonal",
     "OrthogonalConv2d",
+    "PeerLayer",
     "Residual",
     "Scale",
     "ScaledAvgPool2d",

@@ -4,6 +4,7 @@ twin.
 
 from lipbench.models.convnet import convnet
 from lipbench.models.mlp import mlp
+from lipbench.models.peers import deel_cnn, deel_mlp, orthogonium_cnn, orthogonium_mlp
 from lipbench.models.storage import build, load, save
 
-__all__ = ["build", "convnet", "load", "mlp", "save"]
+__all__ = ["build", "convnet", "deel_cnn", "deel_mlp", "load", "mlp", "orthogonium_cnn", "orthogonium_mlp", "save"]

@@ -2,7 +2,9 @@
 around them.
 """
 
+import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,19 @@ from lipbench.layers import bake
 from lipbench.results import ResultsError, atomic, read_json, write_json
 
 
-def build(recipe: Mapping[str, Any]) -> nn.Module:
-    """An untrained network from its recipe: model and constraint (with `_target_`), shape, classes."""
+def build(recipe: Mapping[str, Any], *, baked: bool = False) -> nn.Module:
+    """An untrained network from its recipe: model and constraint (with `_target_`), shape, classes.
+
+    Args:
+        baked: as `lipbench.bake` leaves it. A builder with an option `baked` makes that itself (those of the peers do,
+            so that their baked networks need no other library).
+    """
     constraint = instantiate(recipe["constraint"], _convert_="all")
     builder = instantiate({**recipe["model"], "_partial_": True}, _convert_="all")
+    if baked and "baked" in inspect.signature(builder).parameters:
+        builder = partial(builder, baked=True)
     model: nn.Module = builder(shape=tuple(recipe["shape"]), classes=recipe["classes"], constraint=constraint)
-    return model
+    return bake(model) if baked else model
 
 
 def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
@@ -45,7 +54,7 @@ def load(folder: str | Path) -> nn.Module:
             f"{folder} holds no trained network (model.json and model.safetensors). A run's folder is "
             "<results>/<dataset>/<experiment>/<variant>/<seed>."
         )
-    model = bake(build(read_json(recipe)))
+    model = build(read_json(recipe), baked=True)
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:

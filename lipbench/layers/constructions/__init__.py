@@ -3,5 +3,6 @@
 from lipbench.layers.constructions.base import Construction
 from lipbench.layers.constructions.convex_potential import ConvexPotential
 from lipbench.layers.constructions.orthogonal_conv import OrthogonalConv2d, compose
+from lipbench.layers.constructions.peer import PeerLayer
 
-__all__ = ["Construction", "ConvexPotential", "OrthogonalConv2d", "compose"]
+__all__ = ["Construction", "ConvexPotential", "OrthogonalConv2d", "PeerLayer", "compose"]
