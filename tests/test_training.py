@@ -8,7 +8,7 @@ from torch import nn
 
 import lipbench
 from lipbench import layers, losses
-from lipbench.training import CheckpointError, TrainingDiverged, adam, constant, cosine, spectral
+from lipbench.training import CheckpointError, TrainingDiverged, adam, constant, cosine, random_affine, spectral
 
 LOSS = partial(losses.hkr, margin=1.0)
 
@@ -142,3 +142,36 @@ def test_minutes_stop_the_training_and_bring_the_rate_to_zero(digits, monkeypatc
     assert 120 <= sum(row["seconds"] for row in history) <= 130
     assert rates == sorted(rates)
     assert rates[-1] > 0.95
+
+
+def test_augmentation_changes_each_image_a_little_and_resumes_alike(digits):
+    torch.manual_seed(0)
+    x = torch.zeros(64, 1, 28, 28)
+    x[:, :, 8:20, 8:20] = 1.0
+    moved = random_affine(x, rotation=10, shift=1.0, scale=0.05)
+    assert moved.shape == x.shape
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    changes = (moved - x).flatten(1).norm(dim=1)
+    assert changes.min() > 0.1
+    assert changes.unique().numel() > 60, "each image has its own amount"
+    assert torch.allclose(random_affine(x, rotation=0, shift=0, scale=0), x, atol=1e-5)
+    ends = []
+    for augment in (None, random_affine, random_affine):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        lipbench.fit(model, digits, losses.cross_entropy, adam, epochs=2, augment=augment, progress=False)
+        ends.append(model[1].weight.detach())
+    assert torch.equal(ends[1], ends[2])
+    assert not torch.equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize(("rotation", "shift"), [(90.0, 0.0), (0.0, 2.0)])
+def test_augmentation_is_in_degrees_and_pixels(rotation, shift, monkeypatch):
+    monkeypatch.setattr("torch.rand", torch.ones)  # the largest amount of each
+    x = torch.zeros(1, 1, 9, 9)
+    x[0, 0, 4, 7] = 1.0
+    moved = random_affine(x, rotation=rotation, shift=shift, scale=0.0)
+    row, column = divmod(int(moved.argmax()), 9)
+    assert moved.max() == pytest.approx(1, abs=1e-4)
+    assert (row - 4, column - 4) == ((-2, 1) if shift else (-3, 0))

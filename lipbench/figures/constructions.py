@@ -78,4 +78,3 @@ def construction_comparison(table: pd.DataFrame, epsilon: float, title: str = ""
         if title:
             figure.suptitle(title, fontsize=10)
     return figure
-

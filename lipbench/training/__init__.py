@@ -1,5 +1,6 @@
 """Training: `fit`, its optimisers and schedules."""
 
+from lipbench.training.augmentation import random_affine
 from lipbench.training.checkpoint import CheckpointError
 from lipbench.training.fit import TrainingDiverged, constant, cosine, fit
 from lipbench.training.history import pixels
@@ -16,6 +17,7 @@ __all__ = [
     "cosine",
     "fit",
     "pixels",
+    "random_affine",
     "sgd",
     "spectral",
 ]

@@ -64,6 +64,7 @@ def fit(
     batch_size: int = 128,
     schedule: Schedule = cosine,
     minutes: float | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     epsilon: float = 0.5,
@@ -84,6 +85,7 @@ def fit(
         schedule: learning-rate factor as a function of the share of the training done, in [0, 1].
         minutes: training time (epochs alone, without their monitoring) at which to stop, to compare networks of
             unequal speed. The schedule then follows the clock, so the result depends on the machine.
+        augment: images -> images, applied to every batch of training images (`lipbench.training.random_affine`).
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
         checkpoint: file written after every epoch, from which a stopped run is resumed.
 
@@ -116,7 +118,7 @@ def fit(
                 break
             torch.manual_seed(_key(seed, epoch))
             started = time.perf_counter()
-            means = _epoch(model, train, loss, chosen, rates, clock, batch_size, _key(seed, epoch), epoch)
+            means = _epoch(model, train, loss, chosen, rates, clock, augment, batch_size, _key(seed, epoch), epoch)
             seconds = time.perf_counter() - started
             row = {
                 "epoch": epoch + 1,
@@ -139,6 +141,7 @@ def _epoch(
     optimizer: Optimizer,
     rates: torch.optim.lr_scheduler.LambdaLR,
     clock: "Clock",
+    augment: Callable[[Tensor], Tensor] | None,
     batch_size: int,
     key: int,
     epoch: int,
@@ -153,7 +156,7 @@ def _epoch(
     done = 0
     for batch in batches:
         x, y = pixels(train.images[batch], device), train.labels[batch].to(device)
-        logits = model(x)
+        logits = model(x if augment is None else augment(x))
         value = loss(logits, y)
         optimizer.zero_grad()
         value.backward()
