@@ -4,12 +4,13 @@
 
 The network of experiment mnist08/hkr_cnn under the constraint orthogonal, its unconstrained twin with the same
 activation, and the twin with ReLU; the weights are random, which costs the same. The weights of a baked network are
-fixed tensors in plain layers, so the first two should cost alike. All run interleaved in one process, so that a noisy
-machine disturbs them alike: medians, and the ratio to the plain network with ReLU in the same round.
+fixed tensors in plain layers, so the first two should cost alike. All run interleaved in one process, in another order
+each round, so that a noisy machine disturbs them alike: medians, and their ratio to the plain network with ReLU.
 """
 
 import argparse
 import platform
+import random
 import statistics
 import tempfile
 import time
@@ -31,7 +32,7 @@ from lipbench.results import write_text
 
 SHAPE = (1, 28, 28)
 BATCHES = (1, 128)
-# The last one is what the ratios are relative to.
+# The ratios are relative to the last one, in onnxruntime.
 VARIANTS = {
     "orthogonal, MaxMin": [],
     "unconstrained, MaxMin": ["constraint=free"],
@@ -63,21 +64,19 @@ def torch_call(model: nn.Module, x: torch.Tensor) -> Call:
 
 @torch.inference_mode()
 def medians(calls: dict[str, Call], rounds: int, burst: int) -> pd.DataFrame:
-    """Milliseconds per call, and the ratio to the last variant, per round."""
+    """Milliseconds per call, and the ratio to the last variant."""
+    order, generator = list(calls), random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for repetition in range(rounds + 2):
-        for name, call in calls.items():
+        generator.shuffle(order)  # a fixed order can fall into step with the scheduler
+        for name in order:
             started = time.perf_counter()
             for _ in range(burst):
-                call()
+                calls[name]()
             if repetition >= 2:
                 seconds[name].append((time.perf_counter() - started) / burst)
-    plain = list(seconds)[-1]
-    rows = []
-    for name, times in seconds.items():
-        ratio = statistics.median(t / p for t, p in zip(times, seconds[plain], strict=True))
-        rows.append({"variant": name, "ms": 1e3 * statistics.median(times), "ratio": ratio})
-    return pd.DataFrame(rows)
+    milliseconds = pd.Series({name: 1e3 * statistics.median(times) for name, times in seconds.items()})
+    return pd.DataFrame({"ms": milliseconds, "ratio": milliseconds / milliseconds.iloc[-1]})
 
 
 def table(rounds: int, threads: int) -> pd.DataFrame:
@@ -93,14 +92,14 @@ def table(rounds: int, threads: int) -> pd.DataFrame:
             calls |= {
                 f"onnxruntime: {name}": onnx_call(Path(folder) / name / "model.onnx", x, threads) for name in models
             }
-            measured = medians(calls, rounds, burst=max(1, 64 // batch)).set_index("variant")
+            measured = medians(calls, rounds, burst=8 if batch == 1 else 1)
             columns.append(measured.rename(columns=lambda c, b=batch: f"{c}, batch {b}"))
-    return pd.concat(columns, axis=1).reset_index()
+    return pd.concat(columns, axis=1).rename_axis("variant").reset_index()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     options = parser.parse_args()
@@ -109,7 +108,7 @@ def main() -> None:
     text = (
         f"# Latency of an exported network\n\n`python benchmarks/export.py`: the network of mnist08/hkr_cnn and its "
         f"plain twins, random weights, interleaved, medians of {options.rounds} rounds; ratio to the plain network "
-        f"with ReLU in onnxruntime, in the same round. {platform.machine()}, threads: {options.threads}, onnxruntime "
+        f"with ReLU in onnxruntime. {platform.machine()}, threads: {options.threads}, onnxruntime "
         f"{onnxruntime.__version__}, torch {torch.__version__} (eager).\n\n"
         f"{found.to_markdown(index=False, floatfmt=('', '.3f', '.2f', '.3f', '.2f'))}\n"
     )

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import lipbench
-from lipbench import layers, models
 from lipbench import export as command
+from lipbench import layers, models
+from lipbench.commandline import check_overrides
 from lipbench.export import export, main
 from lipbench.exporting import ExportError, content_of, read_back, traced
 from lipbench.layers import bake, constrain
@@ -24,7 +25,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra lipbench[onnx
 pytest.importorskip("onnxscript", reason="the extra lipbench[onnx] is not installed")
 
 SHAPE = (1, 8, 8)
-cnn = partial(models.convnet, SHAPE, channels=(4, 8), kernel_size=3, padding=1, widths=(12,))
+cnn = partial(models.convnet, SHAPE, kernel_size=3, padding=1, widths=(12,), activation=layers.FullSort)
 
 
 def residual() -> nn.Module:
@@ -66,13 +67,13 @@ NETWORKS = {
     ),
     "aoc": lambda: cnn(
         classes=2,
-        depth=2,
+        channels=(4, 8),
         padding_mode="circular",
         constraint=layers.aoc,
         activation=partial(layers.GroupSort, 4),
         pooling=layers.L2Pool2d,
     ),
-    "cpl": lambda: cnn(classes=3, depth=2, padding_mode="circular", constraint=layers.cpl, activation=layers.FullSort),
+    "cpl": lambda: cnn(classes=3, channels=(4,), depth=2, padding_mode="circular", constraint=layers.cpl),
     "residual": residual,
     "plain": plain,
 }
@@ -223,7 +224,7 @@ def test_options(tmp_path):
         with pytest.raises(ExportError, match=message):
             export(model, SHAPE, tmp_path, **{key: dict(value) if key == "metadata" else value})
     with pytest.raises(ExportError, match="opset 99"):
-        export(model, SHAPE, tmp_path, formats=["onnx"], opset=99)
+        export(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), SHAPE, tmp_path, formats=["onnx"], opset=99)
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
@@ -266,6 +267,11 @@ def test_a_run_without_its_data_is_exported(run, monkeypatch, tmp_path):
     called(monkeypatch, f"run={run}", "formats=torch", f"out={tmp_path / 'a=b'}")
     certificate = json.loads((tmp_path / "a=b" / "certificate.json").read_text())
     assert certificate["class_names"] is None
+
+
+@pytest.mark.parametrize("override", ["run='a,b=1'", "run='a=1','b,c'", 'run="a,b"', r"run='it\'s,b'", "formats=[a,b]"])
+def test_quotes_and_brackets_are_no_sweep(override):
+    check_overrides([override], "export")
 
 
 @pytest.mark.parametrize(
