@@ -7,15 +7,16 @@ READY := $(VENV)/.ready
 SUITE ?= digits08,digits
 SEEDS ?= 0
 RESULTS ?= results/runs
+RUN ?= $(RESULTS)/digits08/hkr_cnn/default/0
 DATA ?= mnist
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark test lint figures report sweep data bench clean
+.PHONY: help install benchmark test lint figures report sweep export data bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
-	@echo "  Variables: SUITE=$(SUITE) SEEDS=$(SEEDS) RESULTS=$(RESULTS) DATA=$(DATA) ARGS=\"\" (options of lipbench.run)"
+	@echo "  Variables: SUITE=$(SUITE) SEEDS=$(SEEDS) RESULTS=$(RESULTS) RUN=$(RUN) DATA=$(DATA) ARGS=\"\" (options of lipbench.run)"
 
 install: $(READY) ## Create .venv with exact versions (constraints.txt)
 
@@ -36,6 +37,9 @@ report: $(READY) ## Leaderboard and figures of RESULTS
 	$(BIN)/python -m lipbench.report results=$(RESULTS)
 
 figures: report ## The figures of RESULTS (they are part of the report)
+
+export: $(READY) ## ONNX and torch.export files of RUN, the certificate inside
+	$(BIN)/python -m lipbench.export "run=$(RUN)"
 
 data: $(READY) ## Download DATA (mnist) into LIPBENCH_DATA or the cache
 	$(BIN)/python -m lipbench.data $(DATA)

@@ -78,11 +78,14 @@ def check_overrides(arguments: Sequence[str], config: str) -> None:
 def _first(override: str) -> str:
     """The first value of a sweep `key=a,b`; brackets and quotes are left alone."""
     key, _, value = override.partition("=")
-    depth = 0
+    depth, quote = 0, ""
     for position, letter in enumerate(value):
-        depth += (letter in "[{(") - (letter in "]})")
-        if letter == "," and depth == 0:
-            return f"{key}={value[:position]}"
+        if letter in "'\"" and letter == (quote or letter) and not value[:position].endswith("\\"):
+            quote = "" if quote else letter
+        elif not quote:
+            depth += (letter in "[{(") - (letter in "]})")
+            if letter == "," and depth == 0:
+                return f"{key}={value[:position]}"
     return override
 
 

@@ -53,7 +53,11 @@ class GroupSort(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] % self.size:
             raise ValueError(f"GroupSort({self.size}) needs a multiple of {self.size} neurons, not {x.shape[1]}.")
-        return x.unflatten(1, (-1, self.size)).sort(dim=2).values.flatten(1, 2)
+        groups = x.unflatten(1, (-1, self.size))
+        if self.size == 2:  # torch and onnxruntime compare two to four times faster than they sort
+            a, b = groups.unbind(2)
+            return torch.stack((torch.minimum(a, b), torch.maximum(a, b)), dim=2).flatten(1, 2)
+        return groups.sort(dim=2).values.flatten(1, 2)
 
     def extra_repr(self) -> str:
         return str(self.size)
