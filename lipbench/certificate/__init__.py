@@ -7,7 +7,8 @@ from lipbench.certificate import other as _other  # noqa: F401  (importing them 
 from lipbench.certificate import residual as _residual  # noqa: F401
 from lipbench.certificate.core import LayerBound, Unbounded, lipschitz
 from lipbench.certificate.linear import convolution_norm, spectral_norm
-from lipbench.certificate.radius import certify, gaps, radius
+from lipbench.certificate.radius import certify, gaps, gaps_of, radius
+from lipbench.certificate.spectrum import has_matrix, singular_range
 
 layerwise = lipschitz.layerwise
 
@@ -17,8 +18,11 @@ __all__ = [
     "certify",
     "convolution_norm",
     "gaps",
+    "gaps_of",
+    "has_matrix",
     "layerwise",
     "lipschitz",
     "radius",
+    "singular_range",
     "spectral_norm",
 ]

@@ -25,7 +25,7 @@ from lipbench.layers.constraints import (
 )
 from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d
 from lipbench.layers.families import aoc, aol, cpl, liresnet, sll
-from lipbench.layers.operator import is_circular, keeps_size, padding_of, symbols
+from lipbench.layers.operator import fills_torus, is_circular, keeps_size, padding_of, symbols
 from lipbench.layers.orthogonalize import bjorck, into_basin, newton_schulz, norm_bound, polar, tangent
 from lipbench.layers.pooling import L2Pool2d, ScaledAvgPool2d
 
@@ -60,6 +60,7 @@ __all__ = [
     "constrain",
     "constrained_weights",
     "cpl",
+    "fills_torus",
     "into_basin",
     "is_circular",
     "is_free",
