@@ -100,8 +100,8 @@ def output_size(layer: nn.Conv2d, size: tuple[int, int]) -> list[int]:
 
 
 def dense_operator(layer: nn.Conv2d, size: tuple[int, int]) -> Tensor:
-    """The matrices [groups, inputs, outputs] of the groups of the convolution, in float64, by applying it to every basis
-    image.
+    """The matrix of each group of the convolution, [groups, inputs, outputs] in float64, by applying it to every
+    basis image.
     """
     (top, bottom), (left, right) = padding_of(layer)
     groups = layer.weight.detach().double().reshape(layer.groups, -1, *layer.weight.shape[1:])

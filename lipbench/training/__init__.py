@@ -1,6 +1,7 @@
 """Training: `fit`, its optimisers and schedules."""
 
 from lipbench.training.checkpoint import CheckpointError
+from lipbench.training.events import PackageMissing, event_log
 from lipbench.training.fit import TrainingDiverged, constant, cosine, fit
 from lipbench.training.history import pixels
 from lipbench.training.optimizers import adam, auto, sgd, spectral
@@ -8,12 +9,14 @@ from lipbench.training.spectral import SpectralDescent
 
 __all__ = [
     "CheckpointError",
+    "PackageMissing",
     "SpectralDescent",
     "TrainingDiverged",
     "adam",
     "auto",
     "constant",
     "cosine",
+    "event_log",
     "fit",
     "pixels",
     "sgd",
