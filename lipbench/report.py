@@ -1,6 +1,7 @@
 """`python -m lipbench.report results=results/runs`: leaderboard and figures of a results folder. No model is loaded."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from lipbench.commandline import CONF, CommandError, check_overrides
-from lipbench.figures import accuracy_curves, save_figure
+from lipbench.figures import accuracy_curves, save_figure, training_comparison, training_curves
 from lipbench.results import (
     RUN_COLUMNS,
     ResultsError,
     read,
+    read_histories,
     read_summary,
     run_folders,
     write_text,
@@ -127,6 +129,46 @@ def _verdict(values: pd.Series) -> str | None:
     return "holds" if known.astype(bool).all() else "VIOLATED"
 
 
+def _chosen(training: bool | Sequence[str], known: list[str]) -> list[str]:
+    """The experiments of which each run gets a figure of its own.
+
+    Raises:
+        ResultsError: a name that has no history.
+    """
+    if isinstance(training, bool):
+        return known if training else []
+    missing = [name for name in training if name not in known]
+    if missing:
+        raise ResultsError(
+            f"training_curves={list(training)}: nothing was trained as {', '.join(missing)}. Give true, false or a list of: "
+            f"{', '.join(known)}."
+        )
+    return list(training)
+
+
+def _figures(root: Path, datasets: Sequence[str], training: bool | Sequence[str]) -> list[Path]:
+    """Draws every data set; returns the files.
+
+    Args:
+        training: whether each run's training is drawn as well; or the names of the experiments whose is.
+    """
+    rows, histories, written = read(root), read_histories(root), []
+    chosen = _chosen(training, sorted(set(histories["experiment"])))
+    for dataset in datasets:
+        figure = accuracy_curves(rows[rows["dataset"] == dataset], title=f"{dataset}: accuracy against epsilon")
+        written += save_figure(figure, root / "figures" / f"accuracy_{dataset}")
+        mine = histories[histories["dataset"] == dataset]
+        if not len(mine):
+            continue
+        figure = training_comparison(mine, title=f"{dataset}: training")
+        written += save_figure(figure, root / "figures" / f"training_{dataset}")
+        for key, history in mine.groupby(RUN_COLUMNS, sort=True):
+            if key[1] in chosen:
+                figure = training_curves(history, title=" ".join(map(str, key)))
+                written += save_figure(figure, root / "figures" / ("training_" + "_".join(map(str, key))))
+    return written
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def task(cfg: DictConfig) -> None:
     """The report of one results folder."""
@@ -139,10 +181,7 @@ def task(cfg: DictConfig) -> None:
         print("\n\n".join(_markdown(table)))
         written = [root / "leaderboard.csv", root / "leaderboard.md"]
         if cfg.figures:
-            rows = read(root)
-            for dataset in table["dataset"].unique():
-                figure = accuracy_curves(rows[rows["dataset"] == dataset], title=f"{dataset}: accuracy against epsilon")
-                written += save_figure(figure, root / "figures" / f"accuracy_{dataset}")
+            written += _figures(root, list(table["dataset"].unique()), cfg.training_curves)
         print("\nWritten: " + ", ".join(map(str, written)))
     except (ResultsError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
