@@ -18,6 +18,7 @@ from lipbench.results import (
     read_histories,
     read_summary,
     run_folders,
+    run_key,
     write_text,
 )
 
@@ -129,7 +130,7 @@ def _verdict(values: pd.Series) -> str | None:
     return "holds" if known.astype(bool).all() else "VIOLATED"
 
 
-def _chosen(training: bool | Sequence[str], known: list[str]) -> list[str]:
+def _chosen(training: bool | str | Sequence[str], known: list[str]) -> list[str]:
     """The experiments of which each run gets a figure of its own.
 
     Raises:
@@ -137,16 +138,17 @@ def _chosen(training: bool | Sequence[str], known: list[str]) -> list[str]:
     """
     if isinstance(training, bool):
         return known if training else []
-    missing = [name for name in training if name not in known]
+    names = [training] if isinstance(training, str) else list(training)
+    missing = [name for name in names if name not in known]
     if missing:
         raise ResultsError(
-            f"training_curves={list(training)}: nothing was trained as {', '.join(missing)}. Give true, false or a list of: "
+            f"training_curves={names}: no history of {', '.join(missing)}. Give true, false or a list of: "
             f"{', '.join(known)}."
         )
-    return list(training)
+    return names
 
 
-def _figures(root: Path, datasets: Sequence[str], training: bool | Sequence[str]) -> list[Path]:
+def _figures(root: Path, datasets: Sequence[str], training: bool | str | Sequence[str]) -> list[Path]:
     """Draws every data set; returns the files.
 
     Args:
@@ -158,14 +160,15 @@ def _figures(root: Path, datasets: Sequence[str], training: bool | Sequence[str]
         figure = accuracy_curves(rows[rows["dataset"] == dataset], title=f"{dataset}: accuracy against epsilon")
         written += save_figure(figure, root / "figures" / f"accuracy_{dataset}")
         mine = histories[histories["dataset"] == dataset]
-        if not len(mine):
-            continue
-        figure = training_comparison(mine, title=f"{dataset}: training")
-        written += save_figure(figure, root / "figures" / f"training_{dataset}")
-        for key, history in mine.groupby(RUN_COLUMNS, sort=True):
-            if key[1] in chosen:
-                figure = training_curves(history, title=" ".join(map(str, key)))
-                written += save_figure(figure, root / "figures" / ("training_" + "_".join(map(str, key))))
+        if len(mine):
+            figure = training_comparison(mine, title=f"{dataset}: training")
+            written += save_figure(figure, root / "figures" / f"training_{dataset}")
+    for folder in run_folders(root):
+        key = run_key(folder)
+        if key["dataset"] in datasets and key["experiment"] in chosen and (folder / "history.csv").exists():
+            # Read alone, the layers of a run keep their order.
+            figure = training_curves(read_histories(folder), title=" ".join(map(str, key.values())))
+            written += save_figure(figure, root / "figures" / "_".join(["training", *map(str, key.values())]))
     return written
 
 

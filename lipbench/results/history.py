@@ -23,8 +23,8 @@ def read_histories(root: str | Path) -> pd.DataFrame:
 
 
 def layer_columns(history: pd.DataFrame, quantity: str) -> dict[str, str]:
-    """Layer -> its column of one quantity (sigma_min, sigma_max, lipschitz, gradient), in order of depth, for the
-    layers of which `history` holds a number.
+    """Layer -> its column of one quantity (sigma_min, sigma_max, lipschitz, gradient), in the order of the
+    columns (of one run: that of the model's modules), for the layers of which `history` holds a number.
     """
     suffix = f".{quantity}"
     return {c.removesuffix(suffix): c for c in map(str, history) if c.endswith(suffix) and history[c].notna().any()}
