@@ -23,6 +23,8 @@ from lipbench.training import PackageMissing, adam, event_log, spectral
 from lipbench.training.history import monitor
 
 LOSS = partial(losses.hkr, margin=1.0)
+# The smoke form of an experiment sets an option of carlini_wagner.
+FAST = ["attack=[carlini_wagner]", "attack.carlini_wagner.steps=2"]
 LAYERS = {
     "tall": (nn.Linear(12, 30), (12,)),
     "wide": (nn.Linear(30, 12), (30,)),
@@ -33,7 +35,7 @@ LAYERS = {
     "padded patches": (nn.Conv2d(3, 20, 2, stride=2, padding=1), (3, 6, 6)),
     "zeros": (nn.Conv2d(3, 8, 3, padding=1), (3, 6, 6)),
     "zeros, stride": (nn.Conv2d(3, 8, 3, stride=2, padding=1), (3, 7, 7)),
-    "same, even kernel": (nn.Conv2d(3, 5, 4, padding="same"), (3, 6, 6)),
+    "same, oblong kernel": (nn.Conv2d(3, 5, (3, 5), padding="same"), (3, 6, 6)),
     "valid": (nn.Conv2d(3, 8, 3), (3, 7, 7)),
     "grouped": (nn.Conv2d(4, 8, 3, padding=1, groups=2), (4, 5, 5)),
     "grouped patches": (nn.Conv2d(4, 8, 2, stride=2, groups=2), (4, 6, 6)),
@@ -135,15 +137,24 @@ def test_layers_inside_residual_sums_and_constructions(digits):
     assert all(not hooks for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks))
 
 
-@pytest.mark.parametrize("model", [constrained(), plain(), nn.Linear(5, 3), nn.Sequential(nn.ReLU(), nn.ReLU())])
-def test_gaps_from_layers_are_the_gaps(model):
-    model = layers.bake(model)
-    shape = (5,) if isinstance(model, nn.Linear) or len(model) == 2 else (1, 8, 8)
-    expected = gaps(model, shape)
-    assert torch.equal(gaps_of(model, shape, layerwise(model, shape)), expected)
-    head = layers.bake(constrained())
-    whole = gaps(head, (1, 8, 8))[0, 1].item()
-    assert whole == pytest.approx(lipschitz(head[:-1], (1, 8, 8)))
+def test_gaps_from_layers_are_the_gaps():
+    """Once per kind of head, each against the norm of its backbone computed apart; nested containers do not matter."""
+    shape = (1, 8, 8)
+    antipodal = layers.bake(constrained())
+    backbone = lipschitz(nn.Sequential(*antipodal[:-1]).eval(), shape)
+    nested = nn.Sequential(nn.Sequential(*antipodal[:3]), nn.Sequential(*antipodal[3:])).eval()
+    for model in (antipodal, nested):
+        assert gaps_of(model, shape, layerwise(model, shape))[0, 1].item() == pytest.approx(backbone, rel=1e-8)
+        assert gaps(model, shape)[0, 1].item() == pytest.approx(backbone, rel=1e-8)
+    body, head = nn.Linear(64, 5), nn.Linear(5, 3)
+    model = nn.Sequential(nn.Flatten(), body, nn.Tanh(), head).eval()
+    expected = lipschitz(body, (64,)) * (head.weight[0] - head.weight[2]).norm().item()
+    assert gaps_of(model, shape, layerwise(model, shape))[0, 2].item() == pytest.approx(expected, rel=1e-6)
+    model = nn.Sequential(model, nn.ReLU()).eval()  # no head that it knows
+    expected = 2**0.5 * lipschitz(model, shape)
+    assert gaps_of(model, shape, layerwise(model, shape))[0, 2].item() == pytest.approx(expected, rel=1e-8)
+    model[0][1].train()
+    assert gaps_of(model, shape, layerwise(model, shape))[0, 2].item() == math.inf
 
 
 def test_columns_are_the_same_in_every_epoch_and_after_a_resume(digits, tmp_path):
@@ -180,10 +191,10 @@ def test_tensorboard_holds_every_column_once_after_a_resume(tmp_path):
 
 def test_an_experiment_writes_events_only_when_asked(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    silent = experiment("digits08/hkr_mlp", tmp_path / "a", "attack=[fgm]")
+    silent = experiment("digits08/hkr_mlp", tmp_path / "a", *FAST)
     silent.run()
     assert not (silent.folder / "tensorboard").exists()
-    told = experiment("digits08/hkr_mlp", tmp_path / "b", "attack=[fgm]", "tensorboard=true", "training.epochs=2")
+    told = experiment("digits08/hkr_mlp", tmp_path / "b", *FAST, "tensorboard=true", "training.epochs=2")
     told.run()
     assert "tensorboard" not in (told.folder / "config.yaml").read_text()
     history = pd.read_csv(told.folder / "history.csv")
@@ -253,7 +264,7 @@ def test_an_old_history_without_layers_is_compared_by_what_it_has():
 
 def test_the_report_draws_the_runs_that_are_asked_for(tmp_path):
     for name in ("hkr_mlp", "kr_mlp"):
-        experiment(f"digits08/{name}", tmp_path, "attack=[fgm]").run()
+        experiment(f"digits08/{name}", tmp_path, *FAST).run()
     drawn = {path.name for path in _figures(tmp_path, ["digits08"], False)}
     assert {"accuracy_digits08.png", "training_digits08.png"} <= drawn
     assert not any("mlp" in name for name in drawn)
