@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -38,7 +39,7 @@ from lipbench.results import (
     write_summary,
     write_text,
 )
-from lipbench.training import pixels
+from lipbench.training import event_log, pixels
 
 GALLERY = 16
 # The largest change of a logit that finishing an orthogonalisation may make.
@@ -54,6 +55,7 @@ class Experiment:
         network: everything that the trained network depends on: its identity.
         options: method name -> its configuration, part of the identity of its table.
         images: how many test images are attacked.
+        tensorboard: whether the training is logged to `<folder>/tensorboard/` as well.
     """
 
     folder: Path
@@ -71,6 +73,7 @@ class Experiment:
     device: torch.device
     force: bool = False
     progress: bool = True
+    tensorboard: bool = False
 
     def run(self) -> dict[str, Any]:
         """Trains, bakes, certifies and attacks whatever is not there yet, and writes the summary.
@@ -81,6 +84,7 @@ class Experiment:
         Raises:
             ResultsError: the folder holds another network, or a table with other options, and `force` is not set.
             LawViolation: a law does not hold; the rows and the offending pairs are saved first.
+            PackageMissing: `tensorboard` is set, the network is not trained yet, and TensorBoard is not installed.
         """
         self._claim()
         dataset = self.load_dataset()
@@ -135,16 +139,18 @@ class Experiment:
         seed, checkpoint = int(self.network["seed"]), self.folder / "checkpoint.pt"
         torch.manual_seed(seed)
         model = build(recipe)
-        history = self.training(
-            model,
-            dataset,
-            self.loss,
-            self.optimizer,
-            seed=seed,
-            device=self.device,
-            checkpoint=checkpoint,
-            progress=self.progress,
-        )
+        with event_log(self.folder / "tensorboard") if self.tensorboard else nullcontext() as on_epoch:
+            history = self.training(
+                model,
+                dataset,
+                self.loss,
+                self.optimizer,
+                seed=seed,
+                device=self.device,
+                checkpoint=checkpoint,
+                progress=self.progress,
+                on_epoch=on_epoch,
+            )
         write_text(self.folder / "history.csv", pd.DataFrame(history).to_csv(index=False, lineterminator="\n"))
         change = _bake(model, dataset.validation)
         write_json(self.folder / "environment.json", environment(self.device))

@@ -1,6 +1,7 @@
 """`python -m lipbench.report results=results/runs`: leaderboard and figures of a results folder. No model is loaded."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,22 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from lipbench.commandline import CONF, CommandError, check_overrides
-from lipbench.figures import accuracy_curves, best_variants, construction_comparison, save_figure
+from lipbench.figures import (
+    accuracy_curves,
+    best_variants,
+    construction_comparison,
+    save_figure,
+    training_comparison,
+    training_curves,
+)
 from lipbench.results import (
     RUN_COLUMNS,
     ResultsError,
     read,
+    read_histories,
     read_summary,
     run_folders,
+    run_key,
     write_text,
 )
 
@@ -77,9 +87,11 @@ def constructions(root: Path, dataset: str) -> list[tuple[str, float, pd.DataFra
                 rows.append(_construction_row(summary, eps, certified))
     runs = pd.DataFrame(rows)
     found = []
-    for (experiment, eps), group in runs.groupby(["experiment", "epsilon"]) if rows else ():
+    for experiment in sorted({row["experiment"] for row in rows}):
+        group = runs[runs["experiment"] == experiment]
         if group["construction"].nunique() > 1:
-            found.append((str(experiment), float(eps), best_variants(group.drop(columns=["experiment", "epsilon"]))))
+            epsilon = float(group["epsilon"].iloc[0])
+            found.append((experiment, epsilon, best_variants(group.drop(columns=["experiment", "epsilon"]))))
     return found
 
 
@@ -177,6 +189,49 @@ def _write_constructions(root: Path, dataset: str) -> list[Path]:
     return written
 
 
+def _chosen(training: bool | str | Sequence[str], known: list[str]) -> list[str]:
+    """The experiments of which each run gets a figure of its own.
+
+    Raises:
+        ResultsError: a name that has no history.
+    """
+    if isinstance(training, bool):
+        return known if training else []
+    names = [training] if isinstance(training, str) else list(training)
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ResultsError(
+            f"training_curves={names}: no history of {', '.join(missing)}. Give true, false or a list of: "
+            f"{', '.join(known)}."
+        )
+    return names
+
+
+def _figures(root: Path, datasets: Sequence[str], training: bool | str | Sequence[str]) -> list[Path]:
+    """Draws every data set; returns the files.
+
+    Args:
+        training: whether each run's training is drawn as well; or the names of the experiments whose is.
+    """
+    rows, histories, written = read(root), read_histories(root), []
+    chosen = _chosen(training, sorted(set(histories["experiment"])))
+    for dataset in datasets:
+        figure = accuracy_curves(rows[rows["dataset"] == dataset], title=f"{dataset}: accuracy against epsilon")
+        written += save_figure(figure, root / "figures" / f"accuracy_{dataset}")
+        mine = histories[histories["dataset"] == dataset]
+        if len(mine):
+            figure = training_comparison(mine, title=f"{dataset}: training")
+            written += save_figure(figure, root / "figures" / f"training_{dataset}")
+        written += _write_constructions(root, dataset)
+    for folder in run_folders(root):
+        key = run_key(folder)
+        if key["dataset"] in datasets and key["experiment"] in chosen and (folder / "history.csv").exists():
+            # Read alone, the layers of a run keep their order.
+            figure = training_curves(read_histories(folder), title=" ".join(map(str, key.values())))
+            written += save_figure(figure, root / "figures" / "_".join(["training", *map(str, key.values())]))
+    return written
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def task(cfg: DictConfig) -> None:
     """The report of one results folder."""
@@ -189,11 +244,7 @@ def task(cfg: DictConfig) -> None:
         print("\n\n".join(_markdown(table)))
         written = [root / "leaderboard.csv", root / "leaderboard.md"]
         if cfg.figures:
-            rows = read(root)
-            for dataset in table["dataset"].unique():
-                figure = accuracy_curves(rows[rows["dataset"] == dataset], title=f"{dataset}: accuracy against epsilon")
-                written += save_figure(figure, root / "figures" / f"accuracy_{dataset}")
-                written += _write_constructions(root, dataset)
+            written += _figures(root, list(table["dataset"].unique()), cfg.training_curves)
         print("\nWritten: " + ", ".join(map(str, written)))
     except (ResultsError, FileNotFoundError) as error:
         print(error, file=sys.stderr)

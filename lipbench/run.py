@@ -19,10 +19,19 @@ from omegaconf import DictConfig, OmegaConf
 from lipbench.commandline import CONF, CommandError, check_overrides, expand_suites
 from lipbench.experiment import Experiment, run_folder_of, variant_of
 from lipbench.results import LawViolation, ResultsError
-from lipbench.training import CheckpointError, TrainingDiverged
+from lipbench.training import CheckpointError, PackageMissing, TrainingDiverged
 
 NETWORK = ("dataset", "model", "constraint", "loss", "optimizer", "training", "seed")
-EXPECTED = (ResultsError, CheckpointError, TrainingDiverged, LawViolation, FileNotFoundError, ImportError, ValueError)
+EXPECTED = (
+    ResultsError,
+    CheckpointError,
+    PackageMissing,
+    TrainingDiverged,
+    LawViolation,
+    FileNotFoundError,
+    ImportError,
+    ValueError,
+)
 
 
 def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experiment:
@@ -57,6 +66,7 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
         device=_device(plain["device"]),
         force=plain["force"],
         progress=plain["progress"],
+        tensorboard=plain["tensorboard"],
     )
 
 

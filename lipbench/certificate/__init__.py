@@ -9,7 +9,8 @@ from lipbench.certificate import pooling as _pooling  # noqa: F401
 from lipbench.certificate import residual as _residual  # noqa: F401
 from lipbench.certificate.core import LayerBound, Unbounded, lipschitz
 from lipbench.certificate.linear import convolution_norm, spectral_norm
-from lipbench.certificate.radius import certify, gaps, radius
+from lipbench.certificate.radius import certify, gaps, gaps_of, radius
+from lipbench.certificate.spectrum import has_matrix, singular_range
 
 layerwise = lipschitz.layerwise
 
@@ -19,8 +20,11 @@ __all__ = [
     "certify",
     "convolution_norm",
     "gaps",
+    "gaps_of",
+    "has_matrix",
     "layerwise",
     "lipschitz",
     "radius",
+    "singular_range",
     "spectral_norm",
 ]

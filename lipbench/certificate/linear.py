@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz
-from lipbench.layers import is_circular, padding_of, patch_factor, symbols
+from lipbench.layers import fills_torus, is_circular, padding_of, patch_factor, symbols
 
 # Up to this size of the dense operator's smaller side its exact norm is computed as well.
 DENSE_LIMIT = 2048
@@ -68,10 +68,8 @@ def convolution_norm(layer: nn.Conv2d, size: tuple[int, int]) -> float:
         if all(k <= s for k, s in zip(layer.kernel_size, layer.stride, strict=True)) and set(layer.dilation) == {1}:
             return bounds[0]
     bounds.append(spectral_norm(spectrum))
-    if _dense_is_small(layer, size):
-        bounds.append(
-            spectral_norm(_dense(layer, groups[:1], size)) if layer.groups == 1 else _dense_grouped(layer, size)
-        )
+    if not fills_torus(layer, size) and _dense_is_small(layer, size):
+        bounds.append(spectral_norm(dense_operator(layer, size)))
     return min(bounds)
 
 
@@ -82,28 +80,35 @@ def _finite(weight: Tensor) -> Tensor:
 
 
 def _dense_is_small(layer: nn.Conv2d, size: tuple[int, int]) -> bool:
+    side, entries = dense_size(layer, size)
+    return side <= DENSE_LIMIT and entries <= DENSE_ENTRIES
+
+
+def dense_size(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
+    """The smaller side of the matrix of the whole convolution, and the number of its entries."""
     inputs = layer.in_channels * math.prod(size)
-    outputs = layer.out_channels * math.prod(_output_size(layer, size))
-    return min(inputs, outputs) <= DENSE_LIMIT and inputs * outputs <= DENSE_ENTRIES
+    outputs = layer.out_channels * math.prod(output_size(layer, size))
+    return min(inputs, outputs), inputs * outputs
 
 
-def _output_size(layer: nn.Conv2d, size: tuple[int, int]) -> list[int]:
+def output_size(layer: nn.Conv2d, size: tuple[int, int]) -> list[int]:
+    """Height and width of the output."""
     return [
         (n + sum(p) - d * (k - 1) - 1) // s + 1
         for n, p, k, s, d in zip(size, padding_of(layer), layer.kernel_size, layer.stride, layer.dilation, strict=True)
     ]
 
 
-def _dense(layer: nn.Conv2d, kernel: Tensor, size: tuple[int, int]) -> Tensor:
-    """The matrix of one group of the convolution, [in * h * w, outputs], by applying it to every basis image."""
+def dense_operator(layer: nn.Conv2d, size: tuple[int, int]) -> Tensor:
+    """The matrix of each group of the convolution, [groups, inputs, outputs] in float64, by applying it to every
+    basis image.
+    """
     (top, bottom), (left, right) = padding_of(layer)
-    inputs = kernel.shape[2] * math.prod(size)
-    basis = torch.eye(inputs, dtype=torch.float64, device=kernel.device).reshape(inputs, kernel.shape[2], *size)
+    groups = layer.weight.detach().double().reshape(layer.groups, -1, *layer.weight.shape[1:])
+    channels = groups.shape[2]
+    inputs = channels * math.prod(size)
+    basis = torch.eye(inputs, dtype=torch.float64, device=groups.device).reshape(inputs, channels, *size)
     mode = "circular" if layer.padding_mode == "circular" else "constant"
     padded = F.pad(basis, (left, right, top, bottom), mode=mode)
-    return F.conv2d(padded, kernel[0], stride=layer.stride, dilation=layer.dilation).flatten(1)
-
-
-def _dense_grouped(layer: nn.Conv2d, size: tuple[int, int]) -> float:
-    groups = layer.weight.detach().double().reshape(layer.groups, 1, -1, *layer.weight.shape[1:])
-    return max(spectral_norm(_dense(layer, kernel, size)) for kernel in groups)
+    images = [F.conv2d(padded, kernel, stride=layer.stride, dilation=layer.dilation) for kernel in groups]
+    return torch.stack([image.flatten(1) for image in images])

@@ -2,11 +2,12 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, Shape, lipschitz, unknown
+from lipbench.certificate.core import OUTWARD, LayerBound, Shape, lipschitz, unknown
 from lipbench.layers import Antipodal, Scale
 
 # Rounding of a float64 forward pass, relative to the largest logit of an image: a bound with room for 10^5 operations
@@ -26,25 +27,35 @@ def gaps(model: nn.Module, shape: Shape) -> Tensor:
         model: baked, in evaluation mode.
         shape: of one image, (C, H, W).
     """
-    layers = _flat(model)
-    backbone, head = nn.Sequential(*layers[:-1]), layers[-1]
-    backbone.training = False  # of the new container alone: .eval() would change the model's layers
+    return gaps_of(model, shape, lipschitz.layerwise(model, shape))
+
+
+@torch.no_grad()
+def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Tensor:
+    """`gaps` of a model whose layerwise bounds are there already.
+
+    Args:
+        bounds: what `lipbench.certificate.layerwise(model, shape)` gives.
+    """
+    head = _flat(model)[-1]
     known = not any(map(unknown, (*_containers(model), head)))
     if known and type(head) is Scale:
-        return (gaps(backbone, shape) * (abs(head.factor) * OUTWARD)).nan_to_num(nan=math.inf, posinf=math.inf)
+        backbone = nn.Sequential(*_flat(model)[:-1])
+        backbone.training = False  # of the new container alone: .eval() would change the model's layers
+        inner = gaps_of(backbone, shape, bounds[:-1])
+        return (inner * (abs(head.factor) * OUTWARD)).nan_to_num(nan=math.inf, posinf=math.inf)
+    # Where no container is unknown, every layer of nested Sequentials has its own entry, the head the last one.
+    constant = math.prod(layer.bound for layer in bounds[:-1])
     if known and type(head) is nn.Linear:
         rows = head.weight.double()
-        if not rows.isfinite().all():
+        if not rows.isfinite().all() or not math.isfinite(constant):
             return _full(len(rows), math.inf, rows.device)
         distances = (rows[:, None] - rows[None, :]).norm(dim=2) * OUTWARD
-        constant = lipschitz(backbone, shape)
-        if not math.isfinite(constant):
-            return _full(len(rows), math.inf, rows.device)
         return distances * constant * OUTWARD
     if known and type(head) is Antipodal:
-        return _full(2, lipschitz(backbone, shape) * OUTWARD, _device(model))
-    classes = _classes(model, shape)
-    return _full(classes, math.sqrt(2) * lipschitz(model, shape) * OUTWARD, _device(model))
+        return _full(2, constant * OUTWARD, _device(model))
+    whole = math.prod(layer.bound for layer in bounds)
+    return _full(_classes(model, shape), math.sqrt(2) * whole * OUTWARD, _device(model))
 
 
 def radius(logits: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:

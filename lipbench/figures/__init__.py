@@ -3,5 +3,13 @@
 from lipbench.figures.constructions import best_variants, construction_comparison
 from lipbench.figures.curves import accuracy_curves
 from lipbench.figures.style import save_figure
+from lipbench.figures.training import training_comparison, training_curves
 
-__all__ = ["accuracy_curves", "best_variants", "construction_comparison", "save_figure"]
+__all__ = [
+    "accuracy_curves",
+    "best_variants",
+    "construction_comparison",
+    "save_figure",
+    "training_comparison",
+    "training_curves",
+]

@@ -28,7 +28,7 @@ from lipbench.layers.constraints import (
 from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d, PeerLayer
 from lipbench.layers.families import aoc, aol, cpl, liresnet, sll
 from lipbench.layers.initialisers import bjorck_, delta_orthogonal_, orthogonal_
-from lipbench.layers.operator import is_circular, keeps_size, padding_of, symbols
+from lipbench.layers.operator import fills_torus, is_circular, keeps_size, padding_of, symbols
 from lipbench.layers.orthogonalize import bjorck, into_basin, newton_schulz, norm_bound, polar, tangent
 from lipbench.layers.pooling import AdaptiveL2Pool2d, AdaptiveScaledAvgPool2d, L2Pool2d, ScaledAvgPool2d
 
@@ -76,6 +76,7 @@ __all__ = [
     "constrained_weights",
     "cpl",
     "delta_orthogonal_",
+    "fills_torus",
     "into_basin",
     "is_circular",
     "is_free",

@@ -93,3 +93,17 @@ def keeps_size(layer: nn.Conv2d) -> bool:
         return False
     reaches = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     return all(2 * before == 2 * after == r for (before, after), r in zip(padding_of(layer), reaches, strict=True))
+
+
+def fills_torus(layer: nn.Conv2d, size: tuple[int, int]) -> bool:
+    """Whether the layer is itself the circular convolution of `symbols`, whose singular values are then exactly its
+    own: circular padding that keeps every position, and a stride that divides the image.
+    """
+    if layer.padding_mode != "circular":
+        return False
+    return all(
+        before + after == d * (k - 1) and n % s == 0
+        for n, k, s, d, (before, after) in zip(
+            size, layer.kernel_size, layer.stride, layer.dilation, padding_of(layer), strict=True
+        )
+    )

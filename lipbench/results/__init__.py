@@ -10,6 +10,7 @@ from lipbench.results.files import (
     write_json,
     write_text,
 )
+from lipbench.results.history import layer_columns, read_histories
 from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
 from lipbench.results.tables import (
     COLUMNS,
@@ -38,8 +39,10 @@ __all__ = [
     "differences",
     "file_hash",
     "fingerprint",
+    "layer_columns",
     "read",
     "read_bounds",
+    "read_histories",
     "read_json",
     "read_summary",
     "run_folders",

@@ -2,6 +2,7 @@
 
 from lipbench.training.augmentation import random_affine
 from lipbench.training.checkpoint import CheckpointError
+from lipbench.training.events import PackageMissing, event_log
 from lipbench.training.fit import TrainingDiverged, constant, cosine, fit
 from lipbench.training.history import pixels
 from lipbench.training.optimizers import adam, auto, sgd, spectral
@@ -9,12 +10,14 @@ from lipbench.training.spectral import SpectralDescent
 
 __all__ = [
     "CheckpointError",
+    "PackageMissing",
     "SpectralDescent",
     "TrainingDiverged",
     "adam",
     "auto",
     "constant",
     "cosine",
+    "event_log",
     "fit",
     "pixels",
     "random_affine",

@@ -70,6 +70,7 @@ def fit(
     epsilon: float = 0.5,
     checkpoint: str | Path | None = None,
     progress: bool = True,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains `model` in place on `dataset.train` and returns the history, a row per epoch. The test set is not touched.
 
@@ -88,6 +89,12 @@ def fit(
         augment: images -> images, applied to every batch of training images (`lipbench.training.random_affine`).
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
         checkpoint: file written after every epoch, from which a stopped run is resumed.
+        on_epoch: called with each new row, before the checkpoint that holds it is written: after a kill in between the
+            row comes again. See `lipbench.training.event_log`.
+
+    Returns:
+        per epoch: epoch, steps, train_loss, train_accuracy, then the columns of
+        `lipbench.training.history.monitor`, those of each layer included, then seconds (of the epoch alone).
 
     Raises:
         TrainingDiverged: the loss is NaN or infinite.
@@ -127,6 +134,8 @@ def fit(
                 "seconds": seconds,
             }
             history.append(row)
+            if on_epoch is not None:
+                on_epoch(row)
             bar.set_postfix({k: f"{row[k]:.4g}" for k in ("train_loss", "validation_accuracy")})
             if checkpoint is not None:
                 save_checkpoint(Path(checkpoint), model, chosen, rates, history)

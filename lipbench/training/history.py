@@ -3,17 +3,22 @@ there.
 """
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate import gaps, lipschitz, radius
+from lipbench.certificate import LayerBound, gaps_of, has_matrix, layerwise, lipschitz, radius, singular_range
 from lipbench.data import Split
 from lipbench.layers import bake
 from lipbench.losses import kr
 
 BATCH = 1000
+# Images over which gradients are averaged.
+GRADIENTS = 256
+
+Shape = tuple[int, ...]
 
 
 def pixels(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
@@ -32,6 +37,14 @@ def monitor(
         mean_certificate: mean certified radius (0 for mistakes); certified_accuracy at `epsilon`; lipschitz: bound of
             the whole network;
         gradient_norm: mean L2 norm of the input gradient of the margin z_y - max_k z_k over the first 256 images.
+
+        For each layer with a matrix (dense, convolutional, or residual around one), named by its dotted path in the
+        baked model ("model" where it is the model itself):
+        <layer>.sigma_min, <layer>.sigma_max: its singular values (see `lipbench.certificate.singular_range`);
+        <layer>.lipschitz: its certified bound, `inf` where it has none;
+        <layer>.gradient: mean L2 norm of the margin's gradient with respect to the layer's input. Where it falls from
+            the last layer to the first, the layers between lose the gradient's norm; orthogonal ones keep it.
+        What is unknown is NaN.
     """
     baked = bake(copy.deepcopy(model))
     device = next(baked.parameters()).device
@@ -39,23 +52,78 @@ def monitor(
     with torch.no_grad():
         logits = torch.cat([baked(pixels(batch, device)) for batch in validation.images.split(BATCH)])
     shape = tuple(validation.images.shape[1:])
-    radii = radius(logits.double(), labels, gaps(baked, shape).to(device))
+    # Once for the network, its layers and the gaps of its logits.
+    bounds = layerwise(baked, shape)
+    radii = radius(logits.double(), labels, gaps_of(baked, shape, bounds).to(device))
+    x, y = pixels(validation.images[:GRADIENTS], device), labels[:GRADIENTS]
+    layers = _layers_with_matrix(baked)
+    gradient, inputs = _gradients(baked, x, y, layers)
     return {
         "validation_loss": float(loss(logits, labels)),
         "validation_accuracy": float((logits.argmax(1) == labels).float().mean()),
         "kr": -float(kr(logits, labels)),
         "mean_certificate": float(radii.mean()),
         "certified_accuracy": float((radii > epsilon).double().mean()),
-        "lipschitz": lipschitz(baked, shape),
-        "gradient_norm": _gradient_norm(baked, pixels(validation.images[:256], device), labels[:256]),
+        "lipschitz": math.prod(layer.bound for layer in bounds),
+        "gradient_norm": gradient,
+        **_per_layer(layers, inputs, bounds),
     }
 
 
-def _gradient_norm(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    with torch.enable_grad():
-        x = x.clone().requires_grad_()
-        logits = model(x)
-        true = logits.gather(1, y[:, None])[:, 0]
-        others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-        (gradient,) = torch.autograd.grad((true - others).sum(), x)
-    return float(gradient.flatten(1).norm(dim=1).mean())
+def _layers_with_matrix(model: nn.Module) -> dict[str, nn.Module]:
+    """Dotted path -> layer; the matrix inside a residual layer is not a layer of its own."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if has_matrix(module) and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    return found
+
+
+def _per_layer(
+    layers: dict[str, nn.Module], inputs: dict[str, tuple[Shape, float]], bounds: list[LayerBound]
+) -> dict[str, float]:
+    known = {layer.name: layer.bound for layer in bounds}
+    columns = {}
+    for name, layer in layers.items():
+        title = name or "model"
+        low = high = bound = gradient = math.nan
+        if name in inputs:
+            shape, gradient = inputs[name]
+            low, high = singular_range(layer, shape)
+            # A layer inside a module that has one bound for all of it, such as a residual sum, has no entry.
+            bound = known[name] if name in known else lipschitz(layer, shape)
+        columns[f"{title}.sigma_min"] = low
+        columns[f"{title}.sigma_max"] = high
+        columns[f"{title}.lipschitz"] = bound
+        columns[f"{title}.gradient"] = gradient
+    return columns
+
+
+def _gradients(
+    model: nn.Module, x: Tensor, y: Tensor, layers: dict[str, nn.Module]
+) -> tuple[float, dict[str, tuple[Shape, float]]]:
+    """Mean norm of the margin's gradient with respect to the images; and for each layer that is used, by name, the
+    shape of its (first) input and the mean norm with respect to that.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            seen.setdefault(name, arguments[0])
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
+    try:
+        with torch.enable_grad():
+            x = x.clone().requires_grad_()
+            logits = model(x)
+            true = logits.gather(1, y[:, None])[:, 0]
+            others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+            gradients = torch.autograd.grad((true - others).sum(), [x, *seen.values()], allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    norms = [math.nan if g is None else float(g.flatten(1).norm(dim=1).mean()) for g in gradients]
+    shapes = [tuple(tensor.shape[1:]) for tensor in seen.values()]
+    return norms[0], dict(zip(seen, zip(shapes, norms[1:], strict=True), strict=True))

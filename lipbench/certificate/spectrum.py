@@ -1,0 +1,78 @@
+"""Singular values of the layers of a network, to watch them: not a certificate."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.certificate.core import Shape
+from lipbench.certificate.linear import dense_operator, dense_size, output_size
+from lipbench.layers import ConvexPotential, fills_torus, padding_of, symbols
+
+# Up to this size of the dense operator its singular values are computed: a fraction of a second.
+DENSE_SIDE = 512
+DENSE_ENTRIES = 2**20
+
+UNKNOWN = (math.nan, math.nan)
+
+
+def has_matrix(layer: nn.Module) -> bool:
+    """Whether `singular_range` knows this type of layer: exactly a dense layer, a convolution, or a residual layer
+    around one.
+    """
+    return type(layer) in (nn.Linear, nn.Conv2d, ConvexPotential)
+
+
+@torch.no_grad()
+def singular_range(layer: nn.Module, shape: Shape) -> tuple[float, float]:
+    """Smallest and largest of the min(inputs, outputs) singular values of a layer's linear map, from its weight in
+    float64.
+
+    Exact for dense layers, for convolutions whose patches do not overlap, for circular ones that fill their torus, and
+    for those whose dense operator is small (smaller side at most 512). For the others they are the singular values of
+    the circular convolution around the layer (see `lipbench.layers.symbols`): the largest is then an upper bound, and
+    the smallest says nothing of the border, where the layer's own may be smaller.
+
+    Of `ConvexPotential` they are those of V, the inner layer.
+
+    Args:
+        layer: baked.
+        shape: of one input, without the batch.
+
+    Returns:
+        NaN twice where they are unknown: another type of layer (see `has_matrix`), weights that are not finite, a
+        padding mode other than zeros and circular.
+    """
+    if type(layer) is ConvexPotential:
+        return singular_range(layer.inner, shape)
+    if type(layer) is nn.Linear:
+        return _range(layer.weight.double())
+    if type(layer) is nn.Conv2d and len(shape) == 3 and layer.padding_mode in ("zeros", "circular"):
+        return _of_convolution(layer, (shape[1], shape[2]))
+    return UNKNOWN
+
+
+def _of_convolution(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[float, float]:
+    kernel = layer.weight.double()
+    disjoint = all(k <= s for k, s in zip(layer.kernel_size, layer.stride, strict=True)) and set(layer.dilation) == {1}
+    if disjoint and not any(map(any, padding_of(layer))):
+        matrices = kernel.reshape(layer.groups, -1, math.prod(kernel.shape[1:]))
+        low, high = _range(matrices)
+        # Pixels that no patch reads are zeros of a map that has outputs to spare.
+        read = math.prod(output_size(layer, size)) * math.prod(layer.kernel_size)
+        spare = matrices.shape[-2] > matrices.shape[-1] and read < math.prod(size)
+        return (0.0 if spare and math.isfinite(high) else low), high
+    side, entries = dense_size(layer, size)
+    if not fills_torus(layer, size) and side <= DENSE_SIDE and entries <= DENSE_ENTRIES:
+        return _range(dense_operator(layer, size))
+    try:
+        return _range(symbols(layer, kernel, size))
+    except ValueError:  # a circular padding that repeats outputs
+        return UNKNOWN
+
+
+def _range(matrices: Tensor) -> tuple[float, float]:
+    if not matrices.isfinite().all():
+        return UNKNOWN
+    values = torch.linalg.svdvals(matrices)
+    return float(values.min()), float(values.max())
