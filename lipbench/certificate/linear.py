@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz
-from lipbench.layers import is_circular, padding_of, patch_factor, symbols
+from lipbench.layers import FourierConv2d, is_circular, output_size, padding_of, patch_factor, symbols
 
 # Up to this size of the dense operator's smaller side its exact norm is computed as well.
 DENSE_LIMIT = 2048
@@ -75,6 +75,13 @@ def convolution_norm(layer: nn.Conv2d, size: tuple[int, int]) -> float:
     return min(bounds)
 
 
+@lipschitz.register(FourierConv2d)
+def _fourier(layer: FourierConv2d, shape: Shape) -> float:
+    """The largest norm of a frequency's matrix: the transforms, the zeros around and the crop add nothing."""
+    real, imaginary = _finite(layer.spectrum).double()
+    return spectral_norm(torch.complex(real, imaginary))
+
+
 def _finite(weight: Tensor) -> Tensor:
     if not weight.isfinite().all():
         raise Unbounded("its weights are not finite")
@@ -83,15 +90,8 @@ def _finite(weight: Tensor) -> Tensor:
 
 def _dense_is_small(layer: nn.Conv2d, size: tuple[int, int]) -> bool:
     inputs = layer.in_channels * math.prod(size)
-    outputs = layer.out_channels * math.prod(_output_size(layer, size))
+    outputs = layer.out_channels * math.prod(output_size(layer, size))
     return min(inputs, outputs) <= DENSE_LIMIT and inputs * outputs <= DENSE_ENTRIES
-
-
-def _output_size(layer: nn.Conv2d, size: tuple[int, int]) -> list[int]:
-    return [
-        (n + sum(p) - d * (k - 1) - 1) // s + 1
-        for n, p, k, s, d in zip(size, padding_of(layer), layer.kernel_size, layer.stride, layer.dilation, strict=True)
-    ]
 
 
 def _dense(layer: nn.Conv2d, kernel: Tensor, size: tuple[int, int]) -> Tensor:

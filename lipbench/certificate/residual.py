@@ -1,10 +1,14 @@
-"""Residual layers, each by its own inequality on the weights that it really has."""
+"""Layers of several products, each by its own inequality on the weights that it really has."""
+
+import math
 
 import torch
 from torch import nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, unknown
-from lipbench.layers import ConvexPotential, keeps_size
+from lipbench.certificate.linear import convolution_norm
+from lipbench.layers import ConvexPotential, SkewExponential, keeps_size
+from lipbench.layers.constructions import TERMS, skew_kernel
 
 
 @lipschitz.register(ConvexPotential)
@@ -23,6 +27,39 @@ def _convex_potential(layer: ConvexPotential, shape: Shape) -> float:
     if type(layer.inner) is not nn.Linear and not (type(layer.inner) is nn.Conv2d and keeps_size(layer.inner)):
         raise Unbounded(f"its inner layer, {layer.inner}, has no adjoint of the same form")
     return max(1.0, layer.step * lipschitz(layer.inner, shape) ** 2 - 1) * OUTWARD if layer.step >= 0 else torch.inf
+
+
+@lipschitz.register(SkewExponential)
+def _skew_exponential(layer: SkewExponential, shape: Shape) -> float:
+    """1 + ||A||^(K+1) / (K+1)!: A = L - L^T is skew by construction, so exp(A) is orthogonal and the series misses it by
+    the remainder of e^(i t), |t| <= ||A||. Zero channels before it and channels left out after it add nothing.
+    """
+    reason = unknown(layer.inner)
+    if reason:
+        raise Unbounded(f"its inner convolution: {reason}")
+    if type(layer.inner) is not nn.Conv2d or not keeps_size(layer.inner) or len(shape) != 3:
+        raise Unbounded(f"its inner layer, {layer.inner}, has no transpose of the same form")
+    norm = convolution_norm(_skew(layer.inner), (shape[1], shape[2]))
+    return (1 + norm ** (TERMS + 1) / math.factorial(TERMS + 1)) * OUTWARD
+
+
+@torch.no_grad()
+def _skew(inner: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with the kernel L - L^T, in float64."""
+    kernel = skew_kernel(inner.weight.double(), inner.groups)
+    skew = nn.Conv2d(
+        len(kernel),
+        len(kernel),
+        inner.kernel_size,
+        padding=inner.padding,
+        dilation=inner.dilation,
+        groups=inner.groups,
+        bias=False,
+        padding_mode=inner.padding_mode,  # type: ignore[arg-type]
+        device="meta",
+    )
+    skew.weight = nn.Parameter(kernel)
+    return skew
 
 
 def _slope_in_unit_interval(activation: nn.Module) -> bool:

@@ -8,9 +8,11 @@ from lipbench.layers.basic import Antipodal, Normalize, Residual, antipodal
 from lipbench.layers.constraints import (
     AOL,
     Bjorck,
+    Cayley,
     Clip,
     Constraint,
     ConstraintFactory,
+    Exponential,
     Frobenius,
     LinearResidual,
     Orthogonal,
@@ -23,9 +25,17 @@ from lipbench.layers.constraints import (
     patch_factor,
     retract,
 )
-from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d
-from lipbench.layers.families import aoc, aol, cpl, liresnet, sll
-from lipbench.layers.operator import is_circular, keeps_size, padding_of, symbols
+from lipbench.layers.constructions import (
+    BoundedSkew,
+    Construction,
+    ConvexPotential,
+    FourierConv2d,
+    FourierOrthogonalConv2d,
+    OrthogonalConv2d,
+    SkewExponential,
+)
+from lipbench.layers.families import aoc, aol, cayley, cpl, liresnet, sll, soc
+from lipbench.layers.operator import is_circular, keeps_size, output_size, padding_of, symbols
 from lipbench.layers.orthogonalize import bjorck, into_basin, newton_schulz, norm_bound, polar, tangent
 from lipbench.layers.pooling import L2Pool2d, ScaledAvgPool2d
 
@@ -33,11 +43,16 @@ __all__ = [
     "AOL",
     "Antipodal",
     "Bjorck",
+    "BoundedSkew",
+    "Cayley",
     "Clip",
     "Constraint",
     "ConstraintFactory",
     "Construction",
     "ConvexPotential",
+    "Exponential",
+    "FourierConv2d",
+    "FourierOrthogonalConv2d",
     "Frobenius",
     "FullSort",
     "GroupSort",
@@ -49,6 +64,7 @@ __all__ = [
     "OrthogonalConv2d",
     "Residual",
     "ScaledAvgPool2d",
+    "SkewExponential",
     "Spectral",
     "SpectralOperator",
     "UnitRows",
@@ -57,6 +73,7 @@ __all__ = [
     "aol",
     "bake",
     "bjorck",
+    "cayley",
     "constrain",
     "constrained_weights",
     "cpl",
@@ -67,11 +84,13 @@ __all__ = [
     "liresnet",
     "newton_schulz",
     "norm_bound",
+    "output_size",
     "padding_of",
     "patch_factor",
     "polar",
     "retract",
     "sll",
+    "soc",
     "symbols",
     "tangent",
 ]

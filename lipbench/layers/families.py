@@ -12,9 +12,25 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lipbench.layers.constraints import AOL, Constraint, LinearResidual, Orthogonal, SpectralOperator
-from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d
-from lipbench.layers.operator import keeps_size
+from lipbench.layers.constraints import (
+    AOL,
+    Cayley,
+    Constraint,
+    Exponential,
+    LinearResidual,
+    Orthogonal,
+    SpectralOperator,
+)
+from lipbench.layers.constructions import (
+    BoundedSkew,
+    Construction,
+    ConvexPotential,
+    FourierOrthogonalConv2d,
+    OrthogonalConv2d,
+    SkewExponential,
+)
+from lipbench.layers.operator import is_circular, keeps_size, padding_of
+from lipbench.layers.skew import cayley_transform, exponential_map
 
 Size = tuple[int, int] | None
 
@@ -36,6 +52,28 @@ def aoc(layer: nn.Module, size: Size = None) -> Constraint | Construction:
         bias=layer.bias is not None,
         padding_mode=layer.padding_mode,  # type: ignore[arg-type]
     )
+
+
+def soc(layer: nn.Module, size: Size = None) -> Constraint | Construction:
+    """Skew orthogonal convolutions (arXiv 2105.11417): the exponential of a skew-symmetric convolution. Circular ones
+    and those that change the size are exponentials at each frequency, without a series; the zero-padded ones that
+    keep the size are a series, and keep norms. Dense layers and patches: the exponential of a matrix.
+    """
+    if not isinstance(layer, nn.Conv2d) or _is_patches(layer):
+        return Exponential(layer, size)
+    if is_circular(layer) or not keeps_size(layer):
+        return FourierOrthogonalConv2d(layer, size, exponential_map)
+    parametrize.register_parametrization(layer, "weight", BoundedSkew(layer, size))
+    return SkewExponential(layer)
+
+
+def cayley(layer: nn.Module, size: Size = None) -> Constraint | Construction:
+    """Cayley layers (arXiv 2104.07167): Cayley's transform at each frequency; of the matrix of a dense layer or of
+    patches. With zero padding the compression of one on a larger torus.
+    """
+    if not isinstance(layer, nn.Conv2d) or _is_patches(layer):
+        return Cayley(layer, size)
+    return FourierOrthogonalConv2d(layer, size, cayley_transform)
 
 
 def aol(layer: nn.Module, size: Size = None) -> Constraint:
@@ -80,7 +118,7 @@ def keeps_shape(layer: nn.Module) -> bool:
 
 
 def _is_patches(layer: nn.Conv2d) -> bool:
-    return layer.kernel_size == layer.stride and set(layer.padding) == {0} and set(layer.dilation) == {1}
+    return layer.kernel_size == layer.stride and not any(map(any, padding_of(layer))) and set(layer.dilation) == {1}
 
 
 def _one(layer: nn.Conv2d, name: str) -> int:

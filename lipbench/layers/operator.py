@@ -36,8 +36,10 @@ def symbols(layer: nn.Conv2d, kernel: Tensor, size: tuple[int, int]) -> Tensor:
     count, out, into = groups.shape[:3]
     (kh, kw), (dh, dw), (sh, sw) = layer.kernel_size, layer.dilation, stride
     placed = groups.new_zeros(count, out, into, mh, mw)
-    rows = torch.arange(kh, device=groups.device) * dh % mh
-    columns = torch.arange(kw, device=groups.device) * dw % mw
+    # Where the taps really lie: a shift changes no norm, but it decides which kernels are skew-symmetric.
+    top, left = (before for before, _ in padding_of(layer))
+    rows = (torch.arange(kh, device=groups.device) * dh - top) % mh
+    columns = (torch.arange(kw, device=groups.device) * dw - left) % mw
     # Taps that fall on the same pixel of a small torus add up.
     index = (rows[:, None] * mw + columns[None, :]).flatten()
     placed.flatten(3).index_add_(3, index, groups.flatten(3))
@@ -80,6 +82,21 @@ def torus(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[list[int], list[int]
             strides.append(s)
             sides.append(-(-wide // s) * s)
     return strides, sides
+
+
+def output_size(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the layer's output on images of this size."""
+    height, width = (
+        (n + sum(p) - d * (k - 1) - 1) // s + 1
+        for n, p, k, s, d in zip(size, padding_of(layer), layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    )
+    return height, width
+
+
+def geometry(layer: nn.Conv2d) -> nn.Conv2d:
+    """A convolution of the same stride, padding, ... whose weight takes no memory."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return nn.Conv2d(**{name: getattr(layer, name) for name in names}, device="meta")
 
 
 def is_circular(layer: nn.Conv2d) -> bool:

@@ -14,13 +14,16 @@ from lipbench.layers.constraints.classic import Clip, Frobenius, Spectral, UnitR
 from lipbench.layers.constraints.operator import LinearResidual, SpectralOperator
 from lipbench.layers.constraints.orthogonal import Bjorck, Orthogonal
 from lipbench.layers.constraints.rescaling import AOL
+from lipbench.layers.constraints.skew import Cayley, Exponential
 
 __all__ = [
     "AOL",
     "Bjorck",
+    "Cayley",
     "Clip",
     "Constraint",
     "ConstraintFactory",
+    "Exponential",
     "Factor",
     "Frobenius",
     "LinearResidual",
