@@ -12,7 +12,7 @@ from lipbench.certificate import lipschitz
 from lipbench.layers import bake, constrain
 from lipbench.training import adam, spectral
 
-FAMILIES = [layers.aoc, layers.soc, layers.cayley, layers.aol, layers.cpl, layers.sll, layers.liresnet]
+FAMILIES = [layers.aoc, layers.soc, layers.cayley, layers.aol, layers.cpl, layers.sll, layers.liresnet, layers.sandwich]
 ORTHOGONAL = [layers.aoc, layers.soc, layers.cayley]
 LAYERS = {
     "tall": (lambda: nn.Linear(12, 30), (12,)),

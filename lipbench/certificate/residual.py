@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, unknown
-from lipbench.certificate.linear import convolution_norm
-from lipbench.layers import ConvexPotential, SkewExponential, keeps_size
+from lipbench.certificate.linear import convolution_norm, spectral_norm
+from lipbench.layers import ConvexPotential, Sandwich, SkewExponential, geometry, keeps_size
 from lipbench.layers.constructions import TERMS, skew_kernel
 
 
@@ -31,8 +31,8 @@ def _convex_potential(layer: ConvexPotential, shape: Shape) -> float:
 
 @lipschitz.register(SkewExponential)
 def _skew_exponential(layer: SkewExponential, shape: Shape) -> float:
-    """1 + ||A||^(K+1) / (K+1)!: A = L - L^T is skew by construction, so exp(A) is orthogonal and the series misses it by
-    the remainder of e^(i t), |t| <= ||A||. Zero channels before it and channels left out after it add nothing.
+    """1 + ||A||^(K+1) / (K+1)!: A = L - L^T is skew by construction, so exp(A) is orthogonal and the series misses it
+    by the remainder of e^(i t), |t| <= ||A||. Zero channels before it and channels left out after it add nothing.
     """
     reason = unknown(layer.inner)
     if reason:
@@ -46,20 +46,29 @@ def _skew_exponential(layer: SkewExponential, shape: Shape) -> float:
 @torch.no_grad()
 def _skew(inner: nn.Conv2d) -> nn.Conv2d:
     """The convolution with the kernel L - L^T, in float64."""
-    kernel = skew_kernel(inner.weight.double(), inner.groups)
-    skew = nn.Conv2d(
-        len(kernel),
-        len(kernel),
-        inner.kernel_size,
-        padding=inner.padding,
-        dilation=inner.dilation,
-        groups=inner.groups,
-        bias=False,
-        padding_mode=inner.padding_mode,  # type: ignore[arg-type]
-        device="meta",
-    )
+    skew, kernel = geometry(inner), skew_kernel(inner.weight.double(), inner.groups)
+    skew.in_channels = skew.out_channels = len(kernel)
     skew.weight = nn.Parameter(kernel)
     return skew
+
+
+@lipschitz.register(Sandwich)
+def _sandwich(layer: Sandwich, shape: Shape) -> float:
+    """min(||[A B]||^2, 2 ||A|| ||B||): Psi commutes with the diagonal 0 <= D <= I of slopes, so outputs differ by 2 A^T
+    D B d. With R = D^(1/2) [A B] and z = (u, v), z' = (u, -v), unit u and v: 4 u^T A^T D B v = |R z|^2 - |R z'|^2 <= 2
+    ||[A B]||^2.
+    """
+    reason = unknown(layer.activation)
+    if reason or not _slope_in_unit_interval(layer.activation):
+        raise Unbounded(f"its activation, {layer.activation}: {reason or 'slopes in [0, 1] are needed'}")
+    psi = layer.log_psi.detach().exp()
+    if not (psi.isfinite().all() and (1 / psi).isfinite().all()):
+        raise Unbounded("its Psi cannot be inverted")
+    frame = layer.frame.detach()
+    if frame.ndim != 2 or len(frame) != len(psi) or shape != (frame.shape[1] - len(frame),):
+        raise Unbounded(f"its frame {list(frame.shape)} does not fit an input of shape {shape}")
+    a, b = frame.split((len(frame), shape[0]), dim=1)
+    return min(spectral_norm(frame) ** 2, 2 * spectral_norm(a) * spectral_norm(b)) * OUTWARD
 
 
 def _slope_in_unit_interval(activation: nn.Module) -> bool:

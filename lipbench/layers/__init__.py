@@ -32,10 +32,11 @@ from lipbench.layers.constructions import (
     FourierConv2d,
     FourierOrthogonalConv2d,
     OrthogonalConv2d,
+    Sandwich,
     SkewExponential,
 )
-from lipbench.layers.families import aoc, aol, cayley, cpl, liresnet, sll, soc
-from lipbench.layers.operator import is_circular, keeps_size, output_size, padding_of, symbols
+from lipbench.layers.families import aoc, aol, cayley, cpl, liresnet, sandwich, sll, soc
+from lipbench.layers.operator import geometry, is_circular, keeps_size, output_size, padding_of, symbols
 from lipbench.layers.orthogonalize import bjorck, into_basin, newton_schulz, norm_bound, polar, tangent
 from lipbench.layers.pooling import L2Pool2d, ScaledAvgPool2d
 
@@ -63,6 +64,7 @@ __all__ = [
     "Orthogonal",
     "OrthogonalConv2d",
     "Residual",
+    "Sandwich",
     "ScaledAvgPool2d",
     "SkewExponential",
     "Spectral",
@@ -77,6 +79,7 @@ __all__ = [
     "constrain",
     "constrained_weights",
     "cpl",
+    "geometry",
     "into_basin",
     "is_circular",
     "is_free",
@@ -89,6 +92,7 @@ __all__ = [
     "patch_factor",
     "polar",
     "retract",
+    "sandwich",
     "sll",
     "soc",
     "symbols",

@@ -27,6 +27,7 @@ from lipbench.layers.constructions import (
     ConvexPotential,
     FourierOrthogonalConv2d,
     OrthogonalConv2d,
+    Sandwich,
     SkewExponential,
 )
 from lipbench.layers.operator import is_circular, keeps_size, padding_of
@@ -74,6 +75,15 @@ def cayley(layer: nn.Module, size: Size = None) -> Constraint | Construction:
     if not isinstance(layer, nn.Conv2d) or _is_patches(layer):
         return Cayley(layer, size)
     return FourierOrthogonalConv2d(layer, size, cayley_transform)
+
+
+def sandwich(layer: nn.Module, size: Size = None) -> Constraint | Construction:
+    """Sandwich layers (arXiv 2301.11526) in place of dense layers; Cayley layers where there is a kernel, and for a
+    single output, which one neuron could not give both signs.
+    """
+    if not isinstance(layer, nn.Linear) or layer.out_features == 1:
+        return cayley(layer, size)
+    return Sandwich(layer.in_features, layer.out_features)
 
 
 def aol(layer: nn.Module, size: Size = None) -> Constraint:

@@ -1,8 +1,5 @@
 """Orthonormal matrices as functions of a skew-symmetric one, differentiated through in every step."""
 
-from collections.abc import Callable
-from typing import ClassVar
-
 from torch import Tensor
 
 from lipbench.layers.constraints.base import Constraint
@@ -12,18 +9,21 @@ from lipbench.layers.skew import cayley_transform, exponential_map
 class _Skew(Constraint):
     """The stored tensor is free: any value of it gives an orthonormal matrix."""
 
-    transform: ClassVar[Callable[[Tensor], Tensor]]
+    @staticmethod
+    def transform(matrix: Tensor) -> Tensor:
+        """[..., F, m, n] -> orthonormal."""
+        raise NotImplementedError
 
     def forward(self, weight: Tensor) -> Tensor:
-        return (type(self).transform(self.matrix(weight)[:, None]) / self.factor).reshape(weight.shape)
+        return (self.transform(self.matrix(weight)[:, None]) / self.factor).reshape(weight.shape)
 
     def finished(self, weight: Tensor) -> Tensor:
         return self(weight.double()).to(weight.dtype)
 
 
 class Cayley(_Skew):
-    """Cayley's transform of the skew part of the matrix, see `lipbench.layers.skew.cayley_transform` (Trockman and Kolter, 2021,
-    arXiv 2104.07167). Tall matrices have orthonormal columns, wide ones orthonormal rows.
+    """Cayley's transform, see `lipbench.layers.skew.cayley_transform` (Trockman and Kolter, 2021, arXiv 2104.07167).
+    Tall matrices have orthonormal columns, wide ones orthonormal rows.
     """
 
     transform = staticmethod(cayley_transform)

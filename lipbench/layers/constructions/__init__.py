@@ -4,6 +4,7 @@ from lipbench.layers.constructions.base import Construction
 from lipbench.layers.constructions.convex_potential import ConvexPotential
 from lipbench.layers.constructions.fourier_conv import FourierConv2d, FourierOrthogonalConv2d
 from lipbench.layers.constructions.orthogonal_conv import OrthogonalConv2d, compose
+from lipbench.layers.constructions.sandwich import Sandwich
 from lipbench.layers.constructions.skew_exponential import TERMS, BoundedSkew, SkewExponential, skew_kernel
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FourierConv2d",
     "FourierOrthogonalConv2d",
     "OrthogonalConv2d",
+    "Sandwich",
     "SkewExponential",
     "compose",
     "skew_kernel",

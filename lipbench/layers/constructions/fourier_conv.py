@@ -97,7 +97,8 @@ class FourierOrthogonalConv2d(Construction):
     Args:
         layer: gives the kernel, which is trained, and the shape of the convolution.
         size: height and width of its input.
-        transform: from matrices [..., F, m, n] to orthonormal ones, real for real ones: `cayley_transform`, `exponential_map` of `lipbench.layers.skew`.
+        transform: from matrices [..., F, m, n] to orthonormal ones, conjugates to conjugates: `cayley_transform` or
+            `exponential_map` of `lipbench.layers.skew`.
 
     Shapes:
         as `layer`, on images of this size.
