@@ -46,9 +46,12 @@ def exponential_map(matrix: Tensor) -> Tensor:
     square, below = _split(matrix)
     skew = square - square.mH
     with torch.no_grad():
-        bound = (norm_bound(skew) + norm_bound(below)).amax(-1)[..., None, None, None]
+        bound = norm_bound(skew, squarings=3) + (norm_bound(below, squarings=3) if below.numel() else 0)
+        bound = bound.amax(-1)[..., None, None, None]
         scale = LARGEST_ANGLE / bound.clamp_min(LARGEST_ANGLE) / 2**SQUARINGS
     skew, below = skew * scale, below * scale
+    if not below.numel():
+        return _exponential(skew)
     if below.shape[-2] <= columns:
         corner = below.new_zeros(*below.shape[:-1], below.shape[-2])
         result = _exponential(torch.cat((torch.cat((skew, -below.mH), -1), torch.cat((below, corner), -1)), -2))
