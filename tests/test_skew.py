@@ -218,3 +218,32 @@ def test_baked_constructions_are_exported(kind, tmp_path):
     session = runtime.InferenceSession(tmp_path / "layer.onnx")
     (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert (torch.from_numpy(out) - layer(x)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("family", [layers.aoc, layers.soc, layers.cayley, layers.aol, layers.sll, layers.liresnet])
+def test_no_family_takes_a_padding_that_repeats_pixels(family):
+    """A circular padding wider than the kernel gave norms of up to 1.8 under any constraint on the kernel."""
+    for conv in (
+        nn.Conv2d(2, 2, 3, padding=2, padding_mode="circular"),
+        nn.Conv2d(2, 2, 2, stride=2, padding=1, padding_mode="circular"),
+        nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"),
+    ):
+        with pytest.raises(ValueError, match=r"repeats outputs|copies border pixels"):
+            constrain(conv, family, size=(6, 6))
+
+
+@pytest.mark.parametrize("family", [layers.aoc, layers.soc, layers.cayley, layers.aol, layers.sll, layers.Orthogonal])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_no_family_takes_a_circular_stride_that_does_not_divide_the_image(family, kernel):
+    """Patches overlapped where the torus closes: norms of 2 (aoc) and 1.2 (aol), which the certificate saw."""
+    conv = nn.Conv2d(2, 8, kernel, stride=2, padding=kernel // 2, padding_mode="circular")
+    with pytest.raises(ValueError, match="On a torus"):
+        constrain(copy.deepcopy(conv), family, size=(7, 8))
+    assert singular_values(bake(constrain(conv, family, size=(8, 8))), (2, 8, 8)).max() <= 1 + 1e-5
+
+
+def test_orthogonal_convolutions_understand_same_padding():
+    conv = constrain(nn.Conv2d(4, 4, 3, padding="same", padding_mode="circular"), layers.aoc, size=(6, 6))
+    assert singular_values(bake(conv), (4, 6, 6)).min() >= 0.99
+    with pytest.raises(ValueError, match="every side"):
+        constrain(nn.Conv2d(4, 4, 4, padding="same"), layers.aoc, size=(6, 6))

@@ -30,7 +30,7 @@ from lipbench.layers.constructions import (
     Sandwich,
     SkewExponential,
 )
-from lipbench.layers.operator import is_circular, keeps_size, padding_of
+from lipbench.layers.operator import check_padding, is_circular, keeps_size, padding_of
 from lipbench.layers.skew import cayley_transform, exponential_map
 
 Size = tuple[int, int] | None
@@ -47,7 +47,7 @@ def aoc(layer: nn.Module, size: Size = None) -> Constraint | Construction:
         layer.out_channels,
         _one(layer, "kernel_size"),
         _one(layer, "stride"),
-        _one(layer, "padding"),
+        _padding(layer, size),
         _one(layer, "dilation"),
         layer.groups,
         bias=layer.bias is not None,
@@ -129,6 +129,15 @@ def keeps_shape(layer: nn.Module) -> bool:
 
 def _is_patches(layer: nn.Conv2d) -> bool:
     return layer.kernel_size == layer.stride and not any(map(any, padding_of(layer))) and set(layer.dilation) == {1}
+
+
+def _padding(layer: nn.Conv2d, size: Size) -> int:
+    """A square padding as one number, also of `padding="same"`."""
+    check_padding(layer, size)
+    sides = {side for both in padding_of(layer) for side in both}
+    if len(sides) != 1:
+        raise ValueError(f"An orthogonal convolution needs the same padding on every side, not {padding_of(layer)}.")
+    return sides.pop()
 
 
 def _one(layer: nn.Conv2d, name: str) -> int:

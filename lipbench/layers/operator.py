@@ -61,20 +61,13 @@ def torus(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[list[int], list[int]
     Raises:
         ValueError: as `symbols`.
     """
-    if layer.padding_mode not in ("zeros", "circular"):
-        raise ValueError(
-            f"padding_mode={layer.padding_mode!r} copies border pixels, which can exceed the kernel's norm"
-        )
+    check_padding(layer)
     padding = padding_of(layer)
     circular = is_circular(layer)
     strides, sides = [], []
     for n, k, s, d, (before, after) in zip(size, layer.kernel_size, layer.stride, layer.dilation, padding, strict=True):
         reach = d * (k - 1)
         if circular:
-            if before + after > reach:
-                raise ValueError(
-                    f"a circular padding of {before} + {after} pixels repeats outputs: at most {reach} is bounded"
-                )
             strides.append(s if n % s == 0 else 1)
             sides.append(n)
         else:
@@ -83,6 +76,32 @@ def torus(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[list[int], list[int]
             strides.append(s)
             sides.append(_fast(-(-wide // s)) * s)
     return strides, sides
+
+
+def check_padding(layer: nn.Conv2d, size: tuple[int, int] | None = None) -> None:
+    """Refuses the paddings that repeat pixels or outputs: no bound of the kernel is one of such a convolution.
+
+    Raises:
+        ValueError: a padding mode other than zeros and circular; a circular padding wider than the kernel, or with a
+            stride that does not divide the size (where that is given): the last patches overlap the first.
+    """
+    if layer.padding_mode not in ("zeros", "circular"):
+        raise ValueError(
+            f"padding_mode={layer.padding_mode!r} copies border pixels, which can exceed the kernel's norm: use zeros "
+            "or circular"
+        )
+    if not is_circular(layer):
+        return
+    if size is not None and any(n % s for n, s in zip(size, layer.stride, strict=True)):
+        raise ValueError(
+            f"On a torus of {size} pixels the last patches of {layer} overlap the first: use circular padding with a "
+            "stride that divides the size"
+        )
+    for k, d, (before, after) in zip(layer.kernel_size, layer.dilation, padding_of(layer), strict=True):
+        if before + after > d * (k - 1):
+            raise ValueError(
+                f"a circular padding of {before} + {after} pixels repeats outputs: at most {d * (k - 1)} is bounded"
+            )
 
 
 def _fast(length: int) -> int:
