@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz
-from lipbench.layers import fills_torus, is_circular, padding_of, patch_factor, symbols
+from lipbench.layers import FourierConv2d, fills_torus, is_circular, output_size, padding_of, patch_factor, symbols
 
 # Up to this size of the dense operator's smaller side its exact norm is computed as well.
 DENSE_LIMIT = 2048
@@ -73,6 +73,13 @@ def convolution_norm(layer: nn.Conv2d, size: tuple[int, int]) -> float:
     return min(bounds)
 
 
+@lipschitz.register(FourierConv2d)
+def _fourier(layer: FourierConv2d, shape: Shape) -> float:
+    """The largest norm of a frequency's matrix: the transforms, the zeros around and the crop add nothing."""
+    real, imaginary = _finite(layer.spectrum).double()
+    return spectral_norm(torch.complex(real, imaginary))
+
+
 def _finite(weight: Tensor) -> Tensor:
     if not weight.isfinite().all():
         raise Unbounded("its weights are not finite")
@@ -89,14 +96,6 @@ def dense_size(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
     inputs = layer.in_channels * math.prod(size)
     outputs = layer.out_channels * math.prod(output_size(layer, size))
     return min(inputs, outputs), inputs * outputs
-
-
-def output_size(layer: nn.Conv2d, size: tuple[int, int]) -> list[int]:
-    """Height and width of the output."""
-    return [
-        (n + sum(p) - d * (k - 1) - 1) // s + 1
-        for n, p, k, s, d in zip(size, padding_of(layer), layer.kernel_size, layer.stride, layer.dilation, strict=True)
-    ]
 
 
 def dense_operator(layer: nn.Conv2d, size: tuple[int, int]) -> Tensor:

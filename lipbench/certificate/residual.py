@@ -1,10 +1,14 @@
-"""Residual layers, each by its own inequality on the weights that it really has."""
+"""Layers of several products, each by its own inequality on the weights that it really has."""
+
+import math
 
 import torch
 from torch import nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, unknown
-from lipbench.layers import ConvexPotential, ConvexResidual, Residual, keeps_size
+from lipbench.certificate.linear import convolution_norm, spectral_norm
+from lipbench.layers import ConvexPotential, ConvexResidual, Residual, Sandwich, SkewExponential, geometry, keeps_size
+from lipbench.layers.constructions import TERMS, skew_kernel
 
 
 @lipschitz.register(Residual)
@@ -34,6 +38,48 @@ def _convex_potential(layer: ConvexPotential, shape: Shape) -> float:
     if type(layer.inner) is not nn.Linear and not (type(layer.inner) is nn.Conv2d and keeps_size(layer.inner)):
         raise Unbounded(f"its inner layer, {layer.inner}, has no adjoint of the same form")
     return max(1.0, layer.step * lipschitz(layer.inner, shape) ** 2 - 1) * OUTWARD if layer.step >= 0 else torch.inf
+
+
+@lipschitz.register(SkewExponential)
+def _skew_exponential(layer: SkewExponential, shape: Shape) -> float:
+    """1 + ||A||^(K+1) / (K+1)!: A = L - L^T is skew by construction, so exp(A) is orthogonal and the series misses it
+    by the remainder of e^(i t), |t| <= ||A||. Zero channels before it and channels left out after it add nothing.
+    """
+    reason = unknown(layer.inner)
+    if reason:
+        raise Unbounded(f"its inner convolution: {reason}")
+    if type(layer.inner) is not nn.Conv2d or not keeps_size(layer.inner) or len(shape) != 3:
+        raise Unbounded(f"its inner layer, {layer.inner}, has no transpose of the same form")
+    norm = convolution_norm(_skew(layer.inner), (shape[1], shape[2]))
+    return (1 + norm ** (TERMS + 1) / math.factorial(TERMS + 1)) * OUTWARD
+
+
+@torch.no_grad()
+def _skew(inner: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with the kernel L - L^T, in float64."""
+    skew, kernel = geometry(inner), skew_kernel(inner.weight.double(), inner.groups)
+    skew.in_channels = skew.out_channels = len(kernel)
+    skew.weight = nn.Parameter(kernel)
+    return skew
+
+
+@lipschitz.register(Sandwich)
+def _sandwich(layer: Sandwich, shape: Shape) -> float:
+    """min(||[A B]||^2, 2 ||A|| ||B||): Psi commutes with the diagonal 0 <= D <= I of slopes, so outputs differ by 2 A^T
+    D B d. With R = D^(1/2) [A B] and z = (u, v), z' = (u, -v), unit u and v: 4 u^T A^T D B v = |R z|^2 - |R z'|^2 <= 2
+    ||[A B]||^2.
+    """
+    reason = unknown(layer.activation)
+    if reason or not _slope_in_unit_interval(layer.activation):
+        raise Unbounded(f"its activation, {layer.activation}: {reason or 'slopes in [0, 1] are needed'}")
+    psi = layer.log_psi.detach().exp()
+    if not (psi.isfinite().all() and (1 / psi).isfinite().all()):
+        raise Unbounded("its Psi cannot be inverted")
+    frame = layer.frame.detach()
+    if frame.ndim != 2 or len(frame) != len(psi) or shape != (frame.shape[1] - len(frame),):
+        raise Unbounded(f"its frame {list(frame.shape)} does not fit an input of shape {shape}")
+    a, b = frame.split((len(frame), shape[0]), dim=1)
+    return min(spectral_norm(frame) ** 2, 2 * spectral_norm(a) * spectral_norm(b)) * OUTWARD
 
 
 def _slope_in_unit_interval(activation: nn.Module) -> bool:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.certificate.core import Shape
-from lipbench.certificate.linear import dense_operator, dense_size, output_size
-from lipbench.layers import ConvexPotential, fills_torus, padding_of, symbols
+from lipbench.certificate.linear import dense_operator, dense_size
+from lipbench.layers import ConvexPotential, fills_torus, output_size, padding_of, symbols
 
 # Up to this size of the dense operator its singular values are computed: a fraction of a second.
 DENSE_SIDE = 512

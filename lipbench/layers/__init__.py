@@ -9,9 +9,11 @@ from lipbench.layers.centering import BatchCentering, LayerCentering
 from lipbench.layers.constraints import (
     AOL,
     Bjorck,
+    Cayley,
     Clip,
     Constraint,
     ConstraintFactory,
+    Exponential,
     Frobenius,
     Interval,
     LinearResidual,
@@ -25,10 +27,28 @@ from lipbench.layers.constraints import (
     patch_factor,
     retract,
 )
-from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d, PeerLayer
-from lipbench.layers.families import aoc, aol, cpl, liresnet, sll
+from lipbench.layers.constructions import (
+    BoundedSkew,
+    Construction,
+    ConvexPotential,
+    FourierConv2d,
+    FourierOrthogonalConv2d,
+    OrthogonalConv2d,
+    PeerLayer,
+    Sandwich,
+    SkewExponential,
+)
+from lipbench.layers.families import aoc, aol, cayley, cpl, liresnet, sandwich, sll, soc
 from lipbench.layers.initialisers import bjorck_, delta_orthogonal_, orthogonal_
-from lipbench.layers.operator import fills_torus, is_circular, keeps_size, padding_of, symbols
+from lipbench.layers.operator import (
+    fills_torus,
+    geometry,
+    is_circular,
+    keeps_size,
+    output_size,
+    padding_of,
+    symbols,
+)
 from lipbench.layers.orthogonalize import bjorck, into_basin, newton_schulz, norm_bound, polar, tangent
 from lipbench.layers.pooling import AdaptiveL2Pool2d, AdaptiveScaledAvgPool2d, L2Pool2d, ScaledAvgPool2d
 
@@ -40,12 +60,17 @@ __all__ = [
     "Antipodal",
     "BatchCentering",
     "Bjorck",
+    "BoundedSkew",
+    "Cayley",
     "Clip",
     "Constraint",
     "ConstraintFactory",
     "Construction",
     "ConvexPotential",
     "ConvexResidual",
+    "Exponential",
+    "FourierConv2d",
+    "FourierOrthogonalConv2d",
     "Frobenius",
     "FullSort",
     "GroupSort",
@@ -60,8 +85,10 @@ __all__ = [
     "OrthogonalConv2d",
     "PeerLayer",
     "Residual",
+    "Sandwich",
     "Scale",
     "ScaledAvgPool2d",
+    "SkewExponential",
     "Spectral",
     "SpectralOperator",
     "UnitRows",
@@ -71,12 +98,14 @@ __all__ = [
     "bake",
     "bjorck",
     "bjorck_",
+    "cayley",
     "clamped_prelu",
     "constrain",
     "constrained_weights",
     "cpl",
     "delta_orthogonal_",
     "fills_torus",
+    "geometry",
     "into_basin",
     "is_circular",
     "is_free",
@@ -86,11 +115,14 @@ __all__ = [
     "newton_schulz",
     "norm_bound",
     "orthogonal_",
+    "output_size",
     "padding_of",
     "patch_factor",
     "polar",
     "retract",
+    "sandwich",
     "sll",
+    "soc",
     "symbols",
     "tangent",
 ]

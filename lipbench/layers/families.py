@@ -12,9 +12,26 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lipbench.layers.constraints import AOL, Constraint, LinearResidual, Orthogonal, SpectralOperator
-from lipbench.layers.constructions import Construction, ConvexPotential, OrthogonalConv2d
-from lipbench.layers.operator import keeps_size
+from lipbench.layers.constraints import (
+    AOL,
+    Cayley,
+    Constraint,
+    Exponential,
+    LinearResidual,
+    Orthogonal,
+    SpectralOperator,
+)
+from lipbench.layers.constructions import (
+    BoundedSkew,
+    Construction,
+    ConvexPotential,
+    FourierOrthogonalConv2d,
+    OrthogonalConv2d,
+    Sandwich,
+    SkewExponential,
+)
+from lipbench.layers.operator import check_padding, is_circular, keeps_size, padding_of
+from lipbench.layers.skew import cayley_transform, exponential_map
 
 Size = tuple[int, int] | None
 
@@ -30,12 +47,43 @@ def aoc(layer: nn.Module, size: Size = None) -> Constraint | Construction:
         layer.out_channels,
         _one(layer, "kernel_size"),
         _one(layer, "stride"),
-        _one(layer, "padding"),
+        _padding(layer, size),
         _one(layer, "dilation"),
         layer.groups,
         bias=layer.bias is not None,
         padding_mode=layer.padding_mode,  # type: ignore[arg-type]
     )
+
+
+def soc(layer: nn.Module, size: Size = None) -> Constraint | Construction:
+    """Skew orthogonal convolutions (arXiv 2105.11417): the exponential of a skew-symmetric convolution. Circular ones
+    and those that change the size are exponentials at each frequency, without a series; the zero-padded ones that
+    keep the size are a series, and keep norms. Dense layers and patches: the exponential of a matrix.
+    """
+    if not isinstance(layer, nn.Conv2d) or _is_patches(layer):
+        return Exponential(layer, size)
+    if is_circular(layer) or not keeps_size(layer):
+        return FourierOrthogonalConv2d(layer, size, exponential_map)
+    parametrize.register_parametrization(layer, "weight", BoundedSkew(layer, size))
+    return SkewExponential(layer)
+
+
+def cayley(layer: nn.Module, size: Size = None) -> Constraint | Construction:
+    """Cayley layers (arXiv 2104.07167): Cayley's transform at each frequency; of the matrix of a dense layer or of
+    patches. With zero padding the compression of one on a larger torus.
+    """
+    if not isinstance(layer, nn.Conv2d) or _is_patches(layer):
+        return Cayley(layer, size)
+    return FourierOrthogonalConv2d(layer, size, cayley_transform)
+
+
+def sandwich(layer: nn.Module, size: Size = None) -> Constraint | Construction:
+    """Sandwich layers (arXiv 2301.11526) in place of dense layers; Cayley layers where there is a kernel, and for a
+    single output, which one neuron could not give both signs.
+    """
+    if not isinstance(layer, nn.Linear) or layer.out_features == 1:
+        return cayley(layer, size)
+    return Sandwich(layer.in_features, layer.out_features)
 
 
 def aol(layer: nn.Module, size: Size = None) -> Constraint:
@@ -80,7 +128,16 @@ def keeps_shape(layer: nn.Module) -> bool:
 
 
 def _is_patches(layer: nn.Conv2d) -> bool:
-    return layer.kernel_size == layer.stride and set(layer.padding) == {0} and set(layer.dilation) == {1}
+    return layer.kernel_size == layer.stride and not any(map(any, padding_of(layer))) and set(layer.dilation) == {1}
+
+
+def _padding(layer: nn.Conv2d, size: Size) -> int:
+    """A square padding as one number, also of `padding="same"`."""
+    check_padding(layer, size)
+    sides = {side for both in padding_of(layer) for side in both}
+    if len(sides) != 1:
+        raise ValueError(f"An orthogonal convolution needs the same padding on every side, not {padding_of(layer)}.")
+    return sides.pop()
 
 
 def _one(layer: nn.Conv2d, name: str) -> int:

@@ -36,8 +36,10 @@ def symbols(layer: nn.Conv2d, kernel: Tensor, size: tuple[int, int]) -> Tensor:
     count, out, into = groups.shape[:3]
     (kh, kw), (dh, dw), (sh, sw) = layer.kernel_size, layer.dilation, stride
     placed = groups.new_zeros(count, out, into, mh, mw)
-    rows = torch.arange(kh, device=groups.device) * dh % mh
-    columns = torch.arange(kw, device=groups.device) * dw % mw
+    # Where the taps really lie: a shift changes no norm, but it decides which kernels are skew-symmetric.
+    top, left = (before for before, _ in padding_of(layer))
+    rows = (torch.arange(kh, device=groups.device) * dh - top) % mh
+    columns = (torch.arange(kw, device=groups.device) * dw - left) % mw
     # Taps that fall on the same pixel of a small torus add up.
     index = (rows[:, None] * mw + columns[None, :]).flatten()
     placed.flatten(3).index_add_(3, index, groups.flatten(3))
@@ -45,41 +47,85 @@ def symbols(layer: nn.Conv2d, kernel: Tensor, size: tuple[int, int]) -> Tensor:
     phases = placed.reshape(count, out, into, mh // sh, sh, mw // sw, sw).permute(0, 1, 2, 4, 6, 3, 5)
     # Real kernels: the other half of the frequencies has the conjugate matrices.
     spectrum = torch.fft.rfft2(phases.reshape(count, out, into * sh * sw, mh // sh, mw // sw))
-    return spectrum.permute(0, 3, 4, 1, 2).flatten(1, 2)
+    # Batched products of matrices that lie scattered in memory would be ten times slower.
+    return spectrum.permute(0, 3, 4, 1, 2).flatten(1, 2).contiguous()
 
 
 def torus(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[list[int], list[int]]:
     """Stride and size of the circular convolution whose norm bounds the layer's, per dimension.
 
-    Zeros: a kernel of extent d (k - 1) + 1 never wraps on a torus of n + min(p, d (k - 1)) pixels; padding beyond
-    d (k - 1) only sees zeros.
+    Zeros: a kernel of extent d (k - 1) + 1 never wraps on a torus of n + min(p, d (k - 1)) pixels or more; padding
+    beyond d (k - 1) only sees zeros.
     Circular: the torus of the image itself where the stride divides it; otherwise every position is kept (stride 1).
 
     Raises:
         ValueError: as `symbols`.
     """
-    if layer.padding_mode not in ("zeros", "circular"):
-        raise ValueError(
-            f"padding_mode={layer.padding_mode!r} copies border pixels, which can exceed the kernel's norm"
-        )
+    check_padding(layer)
     padding = padding_of(layer)
     circular = is_circular(layer)
     strides, sides = [], []
     for n, k, s, d, (before, after) in zip(size, layer.kernel_size, layer.stride, layer.dilation, padding, strict=True):
         reach = d * (k - 1)
         if circular:
-            if before + after > reach:
-                raise ValueError(
-                    f"a circular padding of {before} + {after} pixels repeats outputs: at most {reach} is bounded"
-                )
             strides.append(s if n % s == 0 else 1)
             sides.append(n)
         else:
             wide = n + max(min(before, reach), min(after, reach))
             wide = max(wide, reach + 1)
             strides.append(s)
-            sides.append(-(-wide // s) * s)
+            sides.append(_fast(-(-wide // s)) * s)
     return strides, sides
+
+
+def check_padding(layer: nn.Conv2d, size: tuple[int, int] | None = None) -> None:
+    """Refuses the paddings that repeat pixels or outputs: no bound of the kernel is one of such a convolution.
+
+    Raises:
+        ValueError: a padding mode other than zeros and circular; a circular padding wider than the kernel, or with a
+            stride that does not divide the size (where that is given): the last patches overlap the first.
+    """
+    if layer.padding_mode not in ("zeros", "circular"):
+        raise ValueError(
+            f"padding_mode={layer.padding_mode!r} copies border pixels, which can exceed the kernel's norm: use zeros "
+            "or circular"
+        )
+    if not is_circular(layer):
+        return
+    if size is not None and any(n % s for n, s in zip(size, layer.stride, strict=True)):
+        raise ValueError(
+            f"On a torus of {size} pixels the last patches of {layer} overlap the first: use circular padding with a "
+            "stride that divides the size"
+        )
+    for k, d, (before, after) in zip(layer.kernel_size, layer.dilation, padding_of(layer), strict=True):
+        if before + after > d * (k - 1):
+            raise ValueError(
+                f"a circular padding of {before} + {after} pixels repeats outputs: at most {d * (k - 1)} is bounded"
+            )
+
+
+def _fast(length: int) -> int:
+    """The next length without a prime factor above 7: its Fourier transform is several times faster."""
+    rest = length
+    for factor in (2, 3, 5, 7):
+        while rest % factor == 0:
+            rest //= factor
+    return length if rest == 1 else _fast(length + 1)
+
+
+def output_size(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the layer's output on images of this size."""
+    height, width = (
+        (n + sum(p) - d * (k - 1) - 1) // s + 1
+        for n, p, k, s, d in zip(size, padding_of(layer), layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    )
+    return height, width
+
+
+def geometry(layer: nn.Conv2d) -> nn.Conv2d:
+    """A convolution of the same stride, padding, ... whose weight takes no memory."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return nn.Conv2d(**{name: getattr(layer, name) for name in names}, device="meta")
 
 
 def is_circular(layer: nn.Conv2d) -> bool:

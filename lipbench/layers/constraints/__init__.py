@@ -15,13 +15,16 @@ from lipbench.layers.constraints.interval import Interval
 from lipbench.layers.constraints.operator import LinearResidual, SpectralOperator
 from lipbench.layers.constraints.orthogonal import Bjorck, Orthogonal
 from lipbench.layers.constraints.rescaling import AOL
+from lipbench.layers.constraints.skew import Cayley, Exponential
 
 __all__ = [
     "AOL",
     "Bjorck",
+    "Cayley",
     "Clip",
     "Constraint",
     "ConstraintFactory",
+    "Exponential",
     "Factor",
     "Frobenius",
     "Interval",

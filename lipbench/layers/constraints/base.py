@@ -17,6 +17,8 @@ from typing import Literal, Self
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lipbench.layers.operator import check_padding
+
 Factor = Literal["strict", "lambda"]
 ConstraintFactory = Callable[..., nn.Module]
 
@@ -105,11 +107,13 @@ def patch_factor(layer: nn.Module, size: tuple[int, int] | None, factor: Factor)
         al., CVPR 2021). It is smaller than the strict one and not an upper bound.
 
     Raises:
-        ValueError: "lambda" without an input size, with a stride, dilation or an even kernel; an unknown name.
+        ValueError: "strict" with a padding that repeats pixels (see `check_padding`); "lambda" without an input size,
+            with a stride, dilation or an even kernel; an unknown name.
     """
     if not isinstance(layer, nn.Conv2d):
         return 1.0
     if factor == "strict":
+        check_padding(layer, size)
         return math.sqrt(
             math.prod(
                 math.ceil(k * math.gcd(s, d) / s)

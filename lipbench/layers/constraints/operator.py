@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lipbench.layers.constraints.base import Factor
 from lipbench.layers.constraints.classic import Spectral, top_singular_vectors
-from lipbench.layers.operator import symbols
+from lipbench.layers.operator import geometry, symbols
 from lipbench.layers.orthogonalize import norm_bound
 
 # Frequencies whose matrices are decomposed in a training step, those of the largest bounds.
@@ -34,7 +34,7 @@ class SpectralOperator(Spectral):
             self.factor = 1.0
             self.size = size
             # Lends its stride, padding, ... without being a submodule: it has no part in training.
-            object.__setattr__(self, "geometry", _without_weight(layer))
+            object.__setattr__(self, "geometry", geometry(layer))
             symbols(layer, layer.weight.detach(), size)  # refuses what has no bound
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -86,8 +86,3 @@ class LinearResidual(SpectralOperator):
         flat = shortcut.view(*weight.shape[:2], -1)  # the last dimension: taps, or the single entry of a dense layer
         flat[index[keep], index[keep] % rows, flat.shape[-1] // 2] = 1.0
         return weight + shortcut
-
-
-def _without_weight(layer: nn.Conv2d) -> nn.Conv2d:
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    return nn.Conv2d(**{name: getattr(layer, name) for name in names}, device="meta")

@@ -45,8 +45,8 @@ class ConvexPotential(Construction):
         if isinstance(self.inner, nn.Linear):
             hidden = self.activation(F.linear(x, weight, self.inner.bias))
             return x - self.step * F.linear(hidden, weight.t())
-        hidden = self.activation(_convolve(x, weight, self.inner.bias, self.inner))
-        return x - self.step * _convolve(hidden, _adjoint(weight, self.inner.groups), None, self.inner)
+        hidden = self.activation(convolve(x, weight, self.inner.bias, self.inner))
+        return x - self.step * convolve(hidden, adjoint(weight, self.inner.groups), None, self.inner)
 
     def bake(self) -> nn.Module:
         return self
@@ -55,14 +55,14 @@ class ConvexPotential(Construction):
         return f"step={self.step}"
 
 
-def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, layer: nn.Conv2d) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, layer: nn.Conv2d) -> Tensor:
     padding: Any = layer.padding
     if layer.padding_mode == "circular":
         x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode="circular"), 0
     return F.conv2d(x, kernel, bias, 1, padding, layer.dilation, layer.groups)
 
 
-def _adjoint(kernel: Tensor, groups: int) -> Tensor:
+def adjoint(kernel: Tensor, groups: int) -> Tensor:
     """The kernel of the transposed convolution, as a convolution: channels swapped, taps flipped."""
     split = kernel.reshape(groups, -1, *kernel.shape[1:])
     return split.transpose(1, 2).flatten(0, 1).flip(-1, -2)
