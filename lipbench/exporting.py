@@ -71,7 +71,8 @@ def traced(model: nn.Module, shape: tuple[int, ...], batch: Batch) -> ExportedPr
     # An example of one image would fix the batch at 1.
     example = torch.rand(2 if batch == "dynamic" else batch, *shape)
     try:
-        program = torch.export.export(model, (example,), dynamic_shapes=_dynamic(batch))
+        with torch.no_grad():
+            program = torch.export.export(model, (example,), dynamic_shapes=_dynamic(batch))
     except Exception as error:  # torch raises many kinds
         raise ExportError(f"torch.export cannot trace this model with batch={batch}: {_first(error)}") from error
     for node in program.graph.nodes:  # the folders of the machine that exports
