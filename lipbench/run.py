@@ -47,8 +47,8 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
     dataset = {**plain["dataset"], **({"root": data_root} if data_root is not None else {})}
     network = {key: plain[key] for key in NETWORK}
     variant = variant_of(overrides, [key for key in NETWORK if key != "seed"])
-    attacks = plain["attack"] or {}
-    certificates = plain["certificate"] or {}
+    attacks = plain.get("attack") or {}
+    certificates = plain.get("certificate") or {}
     return Experiment(
         folder=run_folder_of(Path(plain["results"]), name, variant, plain["seed"]),
         network=network,
