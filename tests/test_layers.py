@@ -152,6 +152,46 @@ def test_spectral_descent_keeps_matrices_orthonormal_and_learns():
     assert (bias - 0.1).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("lr", [0.05, 0.5])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(30, 12), lambda: nn.Conv2d(4, 8, 3, padding=1)])
+def test_spectral_descent_stays_orthonormal_at_every_rate_that_it_takes(make, lr):
+    torch.manual_seed(0)
+    plain = make()
+    shape = (30,) if isinstance(plain, nn.Linear) else (4, 6, 6)
+    layer = constrain(plain, layers.aoc)
+    optimizer = spectral(layer, lr=lr)
+    worst = 0.0
+    for _ in range(100):
+        optimizer.zero_grad()
+        (layer(torch.rand(16, *shape)).square().mean() - layer(torch.rand(16, *shape)).mean()).backward()
+        optimizer.step()
+        for constraint, weight in constrained_weights(layer):
+            worst = max(worst, float((torch.linalg.svdvals(constraint.matrix(weight.detach())) - 1).abs().max()))
+    assert worst < (1e-5 if lr == 0.05 else 0.1)
+    assert singular_values(bake(layer), shape).max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("constraint", ORTHOGONAL)
+@pytest.mark.parametrize("features", [(784, 256), (256, 784), (256, 256)])
+def test_large_steps_of_adam_leave_orthonormal_weights(constraint, features):
+    """One step of Adam at 1e-2 moves a matrix of this size by more than its norm."""
+    torch.manual_seed(0)
+    layer = constrain(nn.Linear(*features), constraint)
+    optimizer = adam(layer, lr=1e-2)
+    x, y = torch.rand(64, features[0]), torch.rand(64, features[1])
+    for _ in range(8):
+        before = layer.weight.detach().clone()
+        optimizer.zero_grad()
+        (layer(x) - y).square().mean().backward()
+        optimizer.step()
+        assert (layer.weight - before).norm() > 0.05
+        values = torch.linalg.svdvals(layer.weight.detach())
+        assert values.max() <= 1 + 1e-5
+        assert values.min() >= 0.99
+        trained = layer(x)
+        assert (bake(copy.deepcopy(layer))(x) - trained).abs().max() <= 1e-3
+
+
 def test_spectral_refuses_a_model_without_orthogonal_weights():
     with pytest.raises(ValueError, match="optimizer=adam"):
         spectral(nn.Linear(3, 3))

@@ -49,7 +49,7 @@ from lipbench.layers.operator import (
     padding_of,
     symbols,
 )
-from lipbench.layers.orthogonalize import bjorck, into_basin, newton_schulz, norm_bound, polar, tangent
+from lipbench.layers.orthogonalize import bjorck, into_basin, norm_bound, orthonormalize, polar
 from lipbench.layers.pooling import AdaptiveL2Pool2d, AdaptiveScaledAvgPool2d, L2Pool2d, ScaledAvgPool2d
 
 __all__ = [
@@ -112,9 +112,9 @@ __all__ = [
     "k_lipschitz",
     "keeps_size",
     "liresnet",
-    "newton_schulz",
     "norm_bound",
     "orthogonal_",
+    "orthonormalize",
     "output_size",
     "padding_of",
     "patch_factor",
@@ -124,5 +124,4 @@ __all__ = [
     "sll",
     "soc",
     "symbols",
-    "tangent",
 ]

@@ -107,12 +107,18 @@ def spectral_step(weight: Tensor, direction: Tensor, lr: float, steps: int) -> T
     cross = direction @ weight.mT
     tangent = direction - ((cross + cross.mT) / 2) @ weight
     moved = weight - (lr * _inverse_root(tangent @ tangent.mT, steps)) @ tangent
-    excess = moved @ moved.mT
-    excess.diagonal(dim1=-2, dim2=-1).sub_(1)
-    # (I + E)^(-1/2) to second order in E. From the true Gram matrix: what one step leaves, the next one mends.
-    retraction = 0.375 * (excess @ excess) - excess / 2
-    retraction.diagonal(dim1=-2, dim2=-1).add_(1)
-    return retraction @ moved
+    return _retraction(moved @ moved.mT) @ moved
+
+
+def _retraction(gram: Tensor) -> Tensor:
+    """Two steps of Björck, as one factor: it is at most 1 for whatever a step of the longest `lr` leads to, and what
+    is left of an excess e is of the order e^4.
+    """
+    first = -0.5 * gram
+    first.diagonal(dim1=-2, dim2=-1).add_(1.5)
+    second = -0.5 * (first @ gram @ first)
+    second.diagonal(dim1=-2, dim2=-1).add_(1.5)
+    return second @ first
 
 
 def _inverse_root(gram: Tensor, steps: int) -> Tensor:

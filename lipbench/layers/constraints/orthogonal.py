@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.layers.constraints.base import Constraint, Factor
-from lipbench.layers.orthogonalize import bjorck, into_basin, norm_bound, polar
+from lipbench.layers.orthogonalize import bjorck, norm_bound, orthonormalize, polar
 
 
 class Orthogonal(Constraint):
@@ -22,9 +22,7 @@ class Orthogonal(Constraint):
 
     @torch.no_grad()
     def retract_(self, weight: Tensor) -> None:
-        matrix = self.matrix(weight)
-        # Any optimiser's step may be large: three iterations bring singular values of 1.2 to 1 within 1e-4.
-        weight.copy_(bjorck(into_basin(matrix), steps=3).view_as(weight))
+        weight.copy_(orthonormalize(self.matrix(weight)).view_as(weight))
 
     def finished(self, weight: Tensor) -> Tensor:
         return (polar(self.matrix(weight)) / self.factor).view_as(weight)
@@ -35,8 +33,8 @@ class Bjorck(Constraint):
     deel-lip).
 
     It starts from a rigorous bound of the norm (Gram iteration), never a power iteration, and from the last step's
-    result: `retract_` leaves the stored matrix nearly orthonormal, so that a few `steps` in the forward pass converge.
-        `bake` finishes the iteration.
+    result: `retract_` leaves the stored matrix orthonormal, so that the few `steps` of the forward pass only project
+    its gradient.
     """
 
     def __init__(
@@ -57,8 +55,7 @@ class Bjorck(Constraint):
 
     @torch.no_grad()
     def retract_(self, weight: Tensor) -> None:
-        matrix = self.matrix(weight)
-        weight.copy_(bjorck(into_basin(matrix)).view_as(weight))
+        weight.copy_(orthonormalize(self.matrix(weight)).view_as(weight))
 
     def finished(self, weight: Tensor) -> Tensor:
         return (polar(self.matrix(weight)) / self.factor).view_as(weight)
