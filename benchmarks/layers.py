@@ -33,7 +33,7 @@ from lipbench.training import adam, spectral
 
 BATCH = 128
 Made = tuple[nn.Module, Optimizer]
-FAMILIES = ("aoc", "soc", "cayley", "aol", "cpl", "sll", "liresnet")
+FAMILIES = ("soc", "cayley", "sandwich", "aol", "cpl", "sll", "liresnet")
 
 
 def dense(constraint: Callable = nn.Identity, optimizer: Callable[[nn.Module], Optimizer] = adam) -> Made:
@@ -74,15 +74,11 @@ def network(
     return model, optimizer(model)
 
 
-def family(name: str) -> Callable:
-    return getattr(layers, name)
-
-
 def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]:
     """Title -> (shape of one input, variant -> maker); the first variant is plain torch."""
-    found = {name: family(name) for name in FAMILIES if hasattr(layers, name)}
+    others = {name: getattr(layers, name) for name in FAMILIES}
+    convolutional = {name: made for name, made in others.items() if name != "sandwich"}  # it is cayley there
     every = partial(spectral, every=4)
-    others = {name: made for name, made in found.items() if name != "aoc"}
     return {
         "Dense stack 784-256-128": (
             (784,),
@@ -106,7 +102,10 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
                 "aoc, Adam and retraction": partial(conv, layers.aoc, adam),
                 "plain torch, circular, Adam": partial(conv, mode="circular"),
                 "aoc, circular, spectral": partial(conv, layers.aoc, spectral, mode="circular"),
-                **{f"{name}, circular, Adam": partial(conv, m, adam, mode="circular") for name, m in others.items()},
+                **{
+                    f"{name}, circular, Adam": partial(conv, m, adam, mode="circular")
+                    for name, m in convolutional.items()
+                },
                 **_peers_conv(),
             },
         ),
@@ -124,7 +123,10 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
                 "plain torch, Adam": partial(network, like="layers_cnn"),
                 "aoc, spectral": partial(network, layers.aoc, spectral, like="layers_cnn"),
                 "aoc, spectral (a step every 4 batches)": partial(network, layers.aoc, every, like="layers_cnn"),
-                **{f"{name}, Adam": partial(network, made, adam, like="layers_cnn") for name, made in others.items()},
+                **{
+                    f"{name}, Adam": partial(network, made, adam, like="layers_cnn")
+                    for name, made in convolutional.items()
+                },
             },
         ),
     }
