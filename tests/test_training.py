@@ -8,7 +8,16 @@ from torch import nn
 
 import lipbench
 from lipbench import layers, losses
-from lipbench.training import CheckpointError, TrainingDiverged, adam, constant, cosine, random_affine, spectral
+from lipbench.training import (
+    CheckpointError,
+    TrainingDiverged,
+    adam,
+    constant,
+    cosine,
+    quadratic,
+    random_affine,
+    spectral,
+)
 
 LOSS = partial(losses.hkr, margin=1.0)
 
@@ -124,6 +133,7 @@ def test_schedules():
     assert cosine(0) == 1
     assert cosine(0.5) == pytest.approx(0.5)
     assert cosine(1) == pytest.approx(0)
+    assert (quadratic(0), quadratic(0.5), quadratic(1)) == (1, 0.25, 0)
 
 
 def test_minutes_stop_the_training_and_bring_the_rate_to_zero(digits, monkeypatch):

@@ -3,7 +3,7 @@
 from lipbench.training.augmentation import random_affine
 from lipbench.training.checkpoint import CheckpointError
 from lipbench.training.events import PackageMissing, event_log
-from lipbench.training.fit import TrainingDiverged, constant, cosine, fit
+from lipbench.training.fit import TrainingDiverged, constant, cosine, fit, quadratic
 from lipbench.training.history import pixels
 from lipbench.training.optimizers import adam, auto, sgd, spectral
 from lipbench.training.spectral import SpectralDescent
@@ -20,6 +20,7 @@ __all__ = [
     "event_log",
     "fit",
     "pixels",
+    "quadratic",
     "random_affine",
     "sgd",
     "spectral",

@@ -33,6 +33,11 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def quadratic(progress: float) -> float:
+    """Learning-rate factor (1 - progress)^2: more time at low rates than `cosine`, for steps of constant length."""
+    return (1 - progress) ** 2
+
+
 class Clock:
     """The share of the training that is done, by steps or by seconds."""
 
