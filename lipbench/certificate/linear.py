@@ -7,7 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz
-from lipbench.layers import FourierConv2d, fills_torus, is_circular, output_size, padding_of, patch_factor, symbols
+from lipbench.layers import (
+    FourierConv2d,
+    check_declared,
+    fills_torus,
+    is_circular,
+    output_size,
+    padding_of,
+    patch_factor,
+    symbols,
+)
 
 # Up to this size of the dense operator's smaller side its exact norm is computed as well.
 DENSE_LIMIT = 2048
@@ -54,10 +63,12 @@ def convolution_norm(layer: nn.Conv2d, size: tuple[int, int]) -> float:
     norm of the dense operator where that is small.
 
     Raises:
-        Unbounded: a padding mode other than zeros and circular, or a circular padding wider than the kernel.
+        Unbounded: a padding mode other than zeros and circular, a circular padding wider than the kernel, or
+            attributes that are not those of what it computes (see `lipbench.layers.check_declared`).
     """
     kernel = _finite(layer.weight).double()
     try:
+        check_declared(layer)
         spectrum = symbols(layer, kernel, size)
     except ValueError as error:
         raise Unbounded(str(error)) from error
