@@ -61,3 +61,89 @@ def test_an_integer_padding_is_that_of_both_sides():
     bound = lipschitz(conv.eval(), (1, 5, 5))
     conv.padding = 1
     assert lipschitz(conv, (1, 5, 5)) == bound
+
+
+def test_methods_replaced_on_the_instance():
+    cases = {
+        "conv_forward": (nn.Conv2d(1, 1, 1), lambda x, weight, bias: 5 * x),
+        "call_impl": (nn.Linear(3, 3), lambda x: 5 * x),
+        "compiled_call_impl": (nn.ReLU(), lambda x: 5 * x),  # what model.compile() sets
+        "forward": (nn.Tanh(), lambda x: 5 * x),
+    }
+    for name, (module, function) in cases.items():
+        shape = (1, 3, 3)
+        assert reason(module, shape) == ""
+        attribute = name if name == "forward" else f"_{name}"
+        setattr(module, attribute, function)
+        assert torch.equal(module(torch.ones(1, *shape)), torch.full((1, *shape), 5.0))
+        assert f"its {name} was replaced" in reason(nn.Sequential(module), shape)
+
+
+def changed(module: nn.Module, **options: object) -> nn.Module:
+    for name, value in options.items():
+        setattr(module, name, value)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "word"),
+    [
+        (nn.LeakyReLU(math.nan), "negative_slope is NaN"),
+        (changed(nn.LeakyReLU(), negative_slope=torch.tensor(math.nan)), "negative_slope is NaN"),
+        (nn.LeakyReLU(math.inf), "not finite"),
+        (nn.ELU(math.nan), "alpha is NaN"),
+        (nn.ELU(-math.inf), "not finite"),
+        (nn.Softplus(threshold=math.nan), "threshold is NaN"),
+        (nn.Softplus(threshold=math.inf), "overflows"),
+        (nn.Softplus(beta=math.nan, threshold=40), "beta is NaN"),
+        (nn.Softplus(beta=0, threshold=40), "divides by beta"),
+        (changed(nn.Hardtanh(), max_val=math.nan), "max_val is NaN"),
+        (changed(layers.Scale(1.0), factor=math.nan), "factor is NaN"),
+        (changed(layers.Scale(1.0), factor=math.inf), "not finite"),
+        (layers.Residual(nn.Identity(), math.nan), "scale is NaN"),
+        (layers.Residual(nn.Identity(), math.inf), "not finite"),
+        (layers.ConvexPotential(nn.Conv2d(1, 1, 1), step=math.nan), "step is NaN"),
+        (layers.ConvexPotential(nn.Conv2d(1, 1, 1), step=-1), "step is -1"),
+        (layers.ConvexPotential(nn.Conv2d(1, 1, 1), step=math.inf), "not finite"),
+        (layers.ConvexPotential(nn.Conv2d(1, 1, 1), activation=nn.LeakyReLU(math.nan)), "negative_slope is NaN"),
+        (nn.BatchNorm2d(1, eps=math.nan), "eps is NaN"),
+        (nn.BatchNorm2d(1, eps=-2.0), "not finite"),
+        (changed(layers.Normalize(), std=torch.full((1, 1, 1), math.nan)), "not finite"),
+        (changed(layers.Normalize(), std=torch.zeros(1, 1, 1)), "not finite"),
+        (changed(layers.Normalize(), std=torch.ones(1, 1, 4)), "repeat"),
+        (changed(nn.PReLU(), weight=nn.Parameter(torch.tensor([math.nan]))), "not finite"),
+    ],
+    ids=str,
+)
+def test_options_that_are_not_finite(module, word):
+    assert word in reason(module, (1, 4, 4))
+    assert word in reason(nn.Sequential(nn.Identity(), module), (1, 4, 4))
+
+
+def test_finite_options_are_bounded():
+    for module in (nn.Softplus(beta=-2, threshold=40), nn.Hardtanh(0, math.inf), layers.Normalize((0.1,), (0.5,))):
+        assert reason(module, (1, 4, 4)) == ""
+
+
+def scaled(module: nn.Module, factor: float) -> nn.Module:
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.mul_(factor)
+    return module.double()
+
+
+def test_what_cannot_be_computed_is_infinite_and_does_not_crash():
+    skew = scaled(layers.SkewExponential(nn.Conv2d(2, 2, 3, padding=1)), 1e38)
+    assert "too large" in reason(skew, (2, 4, 4))
+    step = scaled(layers.ConvexPotential(nn.Linear(4, 4)).double(), 1e200)
+    assert "too large" in reason(step, (4,))
+    sandwich = layers.bake(layers.Sandwich(4, 4)).double()
+    sandwich.frame.data.mul_(1e200)
+    assert "not finite" in reason(sandwich, (4,))
+    assert "refuses an input" in reason(nn.Flatten(1, 5), (4,))
+    assert "refuses an input" in reason(changed(nn.Conv2d(1, 1, 3), stride=1), (1, 4, 4))
+
+
+def test_an_unknown_layer_beside_a_zero_one_stays_unknown():
+    zero = scaled(nn.Linear(4, 4), 0.0)
+    assert reason(nn.Sequential(zero, nn.Softmax(1)), (4,)) != ""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, LayerBound, Shape, lipschitz, unknown
+from lipbench.certificate.core import OUTWARD, LayerBound, Shape, lipschitz, product, unknown
 from lipbench.layers import Antipodal, Scale
 
 # Rounding of a float64 forward pass, relative to the largest logit of an image: a bound with room for 10^5 operations
@@ -45,7 +45,7 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
         inner = gaps_of(backbone, shape, bounds[:-1])
         return (inner * (abs(head.factor) * OUTWARD)).nan_to_num(nan=math.inf, posinf=math.inf)
     # Where no container is unknown, every layer of nested Sequentials has its own entry, the head the last one.
-    constant = math.prod(layer.bound for layer in bounds[:-1])
+    constant = product(bounds[:-1])
     if known and type(head) is nn.Linear:
         rows = head.weight.double()
         if not rows.isfinite().all() or not math.isfinite(constant):
@@ -54,7 +54,7 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
         return distances * constant * OUTWARD
     if known and type(head) is Antipodal:
         return _full(2, constant * OUTWARD, _device(model))
-    whole = math.prod(layer.bound for layer in bounds)
+    whole = product(bounds)
     return _full(_classes(model, shape), math.sqrt(2) * whole * OUTWARD, _device(model))
 
 

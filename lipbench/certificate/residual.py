@@ -97,7 +97,8 @@ def _sandwich(layer: Sandwich, shape: Shape) -> float:
     if frame.ndim != 2 or len(frame) != len(psi) or shape != (frame.shape[1] - len(frame),):
         raise Unbounded(f"its frame {list(frame.shape)} does not fit an input of shape {shape}")
     a, b = frame.split((len(frame), shape[0]), dim=1)
-    return min(spectral_norm(frame) ** 2, 2 * spectral_norm(a) * spectral_norm(b)) * OUTWARD
+    whole = spectral_norm(frame)
+    return min(whole * whole, 2 * spectral_norm(a) * spectral_norm(b)) * OUTWARD
 
 
 def _slope_in_unit_interval(activation: nn.Module) -> bool:
