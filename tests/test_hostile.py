@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from lipbench import layers
-from lipbench.certificate import layerwise, lipschitz, singular_range
+from lipbench.attacks import Judge
+from lipbench.attacks.judging import margin_and_gradient
+from lipbench.certificate import certify, layerwise, lipschitz, radius, singular_range
+from lipbench.evaluation import attack_images, evaluate, predict
 
 
 def reason(module: nn.Module, shape: tuple[int, ...]) -> str:
@@ -147,3 +150,61 @@ def test_what_cannot_be_computed_is_infinite_and_does_not_crash():
 def test_an_unknown_layer_beside_a_zero_one_stays_unknown():
     zero = scaled(nn.Linear(4, 4), 0.0)
     assert reason(nn.Sequential(zero, nn.Softmax(1)), (4,)) != ""
+
+
+def test_rounding_of_large_numbers_that_cancel_is_not_certified():
+    first, second = nn.Linear(1, 1).double(), nn.Linear(1, 1).double()
+    with torch.no_grad():
+        for layer, bias in ((first, 1e12), (second, -1e12 - 0.5)):
+            layer.weight.fill_(1.0)
+            layer.bias.fill_(bias)
+    x = torch.tensor([[0.50007]], dtype=torch.float64)  # the boundary is at 0.5
+    split = layers.antipodal(nn.Sequential(first, second)).eval()
+    wrapped = layers.antipodal(nn.Sequential(layers.Residual(nn.Sequential(first, second), 1.0))).eval()
+    assert split(x)[0, 1] - split(x)[0, 0] > 1.1e-4, "rounding makes the margin larger than it is"
+    assert certify(split, x, split(x).argmax(1))[0] <= 7e-5
+    assert certify(wrapped, x, wrapped(x).argmax(1))[0] <= 0.25
+    with torch.no_grad():  # the same function without the detour
+        first.bias.zero_()
+        second.bias.fill_(-0.5)
+    assert certify(split, x, split(x).argmax(1))[0].item() == pytest.approx(7e-5, rel=1e-4)
+
+
+def test_the_slack_of_a_radius():
+    logits, labels, gap = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([0]), torch.ones(2, 2).double()
+    gap.fill_diagonal_(0)
+    assert radius(logits, labels, gap).item() == pytest.approx(1, abs=1e-8)
+    assert radius(logits, labels, gap, torch.tensor([0.25])).item() == pytest.approx(0.75, abs=1e-8)
+    for slack in (math.inf, math.nan, 2.0):
+        assert radius(logits, labels, gap, torch.tensor([slack])).item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_layer_that_overwrites_its_input_leaves_the_images(dtype):
+    flat = nn.Sequential(nn.Hardtanh(0.4, 0.6, inplace=True), nn.Flatten(), nn.Linear(4, 2))
+    model = flat.to(dtype).eval()
+    images = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    before, labels = images.clone(), torch.zeros(6, dtype=torch.long)
+    judge = Judge(model)
+    with torch.no_grad():
+        expected = model(images.clone()).argmax(1)
+    for look in (
+        lambda: certify(model, images, labels),
+        lambda: judge(images, labels),
+        lambda: judge.surely(images, labels),
+        lambda: predict(model, images),
+        lambda: margin_and_gradient(model, images, labels),
+        lambda: attack_images(model, images, labels, lambda net, x, y: (net(x), x)[1], "look"),
+        lambda: evaluate(model, images, labels, attacks=["l2_pgd", "deepfool"], progress=False),
+    ):
+        look()
+        assert torch.equal(images, before)
+    assert torch.equal(predict(model, images), expected)
+
+
+def test_an_empty_container_is_the_identity():
+    model = nn.Sequential(nn.Flatten(), nn.Sequential(), nn.Linear(4, 2), nn.Sequential()).eval()
+    x = torch.rand(3, 1, 2, 2)
+    y = model(x).argmax(1)
+    assert torch.equal(certify(model, x, y), certify(nn.Sequential(model[0], model[2]).eval(), x, y))
+    assert (certify(model, x, y) > 0).all()

@@ -152,21 +152,25 @@ def unknown(module: nn.Module) -> str:
         return "it has a hook, which may change what it computes"
     if parametrize.is_parametrized(module):
         return "its weight is parametrized: call lipbench.bake(model)"
-    # Whatever a call passes through: forward, _conv_forward, _call_impl, ...
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "it is not initialised"
+    return _of_the_instance(module)
+
+
+def _of_the_instance(module: nn.Module) -> str:
     for name, value in vars(module).items():
+        # Whatever a call passes through: forward, _conv_forward, _call_impl, ...
         if callable(value) and hasattr(type(module), name):
             return f"its {name.lstrip('_')} was replaced on the instance"
         if _is_nan(value):
             return f"its {name} is NaN"
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        return "it is not initialised"
     return ""
 
 
 def _is_nan(value: object) -> bool:
     if isinstance(value, torch.Tensor):
         return bool(value.isnan().any())
-    return isinstance(value, numbers.Real) and value != value
+    return isinstance(value, numbers.Real) and math.isnan(value)
 
 
 @torch.no_grad()

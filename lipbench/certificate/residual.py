@@ -86,6 +86,9 @@ def _sandwich(layer: Sandwich, shape: Shape) -> float:
     """min(||[A B]||^2, 2 ||A|| ||B||): Psi commutes with the diagonal 0 <= D <= I of slopes, so outputs differ by 2 A^T
     D B d. With R = D^(1/2) [A B] and z = (u, v), z' = (u, -v), unit u and v: 4 u^T A^T D B v = |R z|^2 - |R z'|^2 <= 2
     ||[A B]||^2.
+
+    It is the bound of the inequality, for every slope D: with few neurons, where no slopes reach it together, it can
+    exceed the layer's own constant by far more than rounding.
     """
     reason = unknown(layer.activation)
     if reason or not _slope_in_unit_interval(layer.activation):
