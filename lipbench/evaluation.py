@@ -61,7 +61,7 @@ class _Counter:
 
 
 class _Counted(nn.Module):
-    """The same classifier, counting the images that pass."""
+    """The same classifier, counting the images that pass; it gets copies of them, which it may overwrite."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -70,7 +70,7 @@ class _Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.counter.images += len(x)
-        return self.model(x)
+        return self.model(x.clone())
 
 
 def as_pixels(images: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 1000) -> Tensor:
     """
     predictions = []
     for start, xs in zip(range(0, len(x), batch_size), x.split(batch_size), strict=True):
-        logits = model(xs)
+        logits = model(xs.clone())  # a first layer with inplace=True would overwrite the images
         margin(logits, torch.zeros(len(xs), dtype=torch.long, device=xs.device))
         bad = (~logits.isfinite()).any(1).nonzero()[:, 0]
         if len(bad):
@@ -204,7 +204,7 @@ def evaluate(
     baked = bake(copy.deepcopy(model))
     x, y = as_pixels(images), labels.long()
     with torch.no_grad():
-        logits = baked(_model_images(baked, x[:1]))
+        logits = baked(_model_images(baked, x[:1]).clone())
     margin(logits, torch.zeros_like(logits[:, 0]).long())  # refuses a network with one logit, by name
     classes = logits.shape[1]
     if int(y.min()) < 0 or int(y.max()) >= classes:
@@ -267,7 +267,7 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
     size = min(len(rows) for rows in first)
     with torch.no_grad():
         exact = copy.deepcopy(model).double()
-        if int(y.max()) > 1 or not size or exact(x[:1].double()).shape[1] != 2:
+        if int(y.max()) > 1 or not size or exact(x[:1].clone().double()).shape[1] != 2:
             return {}
         f = [binary_function(exact(x[rows[:size]].double())) for rows in first]
     kr = float(f[1].mean() - f[0].mean())

@@ -46,7 +46,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def margin_and_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The margin [N] and its gradient in the image [N, C, H, W]."""
     x = x.detach().requires_grad_()
-    value = margin(model(x), y)
+    value = margin(model(x.clone()), y)  # a first layer with inplace=True may not overwrite a leaf
     (gradient,) = torch.autograd.grad(value.sum(), x)
     return value.detach(), gradient
 
@@ -57,6 +57,7 @@ class Judge:
     The float64 copy removes images that only rounding misclassifies, so that certificates computed in float64 hold
     with no tolerance.
     A logit that is NaN labels nothing: such an image does not count as adversarial.
+    Both get copies of the images, which a first layer with inplace=True would overwrite.
     """
 
     def __init__(self, model: nn.Module):
@@ -66,7 +67,8 @@ class Judge:
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """[N, C, H, W], [N] -> bool [N]."""
-        return self.misclassified(self.model(images), labels) & self.misclassified(self.exact(images.double()), labels)
+        deployed, exact = self.model(images.clone()), self.exact(images.clone().double())
+        return self.misclassified(deployed, labels) & self.misclassified(exact, labels)
 
     @torch.no_grad()
     def surely(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -76,8 +78,8 @@ class Judge:
         The float32 logits of an image change in their last digits with the batch that it is in; an image that is
         adversarial by less could lose that in the next batch.
         """
-        exact = margin(self.exact(images.double()), labels)
-        deployed = margin(self.model(images), labels).double()
+        exact = margin(self.exact(images.clone().double()), labels)
+        deployed = margin(self.model(images.clone()), labels).double()
         return (torch.maximum(exact, deployed) < 0) & (-exact >= 8 * (exact - deployed).abs())
 
     @staticmethod

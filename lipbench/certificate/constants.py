@@ -70,8 +70,11 @@ def _softplus(layer: nn.Softplus, shape: Shape) -> float:
     """The slope is a sigmoid. At its threshold torch jumps down to the identity, by log(1 + exp(-threshold)) / beta:
     2e-9 / beta at the default of 20, below the rounding of float64 from 37 on.
     """
-    if layer.threshold < 37:
-        raise Unbounded(f"it jumps at its threshold of {layer.threshold:g}: use nn.Softplus(threshold=40)")
+    if not 37 <= layer.threshold <= 700:
+        fault = "it jumps" if layer.threshold < 37 else "exp overflows"
+        raise Unbounded(f"{fault} at its threshold of {layer.threshold:g}: use nn.Softplus(threshold=40)")
+    if layer.beta == 0 or math.isinf(layer.beta):
+        raise Unbounded(f"beta is {layer.beta:g}: it divides by beta, use a finite one that is not 0")
     return 1.0
 
 

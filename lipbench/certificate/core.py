@@ -5,7 +5,8 @@ parametrization, a module in training mode. Its bound is infinite, its certifica
 """
 
 import math
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,7 @@ class Lipschitz:
             module: in evaluation mode, baked (see `lipbench.bake`).
             shape: of one input, without the batch: (C, H, W) or (D,).
         """
-        return math.prod(layer.bound for layer in self.layerwise(module, shape))
+        return product(self.layerwise(module, shape))
 
     def register(self, kind: type) -> Callable[[Rule], Rule]:
         """Decorator for the rule of a type: `rule(layer, shape) -> float`. Raise `Unbounded(reason)` for what has no
@@ -88,7 +89,7 @@ class Lipschitz:
             raise Unbounded(f"its branch changes the shape from {shape} to {out}: the sum would repeat entries")
         if any(getattr(layer, "inplace", False) for layer in module.modules()):
             raise Unbounded("its branch has a layer with inplace=True, which may overwrite the input of the sum")
-        return math.prod(layer.bound for layer in bounds)
+        return product(bounds)
 
     def _walk(self, module: nn.Module, shape: Shape | None, name: str) -> tuple[list[LayerBound], Shape | None]:
         kind = type(module).__name__
@@ -114,10 +115,15 @@ class Lipschitz:
             bound = self._rule(module, shape)
             if not bound >= 0 or any(not t.isfinite().all() for t in _tensors(module)):
                 raise Unbounded("its weights are not finite")
+            if math.isinf(bound):
+                raise Unbounded("its bound is not finite: a weight or an option is too large, or divides by zero")
             return bound, "", _output_shape(module, shape)
         except Unbounded as error:
             return math.inf, str(error), _output_shape_or_none(module, shape)
-        except (RuntimeError, ValueError) as error:
+        except ArithmeticError as error:
+            reason = f"its bound is too large to be computed, or divides by zero: {error}"
+            return math.inf, reason, _output_shape_or_none(module, shape)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
             return math.inf, f"it refuses an input of shape {list(shape)}: {error}", None
 
     def _rule(self, module: nn.Module, shape: Shape) -> float:
@@ -129,9 +135,15 @@ class Lipschitz:
         return float(self._rules[type(module)](module, shape))
 
 
+def product(bounds: Iterable[LayerBound]) -> float:
+    """The constant of layers one after another: `inf` where one is unknown, even beside a bound of 0."""
+    values = [layer.bound for layer in bounds]
+    return math.inf if math.inf in values else math.prod(values)
+
+
 def unknown(module: nn.Module) -> str:
-    """Why this module is not what its type says, or "": hooks, an own forward, a live parametrization, training
-    mode.
+    """Why this module is not what its type says, or "": hooks, a method of its own, a live parametrization, an option
+    that is NaN, training mode.
     """
     if module.training:
         return "training mode: call model.eval(), or lipbench.bake(model)"
@@ -140,11 +152,25 @@ def unknown(module: nn.Module) -> str:
         return "it has a hook, which may change what it computes"
     if parametrize.is_parametrized(module):
         return "its weight is parametrized: call lipbench.bake(model)"
-    if "forward" in vars(module) or "__call__" in vars(module):
-        return "its forward was replaced on the instance"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "it is not initialised"
+    return _of_the_instance(module)
+
+
+def _of_the_instance(module: nn.Module) -> str:
+    for name, value in vars(module).items():
+        # Whatever a call passes through: forward, _conv_forward, _call_impl, ...
+        if callable(value) and hasattr(type(module), name):
+            return f"its {name.lstrip('_')} was replaced on the instance"
+        if _is_nan(value):
+            return f"its {name} is NaN"
     return ""
+
+
+def _is_nan(value: object) -> bool:
+    if isinstance(value, torch.Tensor):
+        return bool(value.isnan().any())
+    return isinstance(value, numbers.Real) and math.isnan(value)
 
 
 @torch.no_grad()

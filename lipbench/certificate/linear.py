@@ -1,5 +1,6 @@
 """Norms of dense layers and convolutions, from their weights in float64."""
 
+import copy
 import math
 
 import torch
@@ -7,12 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz
-from lipbench.layers import FourierConv2d, fills_torus, is_circular, output_size, padding_of, patch_factor, symbols
+from lipbench.layers import (
+    FourierConv2d,
+    check_declared,
+    fills_torus,
+    is_circular,
+    output_size,
+    padding_of,
+    patch_factor,
+    symbols,
+)
 
 # Up to this size of the dense operator's smaller side its exact norm is computed as well.
 DENSE_LIMIT = 2048
 # The dense operator is built only where it has at most this many entries.
 DENSE_ENTRIES = 2**23
+# The same for a convolution stored by its frequencies, whose operator takes longer to build.
+FOURIER_ENTRIES = 2**20
 
 
 def spectral_norm(matrix: Tensor) -> float:
@@ -54,10 +66,12 @@ def convolution_norm(layer: nn.Conv2d, size: tuple[int, int]) -> float:
     norm of the dense operator where that is small.
 
     Raises:
-        Unbounded: a padding mode other than zeros and circular, or a circular padding wider than the kernel.
+        Unbounded: a padding mode other than zeros and circular, a circular padding wider than the kernel, or
+            attributes that are not those of what it computes (see `lipbench.layers.check_declared`).
     """
     kernel = _finite(layer.weight).double()
     try:
+        check_declared(layer)
         spectrum = symbols(layer, kernel, size)
     except ValueError as error:
         raise Unbounded(str(error)) from error
@@ -74,10 +88,23 @@ def convolution_norm(layer: nn.Conv2d, size: tuple[int, int]) -> float:
 
 
 @lipschitz.register(FourierConv2d)
+@torch.no_grad()
 def _fourier(layer: FourierConv2d, shape: Shape) -> float:
-    """The largest norm of a frequency's matrix: the transforms, the zeros around and the crop add nothing."""
+    """The largest norm of a frequency's matrix: the transforms, the zeros around and the crop add nothing. On small
+    images with zeros around or a crop the exact norm of the dense operator as well, where they shorten it.
+    """
     real, imaginary = _finite(layer.spectrum).double()
-    return spectral_norm(torch.complex(real, imaginary))
+    bound, torus = spectral_norm(torch.complex(real, imaginary)), layer.torus
+    outputs = math.prod(torus.outputs) * real.shape[0] * real.shape[2]
+    whole = torus.pixels == torus.size and all(
+        n == m * s for n, m, s in zip(torus.size, torus.outputs, torus.stride, strict=True)
+    )
+    if whole or math.prod(shape) * max(math.prod(shape), outputs) > FOURIER_ENTRIES:
+        return bound
+    exact = copy.deepcopy(layer).double()
+    exact.bias = None  # a shift, which would only add its rounding
+    basis = torch.eye(math.prod(shape), dtype=torch.float64, device=real.device).reshape(-1, *shape)
+    return min(bound, spectral_norm(exact(basis).flatten(1)))
 
 
 def _finite(weight: Tensor) -> Tensor:

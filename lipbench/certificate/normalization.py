@@ -9,7 +9,8 @@ from lipbench.layers import BatchCentering, Normalize
 
 @lipschitz.register(Normalize)
 def _normalize(layer: Normalize, shape: Shape) -> float:
-    if len(shape) != 3 or any(len(t) not in (1, shape[0]) for t in (layer.mean, layer.std)):
+    fitting = ((1, 1, 1), (shape[0], 1, 1))
+    if len(shape) != 3 or any(tuple(t.shape) not in fitting for t in (layer.mean, layer.std)):
         raise Unbounded(f"its mean or std does not fit {shape}: broadcasting would repeat the image")
     return float((1 / layer.std.double().abs()).max()) * OUTWARD
 

@@ -26,23 +26,20 @@ def _max_pool(layer: nn.MaxPool2d, shape: Shape) -> float:
         raise Unbounded("ceil_mode=True: windows beyond the border are not bounded")
     if layer.return_indices:
         raise Unbounded("return_indices=True gives two outputs")
-    counts = [
-        math.ceil(k * math.gcd(s, d) / s)
-        for k, s, d in zip(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation), strict=True)
-    ]
-    return math.sqrt(math.prod(counts)) * (OUTWARD if math.prod(counts) > 1 else 1.0)
+    return _most_windows(_windows(layer, shape, _pair(layer.dilation)))
 
 
 @lipschitz.register(nn.AvgPool2d)
 def _avg_pool(layer: nn.AvgPool2d, shape: Shape) -> float:
-    """A mean has norm 1 / sqrt(size); a pixel is in at most the product of ceil(k / s) windows."""
+    """A mean over rows, then over columns: the product of the norms of the two matrices, exactly. Padding counts as
+    zeros.
+    """
     if layer.ceil_mode or layer.divisor_override is not None:
         raise Unbounded("ceil_mode=True or a divisor_override: its divisor is not the window's size")
-    kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
-    if any(padding) and not layer.count_include_pad:
+    if any(_pair(layer.padding)) and not layer.count_include_pad:
         raise Unbounded("count_include_pad=False: the divisor shrinks at the border")
-    windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, stride, strict=True))
-    return math.sqrt(windows / math.prod(kernel)) * OUTWARD
+    norms = [spectral_norm(windows) for windows in _windows(layer, shape, (1, 1))]
+    return math.prod(norms) / math.prod(_pair(layer.kernel_size)) * OUTWARD
 
 
 @lipschitz.register(nn.AdaptiveMaxPool2d)
@@ -50,14 +47,33 @@ def _adaptive_max_pool(layer: nn.AdaptiveMaxPool2d, shape: Shape) -> float:
     """As `nn.MaxPool2d`, with the windows counted."""
     if layer.return_indices:
         raise Unbounded("return_indices=True gives two outputs")
-    rows, columns = _adaptive_windows(layer, shape)
-    return math.sqrt(float(rows.sum(0).max() * columns.sum(0).max())) * OUTWARD
+    return _most_windows(_adaptive_windows(layer, shape))
 
 
 @lipschitz.register(nn.AdaptiveAvgPool2d)
 def _adaptive_avg_pool(layer: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
     """A mean over rows, then over columns: the product of the norms of the two matrices, exactly."""
     return math.prod(spectral_norm(w / w.sum(1, keepdim=True)) for w in _adaptive_windows(layer, shape)) * OUTWARD
+
+
+def _most_windows(windows: list[Tensor]) -> float:
+    count = math.prod(int(w.sum(0).max()) for w in windows)
+    return math.sqrt(count) * OUTWARD if count > 1 else float(count)
+
+
+def _windows(layer: nn.MaxPool2d | nn.AvgPool2d, shape: Shape, dilation: tuple[int, int]) -> list[Tensor]:
+    """Per dimension [windows, pixels]: 1 where the pixel is in the window, whose padding has no pixels."""
+    if len(shape) != 3:
+        raise Unbounded(f"a pooling acts on (C, H, W), not on {shape}")
+    options = (_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding), dilation)
+    found = []
+    for n, k, s, p, d in zip(shape[1:], *options, strict=True):
+        count = (n + 2 * p - d * (k - 1) - 1) // s + 1
+        if count < 1:
+            raise ValueError(f"its windows are larger than the image of {n} pixels")
+        offset = torch.arange(n) - (torch.arange(count)[:, None] * s - p)
+        found.append(((offset >= 0) & (offset <= d * (k - 1)) & (offset % d == 0)).double())
+    return found
 
 
 def _adaptive_windows(layer: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d, shape: Shape) -> list[Tensor]:

@@ -2,16 +2,16 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, LayerBound, Shape, lipschitz, unknown
+from lipbench.certificate.core import OUTWARD, LayerBound, Shape, lipschitz, product, unknown
 from lipbench.layers import Antipodal, Scale
 
-# Rounding of a float64 forward pass, relative to the largest logit of an image: a bound with room for 10^5 operations
-# per logit.
+# Rounding of a float64 operation, relative to what it adds up: a sum of n products is off by at most n times 1.1e-16 of
+# them, a vector of m such sums by sqrt m times that. There is room for n sqrt m = 10^6.
 LOGIT_SLACK = 1e-10
 
 
@@ -37,7 +37,7 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
     Args:
         bounds: what `lipbench.certificate.layerwise(model, shape)` gives.
     """
-    head = _flat(model)[-1]
+    head = (_flat(model) or [model])[-1]
     known = not any(map(unknown, (*_containers(model), head)))
     if known and type(head) is Scale:
         backbone = nn.Sequential(*_flat(model)[:-1])
@@ -45,7 +45,7 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
         inner = gaps_of(backbone, shape, bounds[:-1])
         return (inner * (abs(head.factor) * OUTWARD)).nan_to_num(nan=math.inf, posinf=math.inf)
     # Where no container is unknown, every layer of nested Sequentials has its own entry, the head the last one.
-    constant = math.prod(layer.bound for layer in bounds[:-1])
+    constant = product(bounds[:-1])
     if known and type(head) is nn.Linear:
         rows = head.weight.double()
         if not rows.isfinite().all() or not math.isfinite(constant):
@@ -54,25 +54,27 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
         return distances * constant * OUTWARD
     if known and type(head) is Antipodal:
         return _full(2, constant * OUTWARD, _device(model))
-    whole = math.prod(layer.bound for layer in bounds)
+    whole = product(bounds)
     return _full(_classes(model, shape), math.sqrt(2) * whole * OUTWARD, _device(model))
 
 
-def radius(logits: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
+def radius(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = None) -> Tensor:
     """Certified radius per image, [N] float64: min over k != y of (z_y - z_k) / gap[y, k] (Tsuzuku et al., 2018, arXiv
     1802.04034).
 
-    0 for mistakes, ties, NaN and unknown gaps. The margins are reduced by the rounding that a float64 forward pass can
-    make.
+    0 for mistakes, ties, NaN and unknown gaps. The margins are reduced by the rounding of the forward pass.
 
     Args:
         logits: [N, K], from a float64 forward pass.
         labels: [N].
         gaps: [K, K], see `gaps`.
+        slack: [N], what rounding can add to a difference of two logits; None: 1e-10 of the largest logit, which says
+            nothing of larger numbers that cancelled before the logits (`certify` takes these into account).
     """
     logits, gaps = logits.double(), gaps.to(logits.device)
-    slack = LOGIT_SLACK * logits.abs().amax(1, keepdim=True)
-    margins = logits.gather(1, labels[:, None]) - logits - slack
+    if slack is None:
+        slack = LOGIT_SLACK * logits.abs().amax(1)
+    margins = logits.gather(1, labels[:, None]) - logits - slack[:, None]
     own = torch.zeros_like(margins, dtype=torch.bool).scatter(1, labels[:, None], True)
     radii = (margins.clamp_min(0) / gaps[labels]).masked_fill(margins <= 0, 0.0).masked_fill(own, torch.inf)
     smallest = torch.where(logits.isfinite().all(1), radii.nan_to_num(nan=0.0, posinf=torch.inf).amin(1), 0.0)
@@ -85,27 +87,78 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000) -
     wrong.
 
     The logits and the constants are those of the same weights in float64; an image whose label the model as deployed
-    does not give is not certified either. The model is not changed.
+    does not give is not certified either. Neither the model nor the images are changed.
+
+    The margins are reduced by the rounding of the float64 forward pass: 1e-10 of the norms of what goes into each
+    layer (times its constant), comes out of it and is added in it, carried to the logits by the constants of the layers
+    after it. This covers large numbers that cancel between layers, or within a layer that is one linear map. Within a
+    layer of several products (a residual one, ...) what its inner modules are called with and return is carried by the
+    layer's own constant, which is an estimate: a proof in interval arithmetic it is not.
 
     Args:
         model: baked, in evaluation mode, images -> logits [N, K].
         x: images [N, C, H, W] in [0, 1].
         y: labels [N].
     """
-    bounds = gaps(model, tuple(x.shape[1:]))
-    if bool(bounds.isinf().any()):
+    shape = tuple(x.shape[1:])
+    layers = lipschitz.layerwise(model, shape)
+    bounds = gaps_of(model, shape, layers)
+    if not bool(bounds.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     exact = copy.deepcopy(model).double()
     radii = []
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        certified = radius(exact(images.double()), labels, bounds)
-        radii.append(certified.masked_fill(model(images).argmax(1) != labels, 0.0))
+        # Copies: a first layer with inplace=True would overwrite the caller's images.
+        logits, slack = _logits_and_slack(exact, images.clone().double(), layers)
+        certified = radius(logits, labels, bounds, slack)
+        radii.append(certified.masked_fill(model(images.clone()).argmax(1) != labels, 0.0))
     return torch.cat(radii)
+
+
+def _logits_and_slack(exact: nn.Module, x: Tensor, bounds: Sequence[LayerBound]) -> tuple[Tensor, Tensor]:
+    """Logits [N, K] of a float64 copy, and [N] what rounding can add to a difference of two of them (see `certify`).
+
+    Args:
+        exact: a network whose containers are known: it is its layers one after another.
+        bounds: of these layers.
+    """
+    slack = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    for i, (layer, own) in enumerate(zip(_flat(exact), bounds, strict=True)):
+        inner: list[Tensor] = []
+        handles = [part.register_forward_hook(_recorder(inner)) for part in layer.modules() if part is not layer]
+        passed = own.bound * _norm(x)  # before the call, which may overwrite it
+        x = layer(x)
+        for handle in handles:
+            handle.remove()
+        shifts = sum(float(t.abs().max()) for t in _shifts(layer)) * math.sqrt(x[:1].numel())
+        passed = passed + _norm(x) + max(1.0, own.bound) * (shifts + sum(inner))
+        # The rounding of the layer, in L2, carried to the logits; a difference of two is sqrt 2 longer at most.
+        slack = slack + LOGIT_SLACK * math.sqrt(2) * product(bounds[i + 1 :]) * passed
+    return x, slack
+
+
+def _recorder(norms: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    """A hook that notes the norm of what a module gets and gives, per image."""
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        norms.append(_norm(inputs[0]) + _norm(output))
+
+    return note
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1)
+
+
+def _shifts(layer: nn.Module) -> list[Tensor]:
+    """Whatever a layer or its parts add or subtract."""
+    named = [*layer.named_parameters(), *layer.named_buffers()]
+    return [t for name, t in named if name.rpartition(".")[2] in ("bias", "running_mean", "mean") and t.numel()]
 
 
 def _flat(model: nn.Module) -> list[nn.Module]:
     """The layers of nested plain Sequentials, in order; the model itself where it is none."""
-    if type(model) is not nn.Sequential or not len(model):
+    if type(model) is not nn.Sequential:
         return [model]
     return [layer for child in model for layer in _flat(child)]
 

@@ -7,7 +7,16 @@ from torch import nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, unknown
 from lipbench.certificate.linear import convolution_norm, spectral_norm
-from lipbench.layers import ConvexPotential, ConvexResidual, Residual, Sandwich, SkewExponential, geometry, keeps_size
+from lipbench.layers import (
+    ConvexPotential,
+    ConvexResidual,
+    Residual,
+    Sandwich,
+    SkewExponential,
+    check_declared,
+    geometry,
+    keeps_size,
+)
 from lipbench.layers.constructions import TERMS, skew_kernel
 
 
@@ -37,7 +46,12 @@ def _convex_potential(layer: ConvexPotential, shape: Shape) -> float:
         )
     if type(layer.inner) is not nn.Linear and not (type(layer.inner) is nn.Conv2d and keeps_size(layer.inner)):
         raise Unbounded(f"its inner layer, {layer.inner}, has no adjoint of the same form")
-    return max(1.0, layer.step * lipschitz(layer.inner, shape) ** 2 - 1) * OUTWARD if layer.step >= 0 else torch.inf
+    if not layer.step >= 0:
+        raise Unbounded(f"its step is {layer.step}, not a number of at least 0")
+    (inner,) = lipschitz.layerwise(layer.inner, shape)
+    if inner.reason:
+        raise Unbounded(f"its inner layer: {inner.reason}")
+    return max(1.0, layer.step * inner.bound**2 - 1) * OUTWARD
 
 
 @lipschitz.register(SkewExponential)
@@ -50,6 +64,10 @@ def _skew_exponential(layer: SkewExponential, shape: Shape) -> float:
         raise Unbounded(f"its inner convolution: {reason}")
     if type(layer.inner) is not nn.Conv2d or not keeps_size(layer.inner) or len(shape) != 3:
         raise Unbounded(f"its inner layer, {layer.inner}, has no transpose of the same form")
+    try:  # of the layer itself: its skew part is constructed anew
+        check_declared(layer.inner)
+    except ValueError as error:
+        raise Unbounded(f"its inner convolution: {error}") from error
     norm = convolution_norm(_skew(layer.inner), (shape[1], shape[2]))
     return (1 + norm ** (TERMS + 1) / math.factorial(TERMS + 1)) * OUTWARD
 
@@ -68,6 +86,9 @@ def _sandwich(layer: Sandwich, shape: Shape) -> float:
     """min(||[A B]||^2, 2 ||A|| ||B||): Psi commutes with the diagonal 0 <= D <= I of slopes, so outputs differ by 2 A^T
     D B d. With R = D^(1/2) [A B] and z = (u, v), z' = (u, -v), unit u and v: 4 u^T A^T D B v = |R z|^2 - |R z'|^2 <= 2
     ||[A B]||^2.
+
+    It is the bound of the inequality, for every slope D: with few neurons, where no slopes reach it together, it can
+    exceed the layer's own constant by far more than rounding.
     """
     reason = unknown(layer.activation)
     if reason or not _slope_in_unit_interval(layer.activation):
@@ -79,7 +100,8 @@ def _sandwich(layer: Sandwich, shape: Shape) -> float:
     if frame.ndim != 2 or len(frame) != len(psi) or shape != (frame.shape[1] - len(frame),):
         raise Unbounded(f"its frame {list(frame.shape)} does not fit an input of shape {shape}")
     a, b = frame.split((len(frame), shape[0]), dim=1)
-    return min(spectral_norm(frame) ** 2, 2 * spectral_norm(a) * spectral_norm(b)) * OUTWARD
+    whole = spectral_norm(frame)
+    return min(whole * whole, 2 * spectral_norm(a) * spectral_norm(b)) * OUTWARD
 
 
 def _slope_in_unit_interval(activation: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate.core import Shape
 from lipbench.certificate.linear import dense_operator, dense_size
-from lipbench.layers import ConvexPotential, fills_torus, output_size, padding_of, symbols
+from lipbench.layers import ConvexPotential, check_declared, fills_torus, output_size, padding_of, symbols
 
 # Up to this size of the dense operator its singular values are computed: a fraction of a second.
 DENSE_SIDE = 512
@@ -53,6 +53,10 @@ def singular_range(layer: nn.Module, shape: Shape) -> tuple[float, float]:
 
 
 def _of_convolution(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[float, float]:
+    try:
+        check_declared(layer)
+    except ValueError:
+        return UNKNOWN
     kernel = layer.weight.double()
     disjoint = all(k <= s for k, s in zip(layer.kernel_size, layer.stride, strict=True)) and set(layer.dilation) == {1}
     if disjoint and not any(map(any, padding_of(layer))):

@@ -41,6 +41,7 @@ from lipbench.layers.constructions import (
 from lipbench.layers.families import aoc, aol, cayley, cpl, liresnet, sandwich, sll, soc
 from lipbench.layers.initialisers import bjorck_, delta_orthogonal_, orthogonal_
 from lipbench.layers.operator import (
+    check_declared,
     fills_torus,
     geometry,
     is_circular,
@@ -99,6 +100,7 @@ __all__ = [
     "bjorck",
     "bjorck_",
     "cayley",
+    "check_declared",
     "clamped_prelu",
     "constrain",
     "constrained_weights",

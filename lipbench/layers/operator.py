@@ -16,7 +16,32 @@ def padding_of(layer: nn.Conv2d) -> list[tuple[int, int]]:
     if layer.padding == "same":
         totals = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
+    if isinstance(layer.padding, int):  # set after the construction, which makes it a pair
+        return [(layer.padding, layer.padding)] * 2
     return [(int(p), int(p)) for p in layer.padding]
+
+
+def check_declared(layer: nn.Conv2d) -> None:
+    """Refuses a convolution that computes something else than its attributes say.
+
+    torch reads kernel_size and the channels from the weight, and a circular padding from a private copy that is made
+    at construction: attributes that were changed later are not believed.
+
+    Raises:
+        ValueError: the weight has another shape than the attributes, or the circular padding another width.
+    """
+    declared = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+    if tuple(layer.weight.shape) != declared:
+        raise ValueError(
+            f"its weight has the shape {list(layer.weight.shape)}, its attributes say {list(declared)}: construct it "
+            "with the sizes it has"
+        )
+    used = [side for both in reversed(padding_of(layer)) for side in both]
+    if layer.padding_mode != "zeros" and list(layer._reversed_padding_repeated_twice) != used:
+        raise ValueError(
+            f"its padding was changed to {layer.padding} after its construction, which torch ignores where "
+            f"padding_mode={layer.padding_mode!r}: construct it anew"
+        )
 
 
 def symbols(layer: nn.Conv2d, kernel: Tensor, size: tuple[int, int]) -> Tensor:
