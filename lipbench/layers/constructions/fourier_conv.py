@@ -1,5 +1,6 @@
 """Orthogonal convolutions made in the Fourier domain: Cayley layers, and the exponential of a circular convolution."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -130,7 +131,7 @@ class FourierOrthogonalConv2d(Construction):
     def bake(self) -> nn.Module:
         """The matrices at the frequencies, computed in float64."""
         dtype = self.weight.dtype
-        spectrum = torch.view_as_real(self.double().spectrum().resolve_conj()).movedim(-1, 0)
+        spectrum = torch.view_as_real(copy.deepcopy(self).double().spectrum().resolve_conj()).movedim(-1, 0)
         bias = None if self.bias is None else self.bias.detach().to(dtype)
         return FourierConv2d(spectrum.to(dtype).contiguous(), bias, self.torus)
 
