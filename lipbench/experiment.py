@@ -84,7 +84,7 @@ class Experiment:
         Raises:
             ResultsError: the folder holds another network, or a table with other options, and `force` is not set.
             LawViolation: a law does not hold; the rows and the offending pairs are saved first.
-            PackageMissing: `tensorboard` is set, the network is not trained yet, and TensorBoard is not installed.
+            ImportError: `tensorboard` is set, the network is not trained yet, and TensorBoard is not installed.
         """
         self._claim()
         dataset = self.load_dataset()

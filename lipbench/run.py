@@ -19,13 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from lipbench.commandline import CONF, CommandError, check_overrides, expand_suites
 from lipbench.experiment import Experiment, run_folder_of, variant_of
 from lipbench.results import LawViolation, ResultsError
-from lipbench.training import CheckpointError, PackageMissing, TrainingDiverged
+from lipbench.training import CheckpointError, TrainingDiverged
 
 NETWORK = ("dataset", "model", "constraint", "loss", "optimizer", "training", "seed")
 EXPECTED = (
     ResultsError,
     CheckpointError,
-    PackageMissing,
     TrainingDiverged,
     LawViolation,
     FileNotFoundError,

@@ -21,6 +21,7 @@ from lipbench.export import export, main
 from lipbench.exporting import ExportError, content_of, read_back, traced
 from lipbench.layers import bake, constrain
 
+onnx = pytest.importorskip("onnx", reason="the extra lipbench[onnx] is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra lipbench[onnx] is not installed")
 pytest.importorskip("onnxscript", reason="the extra lipbench[onnx] is not installed")
 
@@ -41,6 +42,38 @@ def residual() -> nn.Module:
     )
 
 
+def skew() -> nn.Module:
+    """Series, frequencies and matrices of `soc`; what stands between them."""
+    model = nn.Sequential(
+        constrain(nn.Conv2d(1, 4, 3, padding=1), layers.soc, size=(8, 8)),
+        layers.Householder(4),
+        layers.BatchCentering(4),
+        constrain(nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), layers.soc, size=(8, 8)),
+        layers.AdaptiveL2Pool2d(3),
+        nn.Flatten(),
+        constrain(nn.Linear(36, 12), layers.soc),
+        layers.Abs(),
+        constrain(nn.Linear(12, 3), layers.UnitRows),
+    )
+    model(torch.rand(32, *SHAPE))  # a running mean other than the initial one
+    return model
+
+
+def sandwiches() -> nn.Module:
+    """Zero-padded Cayley layers, with a stride and without, and sandwich layers; what stands between them."""
+    return nn.Sequential(
+        constrain(nn.Conv2d(1, 8, 3, stride=2, padding=1), layers.sandwich, size=(8, 8)),
+        layers.clamped_prelu(8),
+        layers.ConvexResidual(constrain(nn.Conv2d(8, 8, 3, padding=1), layers.sandwich, size=(4, 4))),
+        layers.LayerCentering(),
+        layers.AdaptiveScaledAvgPool2d((3, 2)),
+        nn.Flatten(),
+        constrain(nn.Linear(48, 12), layers.sandwich),
+        constrain(nn.Linear(12, 3), layers.UnitRows),
+        layers.Scale(2.0),
+    )
+
+
 def plain() -> nn.Module:
     body = nn.Sequential(nn.Conv2d(1, 4, 5, padding=2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
     model = nn.Sequential(body, nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
@@ -48,7 +81,7 @@ def plain() -> nn.Module:
     return model
 
 
-# Together they hold every layer of lipbench.
+# Together they hold every layer of lipbench (see the test of that).
 NETWORKS = {
     "mlp": lambda: models.mlp(
         SHAPE, 2, widths=(32, 16), constraint=layers.Orthogonal, activation=layers.FullSort, mean=(0.3,), std=(0.5,)
@@ -75,6 +108,8 @@ NETWORKS = {
     ),
     "cpl": lambda: cnn(classes=3, channels=(4,), depth=2, padding_mode="circular", constraint=layers.cpl),
     "residual": residual,
+    "skew": skew,
+    "sandwiches": sandwiches,
     "plain": plain,
 }
 
@@ -123,6 +158,14 @@ def test_every_layer_in_both_formats(name, tmp_path, capfd):
         radii = np.nanmin((logits[ordered][:, None] - logits) / gaps[ordered[1]], axis=1)
     assert np.allclose(radii, lipbench.certify(model, images), atol=1e-4)
     assert (radii > 0).all()
+
+
+def test_together_the_networks_hold_every_layer():
+    held = {type(module) for make in NETWORKS.values() for module in bake(make()).modules()}
+    own = {kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, nn.Module)}
+    # Constraints and two constructions leave plain layers; a peer's layer is of another library.
+    gone = {layers.Construction, layers.OrthogonalConv2d, layers.FourierOrthogonalConv2d, layers.PeerLayer}
+    assert {kind for kind in own if not issubclass(kind, layers.Constraint)} - gone == own & held
 
 
 def test_the_input_and_its_model_are_left_alone(tmp_path):
@@ -210,6 +253,9 @@ def test_options(tmp_path):
     export(model, SHAPE, tmp_path, formats=["onnx"], opset=18, batch=3, metadata={"customer": "ü"})
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == [3, *SHAPE]
+    # MaxMin has another formula where a gradient is wanted, which the graph must not hold.
+    kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert (kinds.count("Max"), kinds.count("Min"), kinds.count("Relu")) == (1, 1, 0)
     assert json.loads(session.get_modelmeta().custom_metadata_map["customer"]) == "ü"
     for options, message in {
         ("formats", ("tflite",)): "onnx, torch",

@@ -174,3 +174,28 @@ def test_orthogonal_convolutions_of_any_shape(channels, kernel, stride, groups):
         values = singular_values(baked, (channels[0], 8, 8))
         assert values.max() <= 1 + 1e-5
         assert values.min() >= 0.99
+
+
+@pytest.mark.parametrize("family", [layers.aoc, layers.cayley])
+def test_baking_leaves_the_construction_itself_alone(family):
+    construction = made(family, "circular")[0][0]
+    bake(nn.Sequential(construction))
+    assert {tensor.dtype for tensor in construction.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", [layers.aoc, layers.cayley])
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_baking_refuses_to_drop_a_hook(family, register):
+    model, _ = made(family, "circular")
+    getattr(model[0], register)(lambda *_: None)
+    with pytest.raises(ValueError, match="has forward hooks"):
+        bake(model)
+
+
+@pytest.mark.parametrize("family", [layers.soc, layers.cpl])
+def test_a_hook_of_what_bakes_to_itself_stays(family):
+    model, shape = made(family, "same")
+    model[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    x = torch.rand(2, *shape)
+    expected = model(x)
+    assert torch.allclose(bake(model)(x), expected, atol=1e-3)

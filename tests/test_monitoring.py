@@ -19,7 +19,7 @@ from lipbench.certificate import spectrum as spectrum_module
 from lipbench.figures import save_figure, training_comparison, training_curves
 from lipbench.report import _figures
 from lipbench.results import ResultsError, layer_columns, read_histories
-from lipbench.training import PackageMissing, adam, event_log, spectral
+from lipbench.training import auto, event_log
 from lipbench.training.history import monitor
 
 LOSS = partial(losses.hkr, margin=1.0)
@@ -63,7 +63,7 @@ def plain() -> nn.Sequential:
 
 
 def train(digits, model, epochs=3, **options):
-    optimizer = spectral if any(layers.constrained_weights(model)) else partial(adam, lr=1e-2)
+    optimizer = partial(auto, adam_lr=1e-2)
     return lipbench.fit(model, digits, LOSS, optimizer, epochs=epochs, batch_size=32, progress=False, **options)
 
 
@@ -86,6 +86,86 @@ def test_a_large_zero_padded_convolution_is_bounded_by_its_torus(monkeypatch):
     low, high = singular_range(layer, shape)
     assert exact[1] < high <= 1.1 * values.max().item()
     assert low != pytest.approx(exact[0], rel=1e-6)
+
+
+def stretched(padding_mode: str, channels: tuple[int, int] = (4, 4), stride: int = 1) -> layers.FourierConv2d:
+    """A Fourier convolution whose output channels are scaled by 1, 1/2, 1/3, ...: its singular values are known."""
+    torch.manual_seed(0)
+    inner = nn.Conv2d(*channels, 3, stride=stride, padding=1, padding_mode=padding_mode)
+    layer = layers.bake(layers.constrain(inner, layers.cayley, size=(6, 6)))
+    with torch.no_grad():
+        layer.spectrum.div_(torch.arange(1.0, 1 + layer.spectrum.shape[-2])[:, None])
+        layer.bias.fill_(0.7)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels"),
+    [
+        (stretched("circular"), 4),
+        (stretched("circular", stride=2), 4),
+        (stretched("zeros"), 4),
+        (stretched("zeros", (3, 5)), 3),
+        (stretched("zeros", stride=2), 4),
+        (layers.SkewExponential(nn.Conv2d(3, 3, 3, padding=1)), 3),
+        (layers.SkewExponential(nn.Conv2d(3, 5, 3, padding=1, padding_mode="circular")), 3),
+        (layers.SkewExponential(nn.Conv2d(4, 2, 3, padding=1)), 4),
+    ],
+)
+def test_singular_range_of_constructions_is_that_of_the_dense_operator(layer, channels):
+    shape = (channels, 6, 6)
+    if isinstance(layer, layers.SkewExponential):
+        with torch.no_grad():  # beyond what the constraint allows, the series is far from orthogonal
+            layer.inner.weight.mul_(8)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    values = singular_values(layer, shape)
+    assert values.max() > 1.2 * values.min(), "all equal: any of them would pass"
+    low, high = singular_range(layer, shape)
+    assert low == pytest.approx(values.min().item(), rel=1e-6)
+    assert high == pytest.approx(values.max().item(), rel=1e-6)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+
+
+def test_a_large_construction_is_bounded_or_unknown(monkeypatch):
+    monkeypatch.setattr(spectrum_module, "DENSE_SIDE", 0)
+    layer = stretched("zeros")
+    low, high = singular_range(layer, (4, 6, 6))
+    assert (low, high) == pytest.approx((0.25, 1.0), rel=1e-5)
+    assert high >= singular_values(layer, (4, 6, 6)).max() > 0.5
+    skew = layers.SkewExponential(nn.Conv2d(3, 3, 3, padding=1))
+    assert all(map(math.isnan, singular_range(skew, (3, 6, 6))))
+
+
+@pytest.mark.parametrize(
+    ("family", "mode", "unknown"),
+    [
+        (layers.soc, "zeros", []),
+        (layers.soc, "circular", []),
+        (layers.cayley, "zeros", []),
+        (layers.sandwich, "zeros", ["4"]),
+    ],
+)
+def test_the_history_shows_every_construction(family, mode, unknown, digits, tmp_path):
+    torch.manual_seed(0)
+    model = lipbench.models.convnet(
+        (1, 8, 8), 2, channels=(4,), widths=(8,), padding_mode=mode, constraint=family, activation=layers.MaxMin
+    )
+    history = pd.DataFrame(train(digits, model, 2))
+    names = ["0", "4", "6"]
+    assert list(layer_columns(history, "lipschitz")) == list(layer_columns(history, "gradient")) == names
+    assert list(layer_columns(history, "sigma_max")) == [name for name in names if name not in unknown]
+    assert (history[[f"{name}.lipschitz" for name in names]] <= 1 + 1e-5).all(axis=None)
+    assert (history[[f"{name}.gradient" for name in names]] > 0.01).all(axis=None)
+    assert history["0.gradient"].tolist() == pytest.approx(history["gradient_norm"].tolist())
+    for name in unknown:
+        assert history[f"{name}.sigma_max"].isna().all()
+    bands, bounds, *_ = training_curves(history).axes
+    assert len(bands.collections) == len(names) - len(unknown)
+    assert {line.get_label() for line in bounds.get_lines()} == {"network", *(f"layer {n}" for n in names)}
+    run = history.assign(dataset="d", experiment="a", variant="default", seed=0)
+    bar = training_comparison(run).axes[-1].get_lines()[0].get_xdata()
+    assert bar[1] == pytest.approx(1, abs=0.05)
+    save_figure(training_curves(history), tmp_path / "curves")
 
 
 def test_what_is_unknown_is_nan_and_nothing_fails(digits):
@@ -209,7 +289,7 @@ def test_an_experiment_writes_events_only_when_asked(tmp_path):
 def test_a_missing_tensorboard_is_said_before_the_training(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     job = experiment("digits08/hkr_mlp", tmp_path, "tensorboard=true")
-    with pytest.raises(PackageMissing, match=r"pip install lipbench\[tensorboard\]"):
+    with pytest.raises(ImportError, match=r"pip install lipbench\[tensorboard\]"):
         job.run()
     assert not (job.folder / "checkpoint.pt").exists()
 

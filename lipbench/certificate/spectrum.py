@@ -1,5 +1,6 @@
 """Singular values of the layers of a network, to watch them: not a certificate."""
 
+import copy
 import math
 
 import torch
@@ -7,7 +8,17 @@ from torch import Tensor, nn
 
 from lipbench.certificate.core import Shape
 from lipbench.certificate.linear import dense_operator, dense_size
-from lipbench.layers import ConvexPotential, check_declared, fills_torus, output_size, padding_of, symbols
+from lipbench.layers import (
+    ConvexPotential,
+    FourierConv2d,
+    Sandwich,
+    SkewExponential,
+    check_declared,
+    fills_torus,
+    output_size,
+    padding_of,
+    symbols,
+)
 
 # Up to this size of the dense operator its singular values are computed: a fraction of a second.
 DENSE_SIDE = 512
@@ -17,10 +28,10 @@ UNKNOWN = (math.nan, math.nan)
 
 
 def has_matrix(layer: nn.Module) -> bool:
-    """Whether `singular_range` knows this type of layer: exactly a dense layer, a convolution, or a residual layer
-    around one.
+    """Whether this is a type of layer that holds a matrix: exactly a dense layer, a convolution in one of its forms, a
+    residual layer around one, or a sandwich layer.
     """
-    return type(layer) in (nn.Linear, nn.Conv2d, ConvexPotential)
+    return type(layer) in (nn.Linear, nn.Conv2d, ConvexPotential, FourierConv2d, SkewExponential, Sandwich)
 
 
 @torch.no_grad()
@@ -30,18 +41,19 @@ def singular_range(layer: nn.Module, shape: Shape) -> tuple[float, float]:
 
     Exact for dense layers, for convolutions whose patches do not overlap, for circular ones that fill their torus, and
     for those whose dense operator is small (smaller side at most 512). For the others they are the singular values of
-    the circular convolution around the layer (see `lipbench.layers.symbols`): the largest is then an upper bound, and
-    the smallest says nothing of the border, where the layer's own may be smaller.
+    the circular convolution around the layer (see `lipbench.layers.symbols`; of `FourierConv2d` its own matrices): the
+    largest is then an upper bound, and the smallest says nothing of the border, where the layer's own may be smaller.
 
-    Of `ConvexPotential` they are those of V, the inner layer.
+    Of `ConvexPotential` they are those of V, the inner layer. The series of `SkewExponential` is no convolution: only
+    its dense operator is known.
 
     Args:
         layer: baked.
         shape: of one input, without the batch.
 
     Returns:
-        NaN twice where they are unknown: another type of layer (see `has_matrix`), weights that are not finite, a
-        padding mode other than zeros and circular.
+        NaN twice where they are unknown: another type of layer, `Sandwich` (not linear), a large `SkewExponential`,
+        weights that are not finite, a padding mode other than zeros and circular.
     """
     if type(layer) is ConvexPotential:
         return singular_range(layer.inner, shape)
@@ -49,7 +61,36 @@ def singular_range(layer: nn.Module, shape: Shape) -> tuple[float, float]:
         return _range(layer.weight.double())
     if type(layer) is nn.Conv2d and len(shape) == 3 and layer.padding_mode in ("zeros", "circular"):
         return _of_convolution(layer, (shape[1], shape[2]))
+    if type(layer) is SkewExponential and _is_small(layer.inner, (shape[1], shape[2])):
+        return _range(_matrix(layer, layer.inner.bias, shape))
+    if type(layer) is FourierConv2d:
+        return _of_frequencies(layer, shape)
     return UNKNOWN
+
+
+def _of_frequencies(layer: FourierConv2d, shape: Shape) -> tuple[float, float]:
+    torus, (_, groups, _, rows, _) = layer.torus, layer.spectrum.shape
+    blocks = [n // s for n, s in zip(torus.pixels, torus.stride, strict=True)]
+    inputs, outputs = math.prod(shape), groups * rows * math.prod(torus.outputs)
+    fills = torus.pixels == torus.size and list(torus.outputs) == blocks
+    if not fills and min(inputs, outputs) <= DENSE_SIDE and inputs * outputs <= DENSE_ENTRIES:
+        return _range(_matrix(layer, layer.bias, shape))
+    real, imaginary = layer.spectrum.double()
+    return _range(torch.complex(real, imaginary))
+
+
+def _is_small(layer: nn.Conv2d, size: tuple[int, int]) -> bool:
+    side, entries = dense_size(layer, size)
+    return side <= DENSE_SIDE and entries <= DENSE_ENTRIES
+
+
+def _matrix(layer: nn.Module, bias: Tensor | None, shape: Shape) -> Tensor:
+    """[inputs, outputs] in float64 of a layer that adds a bias per channel to a linear map."""
+    parameter = next(layer.parameters())
+    inputs = math.prod(shape)
+    basis = torch.eye(inputs, dtype=torch.float64, device=parameter.device).reshape(inputs, *shape)
+    image: Tensor = copy.deepcopy(layer).double().forward(basis)
+    return (image if bias is None else image - bias[:, None, None]).flatten(1)
 
 
 def _of_convolution(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[float, float]:
@@ -66,8 +107,7 @@ def _of_convolution(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[float, flo
         read = math.prod(output_size(layer, size)) * math.prod(layer.kernel_size)
         spare = matrices.shape[-2] > matrices.shape[-1] and read < math.prod(size)
         return (0.0 if spare and math.isfinite(high) else low), high
-    side, entries = dense_size(layer, size)
-    if not fills_torus(layer, size) and side <= DENSE_SIDE and entries <= DENSE_ENTRIES:
+    if not fills_torus(layer, size) and _is_small(layer, size):
         return _range(dense_operator(layer, size))
     try:
         return _range(symbols(layer, kernel, size))

@@ -135,7 +135,9 @@ def _accuracies(axis: Axes, history: pd.DataFrame) -> None:
 
 
 def _ends(runs: Sequence[pd.DataFrame]) -> np.ndarray:
-    """[runs, 2]: smallest and largest singular value of all layers after the last epoch, NaN where it is unknown."""
+    """[runs, 2]: smallest and largest singular value after the last epoch, of the layers of which it is known, NaN
+    where it is known of none.
+    """
     ends = np.full((len(runs), 2), np.nan)
     for i, rows in enumerate(runs):
         for j, (quantity, extreme) in enumerate((("sigma_min", np.min), ("sigma_max", np.max))):

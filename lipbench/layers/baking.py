@@ -15,6 +15,10 @@ def bake(model: nn.Module) -> nn.Module:
 
     Iterations that training stops early are finished first. Afterwards the network consists of plain layers with no
     hidden state: this very network is stored, attacked and certified.
+
+    Raises:
+        ValueError: a construction with forward hooks whose plain layer would not call them; the model is then baked in
+            part.
     """
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
@@ -28,8 +32,20 @@ def _replace(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
         for name, child in module._modules.items():
             if child is not None:
                 module._modules[name] = _replace(child, done)
-        done[module] = module.bake() if isinstance(module, Construction) else module
+        done[module] = _plain(module) if isinstance(module, Construction) else module
     return done[module]
+
+
+def _plain(module: Construction) -> nn.Module:
+    plain = module.bake()
+    # Those of torch's own weight normalisations and of the parts of a peer's layer act on its weight, which is read.
+    if plain is not module and (module._forward_hooks or module._forward_pre_hooks):
+        raise ValueError(
+            f"{type(module).__name__} has forward hooks, which the {type(plain).__name__} that bake puts in its place "
+            "would not call: the network would compute something else. Remove them before baking, or make what they "
+            "do a module of its own."
+        )
+    return plain
 
 
 def _bake_layer(module: nn.Module) -> None:
@@ -42,7 +58,8 @@ def _bake_layer(module: nn.Module) -> None:
         value = steps.original
         for step in steps:
             value = step.finished(value) if isinstance(step, Constraint) else step(value)
-        value = value.detach().clone()
+        # Products of matrices may come out transposed in memory, which files of weights would carry along.
+        value = value.detach().clone(memory_format=torch.contiguous_format)
         if isinstance(steps.original, nn.Parameter):
             module.register_parameter(name, nn.Parameter(value))
         else:

@@ -2,7 +2,7 @@
 
 from lipbench.training.augmentation import random_affine
 from lipbench.training.checkpoint import CheckpointError
-from lipbench.training.events import PackageMissing, event_log
+from lipbench.training.events import event_log
 from lipbench.training.fit import TrainingDiverged, constant, cosine, fit, quadratic
 from lipbench.training.history import pixels
 from lipbench.training.optimizers import adam, auto, sgd, spectral
@@ -10,7 +10,6 @@ from lipbench.training.spectral import SpectralDescent
 
 __all__ = [
     "CheckpointError",
-    "PackageMissing",
     "SpectralDescent",
     "TrainingDiverged",
     "adam",

@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any
 
 
-class PackageMissing(RuntimeError):
-    """An option needs a package that is not installed."""
-
-
 @contextmanager
 def event_log(folder: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function for `fit`'s `on_epoch` that writes each history row to TensorBoard: a scalar per column, under its
@@ -21,12 +17,12 @@ def event_log(folder: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
         folder: of the event files.
 
     Raises:
-        PackageMissing: there is no TensorBoard. It is raised at once, before any training.
+        ImportError: there is no TensorBoard. It is raised at once, before any training.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise PackageMissing(
+        raise ImportError(
             f"tensorboard=true needs TensorBoard ({error}): pip install lipbench[tensorboard], or leave the option out."
         ) from error
     writer: SummaryWriter | None = None

@@ -38,8 +38,8 @@ def monitor(
             the whole network;
         gradient_norm: mean L2 norm of the input gradient of the margin z_y - max_k z_k over the first 256 images.
 
-        For each layer with a matrix (dense, convolutional, or residual around one), named by its dotted path in the
-        baked model ("model" where it is the model itself):
+        For each layer with a matrix (see `lipbench.certificate.has_matrix`), named by its dotted path in the baked
+        model ("model" where it is the model itself):
         <layer>.sigma_min, <layer>.sigma_max: its singular values (see `lipbench.certificate.singular_range`);
         <layer>.lipschitz: its certified bound, `inf` where it has none;
         <layer>.gradient: mean L2 norm of the margin's gradient with respect to the layer's input. Where it falls from

@@ -1,5 +1,6 @@
 """Orthogonal convolutions made in the Fourier domain: Cayley layers, and the exponential of a circular convolution."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -130,7 +131,7 @@ class FourierOrthogonalConv2d(Construction):
     def bake(self) -> nn.Module:
         """The matrices at the frequencies, computed in float64."""
         dtype = self.weight.dtype
-        spectrum = torch.view_as_real(self.double().spectrum().resolve_conj()).movedim(-1, 0)
+        spectrum = torch.view_as_real(copy.deepcopy(self).double().spectrum().resolve_conj()).movedim(-1, 0)
         bias = None if self.bias is None else self.bias.detach().to(dtype)
         return FourierConv2d(spectrum.to(dtype).contiguous(), bias, self.torus)
 
@@ -144,7 +145,9 @@ def _convolve(x: Tensor, spectrum: Tensor, bias: Tensor | None, torus: Torus) ->
     (h, w), (sh, sw), (mh, mw) = torus.size, torus.stride, torus.pixels
     rows, columns = mh // sh, mw // sw
     x = F.pad(x, (0, mw - w, 0, mh - h))
-    phases = x.reshape(len(x), spectrum.shape[0], -1, rows, sh, columns, sw).permute(0, 1, 2, 4, 6, 3, 5).flatten(2, 4)
+    # x.shape[0], not len(x): a traced graph would keep the number of images as a constant.
+    split = x.reshape(x.shape[0], spectrum.shape[0], -1, rows, sh, columns, sw)
+    phases = split.permute(0, 1, 2, 4, 6, 3, 5).flatten(2, 4)
     frequencies = torch.fft.rfft2(phases).flatten(3)
     product = (spectrum @ frequencies.permute(1, 3, 2, 0)).permute(3, 0, 2, 1)  # [N, groups, out, F]
     y = torch.fft.irfft2(product.unflatten(3, (rows, columns // 2 + 1)), s=(rows, columns)).flatten(1, 2)

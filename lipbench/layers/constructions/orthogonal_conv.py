@@ -1,5 +1,6 @@
 """Orthogonal convolutions of any kernel, stride, dilation, groups and ratio of channels: BCOP and its adaptive form."""
 
+import copy
 import math
 from typing import Literal
 
@@ -120,7 +121,7 @@ class OrthogonalConv2d(Construction):
         )
         plain = plain.to(self.mix.device, self.mix.dtype)
         with torch.no_grad():
-            plain.weight.copy_(self.double().kernel())
+            plain.weight.copy_(copy.deepcopy(self).double().kernel())
             if plain.bias is not None and self.bias is not None:
                 plain.bias.copy_(self.bias)
         return plain
