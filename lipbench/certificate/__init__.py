@@ -7,7 +7,7 @@ from lipbench.certificate import constants as _constants  # noqa: F401  (importi
 from lipbench.certificate import normalization as _normalization  # noqa: F401
 from lipbench.certificate import pooling as _pooling  # noqa: F401
 from lipbench.certificate import residual as _residual  # noqa: F401
-from lipbench.certificate.core import LayerBound, Unbounded, lipschitz
+from lipbench.certificate.core import LayerBound, Unbounded, lipschitz, product
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.radius import certify, gaps, gaps_of, radius
 from lipbench.certificate.spectrum import has_matrix, singular_range
@@ -24,6 +24,7 @@ __all__ = [
     "has_matrix",
     "layerwise",
     "lipschitz",
+    "product",
     "radius",
     "singular_range",
     "spectral_norm",

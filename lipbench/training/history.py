@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate import LayerBound, gaps_of, has_matrix, layerwise, lipschitz, radius, singular_range
+from lipbench.certificate import LayerBound, gaps_of, has_matrix, layerwise, lipschitz, product, radius, singular_range
 from lipbench.data import Split
 from lipbench.layers import bake
 from lipbench.losses import kr
@@ -64,7 +64,7 @@ def monitor(
         "kr": -float(kr(logits, labels)),
         "mean_certificate": float(radii.mean()),
         "certified_accuracy": float((radii > epsilon).double().mean()),
-        "lipschitz": math.prod(layer.bound for layer in bounds),
+        "lipschitz": product(bounds),
         "gradient_norm": gradient,
         **_per_layer(layers, inputs, bounds),
     }
