@@ -30,7 +30,7 @@ benchmark: $(READY) ## Train, attack and certify SUITE, then the report (default
 	test $$status -ne 130 || exit 130; \
 	$(BIN)/python -m lipbench.report results=$(RESULTS) && exit $$status
 
-sweep: $(READY) ## Any sweep: SUITE=mnist08 SEEDS=0,1,2 ARGS="loss.margin=1,2"
+sweep: $(READY) ## Any sweep: SUITE=mnist08/hkr_mlp SEEDS=0,1,2 ARGS="loss.margin=1,2"
 	$(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS)
 
 report: $(READY) ## Leaderboard and figures of RESULTS
