@@ -5,14 +5,15 @@
     pip install -c constraints.txt -e ".[peers]"   # to have deel-torchlip and orthogonium in the same table
 
 One step is forward, backward and the optimiser's step, on batches of 128. All variants of a table run interleaved in
-one process, so that a noisy machine disturbs them alike: medians, and the ratio to plain torch. Memory is the growth
-of the resident set of a process that does nothing else.
+one process, so that a noisy machine disturbs them alike: medians, and the ratio to plain torch. Memory is the peak of
+the resident set above what it was before the network was made, in a process that does nothing else (Linux).
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -78,13 +79,13 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
     """Title -> (shape of one input, variant -> maker); the first variant is plain torch."""
     others = {name: getattr(layers, name) for name in FAMILIES}
     convolutional = {name: made for name, made in others.items() if name != "sandwich"}  # it is cayley there
-    every = partial(spectral, every=4)
+    every = partial(spectral, every=8)
     return {
         "Dense stack 784-256-128": (
             (784,),
             {
                 "plain torch, Adam": dense,
-                "orthogonal, spectral (a step every 4 batches)": partial(dense, layers.Orthogonal, every),
+                "orthogonal, spectral (a step every 8 batches)": partial(dense, layers.Orthogonal, every),
                 "orthogonal, spectral": partial(dense, layers.Orthogonal, spectral),
                 "orthogonal, Adam and retraction": partial(dense, layers.Orthogonal, adam),
                 "Björck in the forward pass, Adam": partial(dense, layers.Bjorck, adam),
@@ -98,7 +99,7 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
             {
                 "plain torch, Adam": conv,
                 "aoc, spectral": partial(conv, layers.aoc, spectral),
-                "aoc, spectral (a step every 4 batches)": partial(conv, layers.aoc, every),
+                "aoc, spectral (a step every 8 batches)": partial(conv, layers.aoc, every),
                 "aoc, Adam and retraction": partial(conv, layers.aoc, adam),
                 "plain torch, circular, Adam": partial(conv, mode="circular"),
                 "aoc, circular, spectral": partial(conv, layers.aoc, spectral, mode="circular"),
@@ -114,7 +115,7 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
             {
                 "plain torch, Adam": network,
                 "orthogonal, spectral": partial(network, layers.aoc, spectral),
-                "orthogonal, spectral (a step every 4 batches)": partial(network, layers.aoc, every),
+                "orthogonal, spectral (a step every 8 batches)": partial(network, layers.aoc, every),
             },
         ),
         "MNIST 0 vs 8 CNN of layers_cnn": (
@@ -122,7 +123,7 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
             {
                 "plain torch, Adam": partial(network, like="layers_cnn"),
                 "aoc, spectral": partial(network, layers.aoc, spectral, like="layers_cnn"),
-                "aoc, spectral (a step every 4 batches)": partial(network, layers.aoc, every, like="layers_cnn"),
+                "aoc, spectral (a step every 8 batches)": partial(network, layers.aoc, every, like="layers_cnn"),
                 **{
                     f"{name}, Adam": partial(network, made, adam, like="layers_cnn")
                     for name, made in convolutional.items()
@@ -203,7 +204,7 @@ def measure(title: str, rounds: int, device: torch.device) -> pd.DataFrame:
             model.to(device)
         steps[name] = stepper((model, optimizer), shape, device)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    burst = 4  # a whole cycle of the variants that step every 4 batches
+    burst = 8  # a whole cycle of the variants that step every 8 batches
     for repetition in range(rounds + 2):
         for name, step in steps.items():
             started = time.perf_counter()
@@ -225,22 +226,33 @@ def measure(title: str, rounds: int, device: torch.device) -> pd.DataFrame:
 
 
 def peak_memory(title: str, name: str, device: torch.device) -> dict[str, float]:
-    """Growth of the peak memory while the variant takes 20 steps, in a process of its own."""
+    """Growth of the peak memory while the variant takes 10 steps, in a process of its own."""
     command = [sys.executable, __file__, "--memory", title, name, "--device", str(device)]
     return {"MiB": float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))}
 
 
 def _memory(title: str, name: str, device: torch.device) -> float:
     shape, variants = tables()[title]
-    torch.nn.functional.conv2d(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 3, 3)).sum().item()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    plain = stepper(next(iter(variants.values()))(), shape, torch.device("cpu"))
+    plain()  # what torch allocates once, whatever runs
+    del plain
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of the imports
     model, optimizer = variants[name]()
     step = stepper((model.to(device), optimizer), shape, device)
-    for _ in range(20):
+    for _ in range(10):
         step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    """MiB of the resident set now (VmRSS), or at its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 2**10 for line in lines if line.startswith(field))
 
 
 def main() -> None:
@@ -258,7 +270,7 @@ def main() -> None:
         return
     parts = [
         f"# Training step of each layer\n\n`python benchmarks/layers.py --device {options.device}`: batches of "
-        f"{BATCH}, interleaved, medians of {options.rounds} rounds of 4 steps; ratio to plain torch in the same round. "
+        f"{BATCH}, interleaved, medians of {options.rounds} rounds of 8 steps; ratio to plain torch in the same round. "
         f"{torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine()}, {options.threads} threads, "
         f"torch {torch.__version__}.\n"
     ]
