@@ -105,8 +105,10 @@ def spectral_step(weight: Tensor, direction: Tensor, lr: float, steps: int) -> T
     if weight.shape[-2] > weight.shape[-1]:
         return spectral_step(weight.mT, direction.mT, lr, steps).mT
     cross = direction @ weight.mT
-    tangent = direction - ((cross + cross.mT) / 2) @ weight
-    moved = weight - (lr * _inverse_root(tangent @ tangent.mT, steps)) @ tangent
+    # Sums of a matrix and a product: torch makes them without a matrix in between.
+    plus = torch.addmm if weight.ndim == 2 else torch.baddbmm
+    tangent = plus(direction, cross + cross.mT, weight, alpha=-0.5)
+    moved = plus(weight, _inverse_root(tangent @ tangent.mT, steps), tangent, alpha=-lr)
     return _retraction(moved @ moved.mT) @ moved
 
 
