@@ -64,6 +64,10 @@ def leaderboard(root: Path) -> pd.DataFrame:
     runs = pd.DataFrame(rows)
     groups = runs.groupby(GROUP, sort=True)
     table = groups.mean(numeric_only=True).drop(columns="seed")
+    # Whichever run came first, and whatever it lacks.
+    radii = {name: [c for c in table if str(c).startswith(f"{name} @ ")] for name in ("rob", "cert")}
+    ordered = [c for name in radii for c in sorted(radii[name], key=_radius)]
+    table = table[["accuracy", *ordered, *(c for c in table if c not in {"accuracy", *ordered})]]
     table["violations"] = groups["violations"].sum()
     table.insert(0, "seeds", groups["seed"].nunique())
     table["transport law"] = groups["transport law"].agg(_verdict)
@@ -140,6 +144,11 @@ def _table(rows: pd.DataFrame) -> str:
     alignment = ["right" if column in numbers else "left" for column in shown]
     shown = shown.rename(columns=lambda c: SHORT.get(c, c.replace("rob @ ", "r@").replace("cert @ ", "c@")))
     return shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+
+
+def _radius(column: Any) -> float:
+    """Of a column such as "cert @ 0.5"."""
+    return float(str(column).split(" @ ")[1])
 
 
 def _format(column: str) -> str:

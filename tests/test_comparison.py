@@ -9,6 +9,7 @@ from test_experiments import experiment
 from lipbench import report
 from lipbench.commandline import CONF, CommandError, expand_suites
 from lipbench.figures import best_variants, construction_comparison
+from lipbench.run import experiment_of
 
 DATASETS = ("digits", "digits08", "mnist", "mnist08")
 
@@ -88,3 +89,17 @@ def test_the_report_compares_what_was_swept(tmp_path):
     assert set(table["construction"]) == {"aoc", "aol"}
     assert (table["ms"] > 0).all()
     assert report.constructions(tmp_path, "digits") == []
+
+
+def test_a_run_without_attacks_certifies_alone_and_stands_in_the_leaderboard(tmp_path):
+    chosen = ["experiment=digits08/ce_mlp", f"results={tmp_path}", "training.epochs=1", "device=cpu", "attack=[]"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        job = experiment_of(compose("config", overrides=chosen), "digits08/ce_mlp", [])
+    summary = job.run()
+    assert summary["attacked_images"] == 0
+    assert summary["median_distance"] is None
+    assert summary["certified_accuracy"]["0.5"] > 0
+    experiment("digits08/kr_mlp", tmp_path).run()
+    columns = [c for c in report.leaderboard(tmp_path) if " @ " in c]
+    radii = [0.25, 0.5, 1, 1.5, 1.58, 2]
+    assert columns == [f"{name} @ {eps:g}" for name in ("rob", "cert") for eps in radii]
