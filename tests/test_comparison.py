@@ -92,9 +92,9 @@ def test_the_report_compares_what_was_swept(tmp_path):
 
 
 def test_a_run_without_attacks_certifies_alone_and_stands_in_the_leaderboard(tmp_path):
-    chosen = ["experiment=digits08/ce_mlp", f"results={tmp_path}", "training.epochs=1", "device=cpu", "attack=[]"]
+    chosen = ["experiment=digits08/hkr_mlp", f"results={tmp_path}", "training.epochs=8", "device=cpu", "attack=[]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        job = experiment_of(compose("config", overrides=chosen), "digits08/ce_mlp", [])
+        job = experiment_of(compose("config", overrides=chosen), "digits08/hkr_mlp", [])
     summary = job.run()
     assert summary["attacked_images"] == 0
     assert summary["median_distance"] is None
