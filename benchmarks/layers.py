@@ -33,6 +33,7 @@ from lipbench.results import write_text
 from lipbench.training import adam, spectral
 
 BATCH = 128
+BURST = 8  # steps: a whole cycle of the variants that step every 8 batches
 Made = tuple[nn.Module, Optimizer]
 FAMILIES = ("soc", "cayley", "sandwich", "aol", "cpl", "sll", "liresnet")
 
@@ -60,7 +61,7 @@ def network(
 ) -> Made:
     """The network of mnist08/hkr_cnn or, with 3x3 convolutions throughout, of mnist08/layers_cnn."""
     if like == "hkr_cnn":
-        body = {"channels": (32, 64), "kernel_size": 2, "stride": 2, "padding": 0, "widths": (64, 32)}
+        body = {"channels": (32, 64), "kernel_size": 2, "stride": 2, "padding": 0, "widths": (128, 64, 32)}
     else:
         body = {"channels": (16, 32), "depth": 3, "padding_mode": "circular", "pool_last": False, "widths": (64,)}
     model = convnet(
@@ -115,6 +116,9 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
             {
                 "plain torch, Adam": network,
                 "orthogonal, spectral": partial(network, layers.aoc, spectral),
+                "orthogonal, spectral (a step every 2 batches, as there)": partial(
+                    network, layers.aoc, partial(spectral, every=2)
+                ),
                 "orthogonal, spectral (a step every 8 batches)": partial(network, layers.aoc, every),
             },
         ),
@@ -204,14 +208,13 @@ def measure(title: str, rounds: int, device: torch.device) -> pd.DataFrame:
             model.to(device)
         steps[name] = stepper((model, optimizer), shape, device)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    burst = 8  # a whole cycle of the variants that step every 8 batches
     for repetition in range(rounds + 2):
         for name, step in steps.items():
             started = time.perf_counter()
-            for _ in range(burst):
+            for _ in range(BURST):
                 step()
             if repetition >= 2:
-                seconds[name].append((time.perf_counter() - started) / burst)
+                seconds[name].append((time.perf_counter() - started) / BURST)
     plain = next(iter(seconds))
     rows = []
     for name, times in seconds.items():
@@ -233,9 +236,9 @@ def peak_memory(title: str, name: str, device: torch.device) -> dict[str, float]
 
 def _memory(title: str, name: str, device: torch.device) -> float:
     shape, variants = tables()[title]
-    plain = stepper(next(iter(variants.values()))(), shape, torch.device("cpu"))
-    plain()  # what torch allocates once, whatever runs
-    del plain
+    first = stepper(variants[name](), shape, torch.device("cpu"))
+    first()  # what torch and its libraries load and allocate once
+    del first
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _resident("VmRSS")
@@ -260,6 +263,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", metavar="TITLE", help="measure this table again and leave the others as they are")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     parser.add_argument("--memory", nargs=2, metavar=("TITLE", "VARIANT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -268,17 +272,19 @@ def main() -> None:
     if options.memory:
         print(json.dumps(_memory(*options.memory, device)))
         return
-    parts = [
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    head = (
         f"# Training step of each layer\n\n`python benchmarks/layers.py --device {options.device}`: batches of "
-        f"{BATCH}, interleaved, medians of {options.rounds} rounds of 8 steps; ratio to plain torch in the same round. "
-        f"{torch.cuda.get_device_name() if device.type == 'cuda' else platform.machine()}, {options.threads} threads, "
-        f"torch {torch.__version__}.\n"
-    ]
-    for title in tables():
+        f"{BATCH}, interleaved, medians of {options.rounds} rounds of {BURST} steps; ratio to plain torch in the same round. "
+        f"{name}, {options.threads} threads, torch {torch.__version__}.\n\n"
+    )
+    written = options.out.read_text().split("## ")[1:] if options.only and options.out.exists() else []
+    sections = {section.split("\n")[0]: section for section in written}
+    for title in [options.only] if options.only else tables():
         table = measure(title, options.rounds, device)
-        parts.append(f"## {title}\n\n{table.to_markdown(index=False, floatfmt='.2f')}\n")
-        print(parts[-1], flush=True)
-    write_text(options.out, "\n".join(parts))
+        sections[title] = f"{title}\n\n{table.to_markdown(index=False, floatfmt='.2f')}\n\n"
+        print(sections[title], flush=True)
+        write_text(options.out, head + "".join("## " + sections[t] for t in tables() if t in sections))
 
 
 if __name__ == "__main__":
