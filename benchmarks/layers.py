@@ -56,18 +56,16 @@ def conv(constraint: Callable = nn.Identity, optimizer: Callable[[nn.Module], Op
     return model, optimizer(model)
 
 
-def network(
-    constraint: Callable = nn.Identity, optimizer: Callable[[nn.Module], Optimizer] = adam, *, like: str = "hkr_cnn"
-) -> Made:
-    """The network of mnist08/hkr_cnn or, with 3x3 convolutions throughout, of mnist08/layers_cnn."""
-    if like == "hkr_cnn":
-        body = {"channels": (32, 64), "kernel_size": 2, "stride": 2, "padding": 0, "widths": (128, 64, 32)}
-    else:
-        body = {"channels": (16, 32), "depth": 3, "padding_mode": "circular", "pool_last": False, "widths": (64,)}
+def network(constraint: Callable = nn.Identity, optimizer: Callable[[nn.Module], Optimizer] = adam) -> Made:
+    """The network of mnist08/hkr_cnn."""
     model = convnet(
         (1, 28, 28),
         2,
-        **body,  # type: ignore[arg-type]
+        channels=(32, 64),
+        kernel_size=2,
+        stride=2,
+        padding=0,
+        widths=(128, 64, 32),
         constraint=constraint,
         activation=layers.MaxMin,
         pooling=nn.PixelUnshuffle,
@@ -120,18 +118,6 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
                     network, layers.aoc, partial(spectral, every=2)
                 ),
                 "orthogonal, spectral (a step every 8 batches)": partial(network, layers.aoc, every),
-            },
-        ),
-        "MNIST 0 vs 8 CNN of layers_cnn": (
-            (1, 28, 28),
-            {
-                "plain torch, Adam": partial(network, like="layers_cnn"),
-                "aoc, spectral": partial(network, layers.aoc, spectral, like="layers_cnn"),
-                "aoc, spectral (a step every 8 batches)": partial(network, layers.aoc, every, like="layers_cnn"),
-                **{
-                    f"{name}, Adam": partial(network, made, adam, like="layers_cnn")
-                    for name, made in convolutional.items()
-                },
             },
         ),
     }
@@ -275,8 +261,8 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     head = (
         f"# Training step of each layer\n\n`python benchmarks/layers.py --device {options.device}`: batches of "
-        f"{BATCH}, interleaved, medians of {options.rounds} rounds of {BURST} steps; ratio to plain torch in the same round. "
-        f"{name}, {options.threads} threads, torch {torch.__version__}.\n\n"
+        f"{BATCH}, interleaved, medians of {options.rounds} rounds of {BURST} steps; ratio to plain torch in the "
+        f"same round. {name}, {options.threads} threads, torch {torch.__version__}.\n\n"
     )
     written = options.out.read_text().split("## ")[1:] if options.only and options.out.exists() else []
     sections = {section.split("\n")[0]: section for section in written}
