@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipbench.layers.constraints.base import Constraint, Factor
+from lipbench.layers.initialisers import delta_orthogonal_, orthogonal_
 
 
 class AOL(Constraint):
@@ -43,6 +44,13 @@ class AOL(Constraint):
         assert isinstance(weight, Tensor)
         count = self._folded(weight.detach())[0].shape[1 if side == "columns" else 0]
         self.log_q = nn.Parameter(torch.zeros(self.groups, count)) if weights else None
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The start: an orthonormal (middle) tap, which rescaling leaves as it is. From a random weight each layer
+        would shrink its input so much that a deep network gets no gradient.
+        """
+        start = weight.detach().clone()
+        return delta_orthogonal_(start, self.groups) if weight.ndim == 4 else orthogonal_(start)
 
     def forward(self, weight: Tensor) -> Tensor:
         folded = self._folded(weight)
