@@ -139,6 +139,15 @@ def test_a_strided_aol_separates_the_phases():
         layers.AOL(nn.Conv2d(3, 4, 3, stride=2, dilation=2))
 
 
+def test_a_deep_almost_orthogonal_network_starts_without_shrinking_its_input():
+    torch.manual_seed(0)
+    convolutions = [constrain(nn.Conv2d(4, 4, 3, padding=1, bias=False), layers.aol) for _ in range(6)]
+    model = nn.Sequential(*convolutions)
+    values = singular_values(bake(model), (4, 6, 6))
+    assert values.min() >= 0.99, "from random weights each layer would halve it"
+    assert values.max() <= 1 + 1e-5
+
+
 def test_lin_residual_starts_near_the_identity():
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 4, 3, padding=1)

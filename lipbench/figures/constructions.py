@@ -8,7 +8,6 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from lipbench.figures.style import PALETTE, style
 
 FAMILIES = {
-    "free": "unconstrained",
     "Identity": "unconstrained",
     "Clip": "weight clipping",
     "Frobenius": "Frobenius",

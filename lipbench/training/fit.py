@@ -154,7 +154,7 @@ def _epoch(
     loss: Loss,
     optimizer: Optimizer,
     rates: torch.optim.lr_scheduler.LambdaLR,
-    clock: "Clock",
+    clock: Clock,
     augment: Callable[[Tensor], Tensor] | None,
     batch_size: int,
     key: int,

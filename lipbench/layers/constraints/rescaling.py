@@ -46,8 +46,9 @@ class AOL(Constraint):
         self.log_q = nn.Parameter(torch.zeros(self.groups, count)) if weights else None
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """The start: an orthonormal (middle) tap, which rescaling leaves as it is. From a random weight each layer
-        would shrink its input so much that a deep network gets no gradient.
+        """The start: an orthonormal (middle) tap, which rescaling leaves as it is where its columns are orthonormal (at
+        least as many outputs as inputs). From a random weight each layer would shrink its input so much that a deep
+        network gets no gradient.
         """
         start = weight.detach().clone()
         return delta_orthogonal_(start, self.groups) if weight.ndim == 4 else orthogonal_(start)
