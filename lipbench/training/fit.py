@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ def fit(
     schedule: Schedule = cosine,
     minutes: float | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
     seed: int = 0,
     device: str | torch.device = "cpu",
     epsilon: float = 0.5,
@@ -92,6 +93,8 @@ def fit(
         minutes: training time (epochs alone, without their monitoring) at which to stop, to compare networks of
             unequal speed. The schedule then follows the clock, so the result depends on the machine.
         augment: images -> images, applied to every batch of training images (`lipbench.training.random_affine`).
+        precision: "bfloat16" computes the products of the forward and the backward pass in that format (autocast); the
+            weights, the steps and their retraction, the loss and everything that is measured stay in float32.
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
         checkpoint: file written after every epoch, from which a stopped run is resumed.
         on_epoch: called with each new row, before the checkpoint that holds it is written: after a kill in between the
@@ -130,7 +133,9 @@ def fit(
                 break
             torch.manual_seed(_key(seed, epoch))
             started = time.perf_counter()
-            means = _epoch(model, train, loss, chosen, rates, clock, augment, batch_size, _key(seed, epoch), epoch)
+            means = _epoch(
+                model, train, loss, chosen, rates, clock, augment, precision, batch_size, _key(seed, epoch), epoch
+            )
             seconds = time.perf_counter() - started
             row = {
                 "epoch": epoch + 1,
@@ -156,6 +161,7 @@ def _epoch(
     rates: torch.optim.lr_scheduler.LambdaLR,
     clock: Clock,
     augment: Callable[[Tensor], Tensor] | None,
+    precision: str,
     batch_size: int,
     key: int,
     epoch: int,
@@ -170,8 +176,11 @@ def _epoch(
     done = 0
     for batch in batches:
         x, y = pixels(train.images[batch], device), train.labels[batch].to(device)
-        logits = model(x if augment is None else augment(x))
-        value = loss(logits, y)
+        x = x if augment is None else augment(x)
+        # Autocast keeps its copies of the weights until the block ends: one block per step.
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(x)
+        value = loss(logits.float(), y)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
