@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lipbench import attacks as attack_room
-from lipbench.attacks import Judge, distance, margin, undisturbed
+from lipbench.attacks import Judge, distance, margin, undisturbed, warm
 from lipbench.certificate import certify, gaps
 from lipbench.layers import bake
 from lipbench.losses import binary_function
@@ -29,6 +29,7 @@ ATTACKS: dict[str, Attack] = {
     "l2_pgd": attack_room.l2_pgd,
     "deepfool": attack_room.deepfool,
     "carlini_wagner": attack_room.carlini_wagner,
+    "lipbench": attack_room.strongest,
 }
 CERTIFICATES: dict[str, Certificate] = {"certificate": certify}
 
@@ -114,11 +115,15 @@ def attack_images(
     attack: Attack,
     name: str,
     *,
+    lower: Tensor | None = None,
     batch_size: int = 500,
     progress: bool = False,
 ) -> Judged:
     """Upper bounds of one attack. What it returns is judged afresh: in the box, misclassified in both precisions,
     distance in float64.
+
+    Args:
+        lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
 
     An image that is misclassified as it is has distance 0; an attack that fails has inf. A non-finite or out-of-box
     image is a failure.
@@ -128,12 +133,13 @@ def attack_images(
     judge, counted = Judge(model), _Counted(model)
     found, lengths = [], []
     started = time.perf_counter()
-    batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    for xs, ys in tqdm(
+    bounds = torch.zeros(len(x)) if lower is None else lower
+    batches = zip(x.split(batch_size), y.split(batch_size), bounds.to(x.device).split(batch_size), strict=True)
+    for xs, ys, ls in tqdm(
         batches, total=-(-len(x) // batch_size), desc=name, disable=None if progress else True, leave=False
     ):
         with undisturbed(model):
-            returned = attack(counted, xs, ys).detach().to(xs)
+            returned = attack(counted, xs, ys, **warm(attack, lower=ls)).detach().to(xs)
         if returned.shape != xs.shape:
             raise ValueError(f"{name} returned images of shape {list(returned.shape)} for {list(xs.shape)}.")
         valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
