@@ -28,23 +28,6 @@ class _Cured(nn.Module):
         return _rescale(self.model(x))
 
 
-class _Versus(nn.Module):
-    """The two-class question "is it labelled y?": logits (z_y, max of the others), rescaled, for labels of 0.
-
-    The cross-entropy of many classes pulls towards all of them; the nearest boundary is that of the best other one.
-    Only
-    for attacks that pass the whole batch in its order.
-    """
-
-    def __init__(self, model: nn.Module, y: Tensor):
-        super().__init__()
-        self.model, self.y = model, y
-
-    def forward(self, x: Tensor) -> Tensor:
-        value = margin(self.model(x), self.y)
-        return _rescale(torch.stack((value / 2, -value / 2), 1))
-
-
 def _rescale(logits: Tensor) -> Tensor:
     low, high = logits.detach().amin(1, keepdim=True), logits.detach().amax(1, keepdim=True)
     return (logits - low) / (high - low).clamp_min(torch.finfo(logits.dtype).tiny)
@@ -57,7 +40,6 @@ def torchattack(
     *,
     attack: Callable[[nn.Module], Any],
     boundary: bool = True,
-    versus: bool = False,
 ) -> Tensor:
     """Runs any attack of torchattacks, with the cures that it needs, and brings its images to the boundary.
 
@@ -69,16 +51,14 @@ def torchattack(
         x: images [N, C, H, W] in [0, 1].
         attack: model -> attack, such as `functools.partial(torchattacks.PGDL2, eps=1.0)`.
         boundary: bisect to the boundary; else return the attack's images as they are.
-        versus: ask the attack the two-class question y against the best other class; only for attacks that pass the
-            whole batch in its order, as FGSM and PGD do.
     """
     with undisturbed(model):
         margin(model(x[:1]), y[:1])  # refuses a network with one logit, by name
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            instance = attack(_Versus(model, y) if versus else _Cured(model))
+            instance = attack(_Cured(model))
             instance.set_device(x.device)
-            images = instance.forward(x, torch.zeros_like(y) if versus else y).detach().clamp(0, 1)
+            images = instance.forward(x, y).detach().clamp(0, 1)
         # An attack that divides by a gradient of zero returns NaN: such an image is a failure.
         images = torch.where(images.isnan(), x, images)
         return to_boundary(model, x, images, y) if boundary else images
