@@ -6,6 +6,7 @@ The model is left as it was: modes, gradients and flags. Nothing an attack retur
 judges it again. `start` and `lower` are explained in `minimum_distance`, which makes an attack of a search.
 """
 
+from lipbench.attacks.alma import alma
 from lipbench.attacks.boundary import nearest, shoot, to_boundary
 from lipbench.attacks.carlini_wagner import carlini_wagner
 from lipbench.attacks.combined import strongest
@@ -21,6 +22,7 @@ from lipbench.attacks.torchattack import torchattack
 
 __all__ = [
     "Judge",
+    "alma",
     "apgd",
     "carlini_wagner",
     "chain",
