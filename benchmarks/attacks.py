@@ -93,7 +93,8 @@ class Network:
     def measure(self, name: str, attack: Attack) -> Measured:
         """Runs one attack on all images."""
         judged = attack_images(self.model, self.images, self.labels, attack, name)
-        measured = Measured(name, judged.table["distance"].to_numpy(), judged.seconds, judged.passes)
+        distances = judged.table.loc[judged.table["norm"] == "l2", "distance"].to_numpy()
+        measured = Measured(name, distances, judged.seconds, judged.passes)
         found = measured.distances[np.isfinite(measured.distances)]
         print(f"{self.name} {name}: {len(found)}, mean {found.mean():.4f}, {judged.seconds:.1f} s", flush=True)
         return measured

@@ -47,8 +47,15 @@ def margin_and_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor,
     """The margin [N] and its gradient in the image [N, C, H, W]."""
     x = x.detach().requires_grad_()
     value = margin(model(x.clone()), y)  # a first layer with inplace=True may not overwrite a leaf
-    (gradient,) = torch.autograd.grad(value.sum(), x)
-    return value.detach(), gradient
+    return value.detach(), gradient_of(value.sum(), x)
+
+
+def gradient_of(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
+    """The gradient of a sum; zero where the model passes none (decisions, or images that it detaches)."""
+    if not value.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(value, x, retain_graph=keep, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 class Judge:
