@@ -7,9 +7,10 @@
     python benchmarks/attacks.py --save peers.npz             # and, once an attack of ours has changed,
     python benchmarks/attacks.py --load peers.npz             # against the same distances of the others
 
-The others are the configurations conf/attack/{foolbox,adv_lib,torchattacks}_*.yaml. Every image of every attack is
-brought to the boundary and judged in the same way, in one process. The tables go to `benchmarks/attacks.md`, whole or
-not at all. Extras: pip install -c constraints.txt -e ".[foolbox,torchattacks]"; adv-lib as in docs/peers.md.
+All attacks of conf/attack/ run as they are configured there; those of the others are {foolbox,adv_lib,torchattacks}_*.
+Every image of every attack is brought to the boundary and judged in the same way, in one process, without certificates.
+The tables go to `benchmarks/attacks.md`, whole or not at all. Extras: foolbox, torchattacks; adv-lib as in
+docs/peers.md.
 """
 
 import argparse
@@ -129,27 +130,35 @@ class Store:
                 np.savez_compressed(file, **self.arrays)
 
 
-def peers(skip: list[str]) -> dict[str, Attack]:
-    """The attacks of other libraries, by the names of their files in conf/attack/.
+def configured(skip: list[str]) -> tuple[dict[str, Attack], dict[str, Attack]]:
+    """The native attacks and those of other libraries, by the names of their files in conf/attack/.
 
     Raises:
-        SystemExit: a library is not installed.
+        SystemExit: an unknown name in `skip`; a library is not installed.
     """
-    files = {library: sorted((CONF / "attack").glob(f"{library}_*.yaml")) for library in LIBRARIES}
-    known = {*ATTACKS, *files, *(path.stem for paths in files.values() for path in paths)}
-    if set(skip) - known:
-        raise SystemExit(f"Unknown in --skip: {', '.join(set(skip) - known)}. There are: {', '.join(sorted(known))}.")
-    chosen = []
-    for library, paths in files.items():
-        wanted = [] if library in skip else [path for path in paths if path.stem not in skip]
+    names = {path.stem for path in (CONF / "attack").glob("*.yaml")}
+    of = {library: sorted(name for name in names if name.startswith(f"{library}_")) for library in LIBRARIES}
+    unknown = set(skip) - names - set(of)
+    if unknown:
+        raise SystemExit(f"Unknown in --skip: {', '.join(unknown)}. There are: {', '.join(sorted(names | set(of)))}.")
+    others = []
+    for library, attacks in of.items():
+        wanted = [name for name in attacks if not {name, library} & set(skip)]
         try:
             if wanted:
                 import_adv_lib() if library == "adv_lib" else importlib.import_module(library)
         except ImportError as error:
             raise SystemExit(f"{error}. Install it (see --help), or go without it: --skip {library}") from None
-        chosen += wanted
-    configs = {path.stem: OmegaConf.to_container(OmegaConf.load(path), resolve=True) for path in chosen}
-    return {name: instantiate(config[name], _convert_="all") for name, config in configs.items()}  # type: ignore[index,call-overload]
+        others += wanted
+    native = [name for name in ATTACKS if name not in skip]
+    native += sorted(names - {*native, *skip, *(name for attacks in of.values() for name in attacks)})
+    return {name: _attack(name) for name in native}, {name: _attack(name) for name in others}
+
+
+def _attack(name: str) -> Attack:
+    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "attack" / f"{name}.yaml"), resolve=True)
+    attack: Attack = instantiate(config[name], _convert_="all")
+    return attack
 
 
 def best_of(name: str, measured: list[Measured]) -> Measured:
@@ -238,9 +247,11 @@ def verdict(network: Network, ours: list[Measured], others: list[Measured]) -> d
     }
 
 
-def compare(network: Network, others: Mapping[str, Attack], skip: list[str], store: Store) -> tuple[dict, str]:
+def compare(
+    network: Network, native: Mapping[str, Attack], others: Mapping[str, Attack], store: Store
+) -> tuple[dict, str]:
     """The line of one network and its section of the report."""
-    ours = [network.measure(name, attack) for name, attack in ATTACKS.items() if name not in skip]
+    ours = [network.measure(name, attack) for name, attack in native.items()]
     theirs = []
     for name, attack in others.items():
         measured = store.get(network, name)
@@ -290,12 +301,13 @@ def main() -> None:
     folders = [run for folder in options.folders for run in run_folders(folder)]
     if not folders:
         raise SystemExit(f"No runs in {', '.join(map(str, options.folders))}. The commands that make some: --help")
-    others, store = peers(options.skip), Store(options.load, options.save)
+    native, others = configured(options.skip)
+    store = Store(options.load, options.save)
     try:
         networks = [Network.of(folder, options.images) for folder in folders]
     except (ResultsError, FileNotFoundError) as error:
         raise SystemExit(f"{error}") from None
-    results = [compare(network, others, options.skip, store) for network in networks]
+    results = [compare(network, native, others, store) for network in networks]
     text = report([line for line, _ in results], [section for _, section in results], options)
     write_text(options.output, text)
     print(pd.DataFrame([line for line, _ in results]).to_string(index=False))

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.boundary import to_boundary
-from lipbench.attacks.judging import margin, undisturbed
+from lipbench.attacks.judging import margin
 from lipbench.attacks.peers.search import Search
 
 # The margin at which every image starts. Large enough for a cross-entropy to look at the nearest other class alone,
@@ -75,45 +74,33 @@ def run_peer(
     least: int = 2,
     seed: int = 0,
 ) -> Tensor:
-    """Runs an attack of another library and brings its images to the boundary.
+    """Images [N, C, H, W] in [0, 1] of an attack of another library, x itself where it gave NaN; the core of a
+    `minimum_distance` attack.
 
-    Only images that are not misclassified as they are reach it. Its random numbers come from `seed` alone, and those
-    of torch, numpy and Python go on as if it had not run. What it returns is not believed: NaN, images outside the
-    box and images that are not adversarial become x.
+    Its random numbers come from `seed` alone, and those of torch, numpy and Python go on as if it had not run.
 
     Args:
-        x: images [N, C, H, W] in [0, 1].
+        x, y: images [N, C, H, W] in [0, 1] and the labels [N] that they have.
         run: the attack; it gets a `Readable` classifier.
         search: where the attack has a size, how the smallest is found for each image.
         inside: the attack starts from x.clamp(inside, 1 - inside). Carlini and Wagner's change of variables has no
             slope at pixels of exactly 0 and 1, and its implementations never move them.
         least: logits that the attack needs.
         seed: of its random numbers.
-
-    Raises:
-        ValueError: the model has one logit.
     """
-    with undisturbed(model), _unnoticed(seed, x.device):
-        with torch.no_grad():
-            value = margin(model(x.clone()), y)
-        rows = (value >= 0).nonzero()[:, 0]  # neither misclassified nor NaN
-        if not len(rows):
-            return x.clone()
-        factors = MARGIN / value[rows].where(value[rows] > 0, 1.0)
+    with torch.no_grad():
+        value = margin(model(x.clone()), y)
+    factors = MARGIN / value.where(value > 0, 1.0)
 
-        def sized(xs: Tensor, ys: Tensor, chosen: Tensor, size: float | None) -> Tensor:
-            classifier = Readable(model, factors[chosen], least)
-            images = run(classifier, xs.float().clamp(inside, 1 - inside), ys, size).detach().to(xs)
-            return torch.where(images.isfinite().flatten(1).all(1).view(-1, 1, 1, 1), images, xs).clamp(0, 1)
+    def sized(xs: Tensor, ys: Tensor, rows: Tensor, size: float | None) -> Tensor:
+        classifier = Readable(model, factors[rows], least)
+        images = run(classifier, xs.float().clamp(inside, 1 - inside), ys, size).detach().to(xs)
+        return torch.where(images.isfinite().flatten(1).all(1).view(-1, 1, 1, 1), images, xs).clamp(0, 1)
 
-        batch = x[rows], y[rows]
+    with _unnoticed(seed, x.device):
         if search is None:
-            images = sized(*batch, torch.arange(len(rows), device=x.device), None)
-        else:
-            images = search.nearest_success(model, *batch, sized)
-        result = x.clone()
-        result[rows] = to_boundary(model, batch[0], images, batch[1])
-        return result
+            return sized(x, y, torch.arange(len(x), device=x.device), None)
+        return search.nearest_success(model, x, y, sized)
 
 
 @contextlib.contextmanager

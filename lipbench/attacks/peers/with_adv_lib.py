@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.peers.adapter import MissingExtra, run_peer
 from lipbench.attacks.peers.search import Search
 
@@ -14,10 +15,11 @@ except (ImportError, RuntimeError) as error:  # torchvision, which it imports, r
         "adv-lib",
         "adv-lib",
         error,
-        ". It imports torchvision and visdom, and builds with setuptools < 80 only: see docs/peers.md.",
+        " (it builds with setuptools < 80 only, and imports torchvision and visdom: see docs/peers.md)",
     ) from error
 
 
+@minimum_distance
 def adv_lib_attack(
     model: nn.Module,
     x: Tensor,
@@ -29,7 +31,7 @@ def adv_lib_attack(
     logits: int = 2,
     seed: int = 0,
 ) -> Tensor:
-    """Any untargeted attack of adv-lib, brought to the boundary; see `run_peer` for what it is spared and denied.
+    """Any untargeted attack of adv-lib, with logits that it can read (`Readable`), brought to the boundary.
 
     Args:
         x: images [N, C, H, W] in [0, 1].

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.peers.adapter import MissingExtra, run_peer
 from lipbench.attacks.peers.search import Search
 
@@ -16,6 +17,7 @@ except ImportError as error:
 RADII = Search("epsilon")
 
 
+@minimum_distance
 def foolbox_attack(
     model: nn.Module,
     x: Tensor,
@@ -26,7 +28,7 @@ def foolbox_attack(
     inside: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
-    """Any attack of foolbox, brought to the boundary; see `run_peer` for what it is spared and denied.
+    """Any attack of foolbox, with logits that it can read (`Readable`), brought to the boundary.
 
     Args:
         x: images [N, C, H, W] in [0, 1].

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.peers.adapter import MissingExtra, run_peer
 from lipbench.attacks.peers.search import Search
 
@@ -14,6 +15,7 @@ except ImportError as error:
     raise MissingExtra("torchattacks", "torchattacks", error) from error
 
 
+@minimum_distance
 def torchattack(
     model: nn.Module,
     x: Tensor,
@@ -24,7 +26,7 @@ def torchattack(
     inside: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
-    """Any untargeted attack of torchattacks, brought to the boundary; see `run_peer` for what it is spared and denied.
+    """Any untargeted attack of torchattacks, with logits that it can read (`Readable`), brought to the boundary.
 
     It is run through its `forward`: its own call restores the modes of the root module alone.
 
