@@ -310,7 +310,7 @@ def pairs() -> Iterator[Any]:
             yield pytest.param(native, rival, marks=pytest.mark.xfail(reason=reason, strict=True) if reason else ())
 
 
-@pytest.mark.parametrize(("native", "rival"), pairs())
+@pytest.mark.parametrize(("native", "rival"), list(pairs()))
 def test_native_attacks_are_as_near_as_their_namesakes(native, rival, need_library_of):
     need_library_of(rival)
     torch.manual_seed(7)
