@@ -17,7 +17,7 @@ import argparse
 import importlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -168,16 +168,15 @@ def best_of(name: str, measured: list[Measured]) -> Measured:
 
 
 def headline(ours: list[Measured]) -> Measured:
-    """The combined attack: the one that is called lipbench, else the nearest of all native ones."""
-    chain = [m for m in ours if m.name == "lipbench"]
-    return replace(chain[0], name="combined (lipbench)") if chain else best_of("combined (all native)", ours)
+    """The combined attack: the one that is called lipbench; without it, the nearest of all native ones."""
+    return next((m for m in ours if m.name == "lipbench"), best_of("best of native", ours))
 
 
 def overview(ours: list[Measured], others: list[Measured]) -> pd.DataFrame:
-    """Every attack, the combined one, and the per-image best of either side."""
+    """Every attack, and the per-image best of either side."""
     best = best_of("best of peers", others)
     yardstick = next((m.seconds for m in others if m.name == YARDSTICK), np.nan)
-    rows = [*ours, best_of("best of native", ours), headline(ours), *others, best]
+    rows = [*ours, best_of("best of native", ours), *others, best]
     return pd.DataFrame([_row(m, best, yardstick) for m in rows])
 
 
@@ -239,6 +238,7 @@ def verdict(network: Network, ours: list[Measured], others: list[Measured]) -> d
     nearest = np.minimum(best_of("native", ours).distances, best.distances)
     return {
         "network": network.name,
+        "attack": combined.name,
         **{key: line[key] for key in ("found", "mean", "mean / best of peers", "seconds", f"seconds / {YARDSTICK}")},
         "curve above peers' (images)": images,
         "at epsilon": epsilon,
@@ -260,7 +260,7 @@ def compare(
         store.put(network, measured)
         theirs.append(measured)
     tables = [overview(ours, theirs), against_namesakes(ours, theirs)]
-    body = "\n\n".join(table.to_markdown(index=False, floatfmt=".4g") for table in tables if len(table))
+    body = "\n\n".join(table.to_markdown(index=False, floatfmt=".5g") for table in tables if len(table))
     return verdict(network, ours, theirs), f"## {network.name}\n\n{body}\n"
 
 
@@ -283,7 +283,7 @@ def report(lines: list[dict], sections: list[str], options: argparse.Namespace) 
         "against epsilon: a positive number of images is how far ours lies above the peers' best at its worst "
         "epsilon.\n\n"
     )
-    return head + pd.DataFrame(lines).to_markdown(index=False, floatfmt=".4g") + "\n\n" + "\n".join(sections)
+    return head + pd.DataFrame(lines).to_markdown(index=False, floatfmt=".5g") + "\n\n" + "\n".join(sections)
 
 
 def main() -> None:
@@ -298,10 +298,10 @@ def main() -> None:
     parser.add_argument("--load", type=Path, help="an .npz of --save: what it holds is not run again")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".md"))
     options = parser.parse_args()
+    native, others = configured(options.skip)
     folders = [run for folder in options.folders for run in run_folders(folder)]
     if not folders:
         raise SystemExit(f"No runs in {', '.join(map(str, options.folders))}. The commands that make some: --help")
-    native, others = configured(options.skip)
     store = Store(options.load, options.save)
     try:
         networks = [Network.of(folder, options.images) for folder in folders]

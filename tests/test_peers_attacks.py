@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -322,3 +323,16 @@ def test_native_attacks_are_as_near_as_their_namesakes(native, rival, need_libra
     ours, theirs = (judged(model, x, attack(model, x, y), y) for attack in (configured(native), configured(rival)))
     assert ours.isfinite().sum() >= theirs.isfinite().sum()
     assert ours.median() <= 1.01 * theirs.median()
+
+
+def test_the_benchmark_measures_the_distance_of_two_curves(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    benchmark = importlib.import_module("attacks")
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        ours, others = generator.integers(0, 12, (2, 15)) / 4
+        others[0] = ours[1] = np.inf
+        by_hand = [(ours > e).sum() - (others > e).sum() for e in np.arange(-1, 4, 1 / 8)]
+        images, epsilon = benchmark.excess(ours, others)
+        assert images == max(by_hand)
+        assert (ours > epsilon).sum() - (others > epsilon).sum() == images
