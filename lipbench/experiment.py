@@ -285,7 +285,8 @@ def variant_of(overrides: Sequence[str], groups: Sequence[str]) -> str:
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, machine and commit: what a reader of the results needs to know besides the configuration."""
     # Of the libraries of the extras: those that are there.
-    packages = ("torch", "torchattacks", "numpy", "pandas", "lipbench", "deel-torchlip", "orthogonium")
+    peers = ("torchattacks", "foolbox", "adv-lib", "deel-torchlip", "orthogonium")
+    packages = ("torch", "numpy", "pandas", "lipbench", *peers)
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=Path(__file__).parent,

@@ -12,10 +12,12 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lipbench.attacks.peers import MissingExtra
 from lipbench.commandline import CONF, CommandError, check_overrides, expand_suites
 from lipbench.experiment import Experiment, run_folder_of, variant_of
 from lipbench.results import LawViolation, ResultsError
@@ -40,6 +42,9 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
         cfg: as composed from `conf/`.
         name: "<dataset>/<experiment>", the choice of the group `experiment`.
         overrides: of the command line; those of the network make the variant.
+
+    Raises:
+        MissingExtra: an attack of another library that is not installed; before any training.
     """
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     data_root = plain["dataset"].pop("root", None)
@@ -56,8 +61,8 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
         loss=instantiate(plain["loss"], _convert_="all"),
         optimizer=instantiate(plain["optimizer"], _convert_="all"),
         training=instantiate(plain["training"], _convert_="all"),
-        attacks={key: instantiate(value, _convert_="all") for key, value in attacks.items()},
-        certificates={key: instantiate(value, _convert_="all") for key, value in certificates.items()},
+        attacks={key: _method(value) for key, value in attacks.items()},
+        certificates={key: _method(value) for key, value in certificates.items()},
         options={**attacks, **certificates},
         images=plain["images"],
         batch_size=plain["batch_size"],
@@ -99,6 +104,17 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _method(options: Mapping[str, Any]) -> Any:
+    """An attack or a certificate. Of a library that is missing, Hydra says where it looked; the cause, what to do."""
+    try:
+        return instantiate(options, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MissingExtra):
+            cause = cause.__cause__
+        raise cause or error from None
 
 
 def _line(name: str, folder: Path, summary: Mapping[str, Any]) -> str:
