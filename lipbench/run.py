@@ -5,7 +5,6 @@ Hydra's grammar.
 """
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lipbench.commandline import CONF, CommandError, check_overrides, expand_suites
-from lipbench.experiment import Experiment, run_folder_of, variant_of
+from lipbench.commandline import CONF, CommandError, check_overrides, expand_suites, judging, report_lines
+from lipbench.experiment import Experiment, variant_of
 from lipbench.results import LawViolation, ResultsError
+from lipbench.run_folder import run_folder_of
 from lipbench.training import CheckpointError, TrainingDiverged
 
 NETWORK = ("dataset", "model", "constraint", "loss", "optimizer", "training", "seed")
@@ -46,8 +46,6 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
     dataset = {**plain["dataset"], **({"root": data_root} if data_root is not None else {})}
     network = {key: plain[key] for key in NETWORK}
     variant = variant_of(overrides, [key for key in NETWORK if key != "seed"])
-    attacks = plain.get("attack") or {}
-    certificates = plain.get("certificate") or {}
     return Experiment(
         folder=run_folder_of(Path(plain["results"]), name, variant, plain["seed"]),
         network=network,
@@ -56,16 +54,8 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
         loss=instantiate(plain["loss"], _convert_="all"),
         optimizer=instantiate(plain["optimizer"], _convert_="all"),
         training=instantiate(plain["training"], _convert_="all"),
-        attacks={key: instantiate(value, _convert_="all") for key, value in attacks.items()},
-        certificates={key: instantiate(value, _convert_="all") for key, value in certificates.items()},
-        options={**attacks, **certificates},
-        images=plain["images"],
-        batch_size=plain["batch_size"],
-        epsilons=plain["epsilons"],
-        device=_device(plain["device"]),
-        force=plain["force"],
-        progress=plain["progress"],
         tensorboard=plain["tensorboard"],
+        **judging(plain),
     )
 
 
@@ -85,7 +75,7 @@ def task(cfg: DictConfig) -> None:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise
         raise SystemExit(1) from error
-    print(_line(name, experiment.folder, summary), flush=True)
+    print(report_lines(name, experiment.folder, summary), flush=True)
 
 
 def main() -> None:
@@ -99,22 +89,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _line(name: str, folder: Path, summary: Mapping[str, Any]) -> str:
-    distance = summary["median_distance"]
-    return (
-        f"{name:24s} accuracy {100 * summary['accuracy']:6.2f} %   "
-        f"median certificate {summary['median_certificate'] or 0:.3f}   "
-        f"median distance {distance if distance is not None else float('nan'):.3f}   "
-        f"violations {summary['violations']}   -> {folder}"
-    )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 if __name__ == "__main__":

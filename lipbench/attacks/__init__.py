@@ -8,11 +8,13 @@ judges it again.
 from lipbench.attacks.boundary import nearest, to_boundary
 from lipbench.attacks.carlini_wagner import carlini_wagner
 from lipbench.attacks.deepfool import deepfool
-from lipbench.attacks.judging import Judge, distance, margin, undisturbed
+from lipbench.attacks.judging import Float64, Judge, NoGradient, distance, margin, undisturbed
 from lipbench.attacks.torchattack import fgm, fgsm, l2_pgd, torchattack
 
 __all__ = [
+    "Float64",
     "Judge",
+    "NoGradient",
     "carlini_wagner",
     "deepfool",
     "distance",
