@@ -63,6 +63,9 @@ def leaderboard(root: Path) -> pd.DataFrame:
     if not rows:
         raise ResultsError(f"{root} holds no finished run. Make some: make benchmark")
     runs = pd.DataFrame(rows)
+    # A column that no run has a number for, such as the training time of brought models, is one of numbers still.
+    numbers = [str(c) for c in runs if c not in (*RUN_COLUMNS, "violations", "transport law")]
+    runs[numbers] = runs[numbers].astype(float)
     groups = runs.groupby(GROUP, sort=True)
     table = groups.mean(numeric_only=True).drop(columns="seed")
     # Whichever run came first, and whatever it lacks.

@@ -29,7 +29,7 @@ def without_rule(module: nn.Module, known: Container[type]) -> tuple[str, str]:
         known: the types that have a rule.
     """
     kind = type(module)
-    name = f"{kind.__module__}.{kind.__name__}"
+    name = kind.__name__
     if any(isinstance(part, torch.jit.ScriptModule | fx.GraphModule) for part in module.modules()):
         return (
             "it is a traced graph (TorchScript, torch.export, ONNX), whose operations are not read",
@@ -41,8 +41,8 @@ def without_rule(module: nn.Module, known: Container[type]) -> tuple[str, str]:
             f"there is no rule for {name}, a subclass of {parents[0].__name__} that may compute something else",
             f"use {parents[0].__name__} itself, {REGISTER}",
         )
-    if kind.__name__ in INSTEAD:
-        return f"there is no rule for {name}", INSTEAD[kind.__name__]
+    if name in INSTEAD:
+        return f"there is no rule for {name}", INSTEAD[name]
     if next(module.children(), None) is not None:
         return (
             f"there is no rule for {name}: its forward is Python code, which is not read",

@@ -37,7 +37,7 @@ def _rows(module: nn.Module, prefix: str, shape: Shape, shapes: dict[str, Shape]
     for layer in lipschitz.layerwise(module, shape):
         name = _join(prefix, layer.name)
         yield replace(layer, name=name)
-        inner = module.get_submodule(layer.name)
+        inner = module.get_submodule(layer.name) if layer.name else module
         if layer.why and not isinstance(inner, torch.jit.ScriptModule | fx.GraphModule):
             yield from _inside(inner, name, shapes)
 
