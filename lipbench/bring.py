@@ -116,7 +116,7 @@ def load_model(
                 raise ModelError(f"{file.name} holds its own weights: leave out checkpoint={checkpoint}.")
             model = load(file)
     if checkpoint is not None:
-        load_weights(model, Path(checkpoint))
+        load_weights(model, checkpoint)
     evaluation_mode(model)
     # No path enters the identity: the same model elsewhere is the same model.
     name = file.name if file and not _is_module(path) else path

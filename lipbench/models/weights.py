@@ -19,7 +19,7 @@ class WeightsError(ValueError):
     """A file of weights that cannot be read or does not fit the network, with what differs."""
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: str | Path) -> None:
     """Loads a file of weights into a network, on its device.
 
     Args:
@@ -29,7 +29,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         WeightsError: the file cannot be read, or its names or shapes are not those of the network.
     """
-    own = model.state_dict()
+    path, own = Path(path), model.state_dict()
     weights = _without_prefix(_read(path), own)
     missing, unexpected = [k for k in own if k not in weights], [k for k in weights if k not in own]
     if missing or unexpected:
