@@ -51,7 +51,7 @@ def compare(folder: Path, images: int) -> pd.DataFrame:
     everything = {**ATTACKS, **{name: peer(make) for name, make in PEERS.items()}}
     for name, attack in everything.items():
         judged = attack_images(model, x, y, attack, name)
-        distances = judged.table["distance"]
+        distances = judged.table.loc[judged.table["norm"] == "l2", "distance"]
         rows.append(_row(name, distances, judged.seconds))
         if name in ATTACKS:
             ours.append(judged)

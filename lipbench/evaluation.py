@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lipbench import attacks as attack_room
-from lipbench.attacks import Float64, Judge, distance, margin, undisturbed
+from lipbench import norms
+from lipbench.attacks import Float64, Judge, distance, margin, undisturbed, warm
 from lipbench.certificate import certify, gaps
 from lipbench.health import Flag, HealthWarning, model_flags, returned_flags, table_flags
 from lipbench.layers import bake
 from lipbench.losses import binary_function
-from lipbench.results import LawViolation, bounds_table, violations
+from lipbench.results import LawViolation, best, bounds_table, violations
 from lipbench.state import duplicate, same_random_numbers
 from lipbench.transport import wasserstein
 
@@ -32,6 +33,7 @@ ATTACKS: dict[str, Attack] = {
     "l2_pgd": attack_room.l2_pgd,
     "deepfool": attack_room.deepfool,
     "carlini_wagner": attack_room.carlini_wagner,
+    "lipbench": attack_room.strongest,
 }
 CERTIFICATES: dict[str, Certificate] = {"certificate": certify}
 
@@ -99,14 +101,14 @@ def as_pixels(images: Tensor) -> Tensor:
 def certify_images(
     model: nn.Module, images: Tensor, labels: Tensor, certificate: Certificate, name: str = "certificate"
 ) -> Judged:
-    """Lower bounds of one certificate on a baked network in evaluation mode, [N] images -> N rows."""
+    """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm."""
     x, y = _on_device(model, images, labels)
     predictions = predict(model, x)
     started = time.perf_counter()
     distances = certificate(model, x, y)
     seconds = time.perf_counter() - started
     distances = distances.masked_fill(predictions != y, 0.0)
-    table = _table(y, predictions, name, "lower", distances)
+    table = _table(y, predictions, name, "lower", norms.radii(distances, x.shape[1:].numel()))
     return Judged(table, None, seconds, 1.0)
 
 
@@ -117,11 +119,15 @@ def attack_images(
     attack: Attack,
     name: str,
     *,
+    lower: Tensor | None = None,
     batch_size: int = 500,
     progress: bool = False,
 ) -> Judged:
-    """Upper bounds of one attack. What it returns is judged afresh: in the box, misclassified in both precisions,
-    distance in float64.
+    """Upper bounds of one attack, N rows per norm. What it returns is judged afresh: in the box, misclassified in both
+    precisions, distance in float64.
+
+    Args:
+        lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
 
     An image that is misclassified as it is has distance 0; an attack that fails has inf. A non-finite or out-of-box
     image is a failure.
@@ -131,12 +137,13 @@ def attack_images(
     judge, counted = Judge(model), _Counted(model)
     found, lengths = [], []
     started = time.perf_counter()
-    batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    for xs, ys in tqdm(
+    bounds = torch.zeros(len(x)) if lower is None else lower
+    batches = zip(x.split(batch_size), y.split(batch_size), bounds.to(x.device).split(batch_size), strict=True)
+    for xs, ys, ls in tqdm(
         batches, total=-(-len(x) // batch_size), desc=name, disable=None if progress else True, leave=False
     ):
         with undisturbed(model):
-            returned = attack(counted, xs, ys).detach().to(xs)
+            returned = attack(counted, xs, ys, **warm(attack, lower=ls)).detach().to(xs)
         if returned.shape != xs.shape:
             raise ValueError(f"{name} returned images of shape {list(returned.shape)} for {list(xs.shape)}.")
         valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
@@ -145,8 +152,14 @@ def attack_images(
         lengths.append(length.masked_fill(judge(xs, ys), 0.0))
         found.append(returned.cpu())
     seconds = time.perf_counter() - started
-    table = _table(y, predictions, name, "upper", torch.cat(lengths))
-    return Judged(table, torch.cat(found), seconds, counted.counter.images / max(1, len(x)))
+    adversarial = torch.cat(found)
+    table = _table(y, predictions, name, "upper", norms.distances(x.cpu(), adversarial, torch.cat(lengths).cpu()))
+    return Judged(table, adversarial, seconds, counted.counter.images / max(1, len(x)))
+
+
+def certified(table: pd.DataFrame) -> Tensor:
+    """The largest certified L2 distance of each image of a table, in the order of their indices, float64 [N]."""
+    return torch.from_numpy(best(table, "lower").sort_index().to_numpy().copy())
 
 
 @torch.no_grad()
@@ -180,7 +193,7 @@ def evaluate(
     batch_size: int = 500,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """How far is the nearest adversarial example? One row per image and method, for anyone's classifier.
+    """How far is the nearest adversarial example? One row per image, method and norm, for anyone's classifier.
 
     The model is judged in evaluation mode and left as it was: modes, gradients, flags, and the generators of random
     numbers. Live parametrizations are baked in a copy.
@@ -191,12 +204,13 @@ def evaluate(
         labels: integers [N].
         attacks: names of `ATTACKS`, or a mapping from your own names to functions (model, x, y) -> images; None: all
             of `ATTACKS`; [] for none.
-        certificates: likewise, functions (model, x, y) -> distances [N]; None: `CERTIFICATES`.
+        certificates: likewise, functions (model, x, y) -> L2 distances [N]; None: `CERTIFICATES`.
 
     Returns:
-        the table with the columns index, label, prediction, method, side, norm, distance. `table.attrs["flags"]` lists
-            the health flags (`lipbench.health`) as dictionaries; those of severity "warning" are issued as
-            `HealthWarning` as well.
+        the table with the columns index, label, prediction, method, side, norm, distance. Of the norms l2, linf and l1
+            the first is what attacks minimise and certificates bound; the others follow from it (see `lipbench.norms`).
+            `table.attrs["flags"]` lists the health flags (`lipbench.health`) as dictionaries; those of severity
+            "warning" are issued as `HealthWarning` as well.
 
     Raises:
         ValueError: images, labels or logits of a wrong kind, an unknown name.
@@ -211,8 +225,9 @@ def evaluate(
         _check_labels(baked, x, y)
         flags = health(baked, x, y, batch_size)
         tables = [certify_images(baked, x, y, function, name).table for name, function in chosen_certificates.items()]
+        lower = certified(pd.concat(tables)) if tables else None
         for name, attack in chosen_attacks.items():
-            judged = attack_images(baked, x, y, attack, name, batch_size=batch_size, progress=progress)
+            judged = attack_images(baked, x, y, attack, name, lower=lower, batch_size=batch_size, progress=progress)
             tables.append(judged.table)
             assert judged.images is not None  # of an attack
             flags += returned_flags(baked, name, judged.images, batch_size)
@@ -258,7 +273,7 @@ def check(table: pd.DataFrame) -> None:
     pairs = violations(table)
     if len(pairs):
         raise LawViolation(
-            f"The sandwich law is violated on {len(pairs)} images: a certificate exceeds an "
+            f"The sandwich law is violated on {pairs['index'].nunique()} images: a certificate exceeds an "
             "adversarial distance. "
             f"Either a bound is wrong or the table is. First pairs:\n{pairs.head().to_string(index=False)}",
             table,
@@ -365,12 +380,17 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
 
 
-def _table(y: Tensor, predictions: Tensor, name: str, side: str, distances: Tensor) -> pd.DataFrame:
-    return bounds_table(
-        np.arange(len(y)),
-        y.cpu().numpy(),
-        predictions.cpu().numpy(),
-        name,
-        side,
-        distances.double().cpu().numpy(),
+def _table(y: Tensor, predictions: Tensor, name: str, side: str, distances: Mapping[str, Tensor]) -> pd.DataFrame:
+    """The rows of one method: those of each norm together.
+
+    Args:
+        distances: norm -> [N].
+    """
+    index, labels, predicted = np.arange(len(y)), y.cpu().numpy(), predictions.cpu().numpy()
+    return pd.concat(
+        [
+            bounds_table(index, labels, predicted, name, side, values.cpu().numpy(), norm)
+            for norm, values in distances.items()
+        ],
+        ignore_index=True,
     )

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks import Judge, NoGradient, undisturbed
-from lipbench.attacks.judging import first_line, margin_and_gradient
+from lipbench.attacks import Judge, margin, undisturbed
+from lipbench.attacks.judging import first_line
 from lipbench.results import best
 
 # Attacks that use no gradient: where they find nearer images than all others, the gradients are masked.
@@ -156,13 +156,24 @@ def _outputs(model: nn.Module, x: Tensor) -> Iterator[Flag]:
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
+    images = x.detach().requires_grad_()
     try:
-        gradient = margin_and_gradient(model, x, y)[1].flatten(1)
+        value = margin(model(images.clone()), y)
+        found = torch.autograd.grad(value.sum(), images, allow_unused=True)[0] if value.requires_grad else None
+        why = "something in its forward detaches the images, works under no_grad or outside of torch"
     except torch.OutOfMemoryError:
         raise
-    except (NoGradient, RuntimeError) as error:
-        yield Flag("no_gradients", "warning", f"{first_line(error)} Attacks by gradients cannot run on it.")
+    except RuntimeError as error:
+        found, why = None, first_line(error)
+    if found is None:
+        yield Flag(
+            "no_gradients",
+            "warning",
+            f"the logits have no gradient in the image ({why}): attacks by gradients see nothing. Mend that, or judge "
+            "by black-box attacks.",
+        )
         return
+    gradient = found.flatten(1)
     flat = int((gradient == 0).all(1).sum())
     if flat:
         yield Flag(

@@ -176,7 +176,7 @@ class RunFolder(ABC):
             write_text(report, pairs.to_csv(index=False, float_format="%.17g", lineterminator="\n"))
             self._save_pairs(pairs, attacked, model, images)
             raise LawViolation(
-                f"THE SANDWICH LAW IS VIOLATED on {len(pairs)} images: a bug or a discovery.\n"
+                f"THE SANDWICH LAW IS VIOLATED on {pairs['index'].nunique()} images: a bug or a discovery.\n"
                 f"Rows: {report}; pairs (x, x_adv): {images}.\n" + pairs.head().to_string(index=False),
                 table,
                 pairs,

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lipbench
-from lipbench.attacks import Float64, Judge, NoGradient, deepfool, distance, undisturbed
-from lipbench.attacks.judging import margin_and_gradient
+from lipbench.attacks import Float64, Judge, deepfool, distance, undisturbed
 from lipbench.layers import bake
 from lipbench.state import evaluation_mode, same_random_numbers
 
@@ -109,7 +108,7 @@ def test_they_are_evaluated_like_any_other(make):
     labels = model(X).argmax(1)
     modes = [module.training for module in model.modules() if hasattr(module, "training")]
     table = lipbench.evaluate(model, X, labels, ["deepfool"], progress=False)
-    rows = table[table["method"] == "deepfool"]
+    rows = table[(table["method"] == "deepfool") & (table["norm"] == "l2")]
     assert np.isfinite(rows["distance"]).all()
     assert (rows["distance"] > 0).all()
     flags = {flag["name"] for flag in table.attrs["flags"]}
@@ -213,18 +212,3 @@ def test_an_uncopyable_model_is_left_as_it_was():
     assert model.training
     assert model.weight.requires_grad
     assert torch.equal(model.weight.grad, torch.ones(3, 36))
-
-
-def test_a_model_without_a_gradient_says_so():
-    class Detached(Plain):
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.no_grad():
-                return super().forward(x)
-
-    class Elsewhere(Plain):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.detach())
-
-    for model in (Detached(), Elsewhere()):
-        with pytest.raises(NoGradient, match="gradient"):
-            margin_and_gradient(model, X, torch.zeros(len(X), dtype=torch.long))

@@ -25,9 +25,9 @@ from lipbench.results import (
 from lipbench.transport import wasserstein
 
 
-def rows(method: str, side: str, distances: list[float]) -> pd.DataFrame:
+def rows(method: str, side: str, distances: list[float], norm: str = "l2") -> pd.DataFrame:
     count = len(distances)
-    return bounds_table(range(count), np.zeros(count), np.zeros(count), method, side, np.array(distances))
+    return bounds_table(range(count), np.zeros(count), np.zeros(count), method, side, np.array(distances), norm)
 
 
 def example() -> pd.DataFrame:
@@ -49,6 +49,31 @@ def test_best_of_each_side():
     assert best(example(), "lower").tolist() == [1.0, 0.5, 0.0, 2.0]
 
 
+def other_norms() -> pd.DataFrame:
+    return pd.concat(
+        [
+            example(),
+            rows("certificate", "lower", [0.1, 0.05, 0.0, 0.2], "linf"),
+            rows("a", "upper", [0.9, np.inf, 0.0], "linf"),
+            rows("b", "upper", [0.8, 0.3, 0.0], "linf"),
+            rows("certificate", "lower", [1.0, 0.5, 0.0, 2.0], "l1"),
+            rows("a", "upper", [7.0, np.inf, 0.0], "l1"),
+            rows("b", "upper", [8.0, 4.0, 0.0], "l1"),
+        ]
+    )
+
+
+def test_each_norm_is_read_alone():
+    table = other_norms()
+    for side in ("lower", "upper"):
+        assert best(table, side).equals(best(example(), side))
+    assert best(table, "upper", "linf").tolist() == [0.8, 0.3, 0.0]
+    assert best(table, "lower", "l1").tolist() == [1.0, 0.5, 0.0, 2.0]
+    assert violations(table).empty
+    bad = violations(pd.concat([table, rows("c", "upper", [0.09, 1.0, 0.0], "linf")]))
+    assert bad[["index", "norm", "upper_method"]].values.tolist() == [[0, "linf", "c"]]
+
+
 def test_violations_name_the_pair():
     assert violations(example()).empty
     assert violations(pd.concat([example(), rows("c", "upper", [1.0, 0.5, 0.0])])).empty, "equality is no violation"
@@ -68,6 +93,8 @@ def test_bad_distances_and_sides_are_refused():
         rows("a", "upper", [-1.0])
     with pytest.raises(ResultsError, match="side"):
         rows("a", "middle", [1.0])
+    with pytest.raises(ResultsError, match="norm"):
+        rows("a", "upper", [1.0], "l3")
 
 
 def test_summary_of_a_known_table():
@@ -80,6 +107,20 @@ def test_summary_of_a_known_table():
     assert summary["median_certificate"] == 0.75
     assert summary["mean_distance"] == pytest.approx(0.6)
     assert summary["tightness"] == pytest.approx(1.2)
+
+
+def test_summary_of_other_norms_changes_nothing_in_l2():
+    summary, alone = summarize(other_norms(), [0.55]), summarize(example(), [0.55])
+    assert summary["linf"] == {"median_certificate": pytest.approx(0.075), "median_distance": 0.3}
+    assert summary["l1"] == {"median_certificate": 0.75, "median_distance": 4.0}
+    # A table from before there were other norms.
+    assert alone["linf"] == alone["l1"] == {"median_certificate": None, "median_distance": None}
+    assert {k: v for k, v in summary.items() if k not in ("linf", "l1")} == {
+        k: v for k, v in alone.items() if k not in ("linf", "l1")
+    }
+    # One image is one violation, in however many norms.
+    twice = [rows("c", "upper", [0.01, 9.0, 0.0], norm) for norm in ("l2", "linf")]
+    assert summarize(pd.concat([other_norms(), *twice]))["violations"] == 1
 
 
 def test_round_trip_keeps_every_bit(tmp_path):
@@ -150,11 +191,12 @@ def test_wasserstein_is_exact():
         wasserstein(a, b[:3])
 
 
+def of_a_run(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(dataset="d", experiment="net", variant="default", seed=0)[RUN_COLUMNS + COLUMNS]
+
+
 def test_figure_draws_the_curves_of_the_shared_images(tmp_path):
-    table = example()
-    for position, (column, value) in enumerate(zip(RUN_COLUMNS, ["d", "net", "default", 0], strict=True)):
-        table.insert(position, column, value)
-    figure = accuracy_curves(table, "title")
+    figure = accuracy_curves(of_a_run(example()), "title")
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert set(lines) == {"a", "b", "combined attack", "certificate"}
     assert lines["certificate"].get_linestyle() == "--"
@@ -166,3 +208,20 @@ def test_figure_draws_the_curves_of_the_shared_images(tmp_path):
     written = save_figure(figure, tmp_path / "figure")
     assert [path.suffix for path in written] == [".png", ".pdf"]
     assert b"/FontFile2" in written[1].read_bytes(), "fonts are embedded as TrueType"
+
+
+def test_figure_draws_one_norm():
+    def curves(norm: str) -> dict[str, np.ndarray]:
+        (axis, *_) = accuracy_curves(of_a_run(other_norms()), norm=norm).axes
+        assert axis.get_xlabel() == {"l2": "epsilon (L2)", "linf": "epsilon (L-infinity)", "l1": "epsilon (L1)"}[norm]
+        return {line.get_label(): np.column_stack(line.get_data()) for line in axis.get_lines()}
+
+    (axis, *_) = accuracy_curves(of_a_run(example())).axes
+    for line in axis.get_lines():
+        assert np.array_equal(curves("l2")[line.get_label()], np.column_stack(line.get_data())), "no other row enters"
+    for norm, distances in (("linf", [0.8, 0.3, 0.0]), ("l1", [7.0, 4.0, 0.0])):
+        epsilons, drawn = curves(norm)["combined attack"].T
+        assert epsilons[-1] > distances[0]
+        assert np.allclose(drawn, 100 * survival(np.array(distances), epsilons))
+    with pytest.raises(ResultsError, match="the table has l2"):
+        accuracy_curves(of_a_run(example()), norm="l1")

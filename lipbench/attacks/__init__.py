@@ -1,29 +1,46 @@
-"""Attacks: pure functions (model, x, y, **options) -> images. Each looks for the nearest image that is not labelled y.
+"""Attacks: pure functions (model, x, y, *, start=None, lower=None, **options) -> images. Each looks for the nearest
+image that is not labelled y.
 
 x: [N, C, H, W] float in [0, 1]; y: [N]; the images returned are in [0, 1], and are x itself where nothing was found.
-The model is left as it was: modes, gradients and flags. Nothing an attack returns is believed: `lipbench.evaluate`
-judges it again.
+The model is left as it was: modes, gradients and flags. Nothing an attack returns is believed: `lipbench.evaluation`
+judges it again. `start` and `lower` are explained in `minimum_distance`, which makes an attack of a search.
 """
 
-from lipbench.attacks.boundary import nearest, to_boundary
+from lipbench.attacks.boundary import nearest, shoot, to_boundary
 from lipbench.attacks.carlini_wagner import carlini_wagner
+from lipbench.attacks.combined import strongest
+from lipbench.attacks.ddn import ddn
 from lipbench.attacks.deepfool import deepfool
-from lipbench.attacks.judging import Float64, Judge, NoGradient, distance, margin, undisturbed
-from lipbench.attacks.torchattack import fgm, fgsm, l2_pgd, torchattack
+from lipbench.attacks.engine import chain, minimum_distance, warm
+from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
+from lipbench.attacks.hop_skip_jump import hop_skip_jump
+from lipbench.attacks.judging import Float64, Judge, distance, margin, undisturbed
+from lipbench.attacks.projected_gradient import apgd, l2_pgd
+from lipbench.attacks.tangent import tangent
+from lipbench.attacks.torchattack import torchattack
 
 __all__ = [
     "Float64",
     "Judge",
-    "NoGradient",
+    "apgd",
     "carlini_wagner",
+    "chain",
+    "ddn",
     "deepfool",
     "distance",
     "fgm",
     "fgsm",
+    "hop_skip_jump",
     "l2_pgd",
     "margin",
+    "minimum_distance",
     "nearest",
+    "shoot",
+    "strongest",
+    "tangent",
     "to_boundary",
     "torchattack",
+    "transport_path",
     "undisturbed",
+    "warm",
 ]

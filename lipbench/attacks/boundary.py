@@ -2,9 +2,12 @@
 images.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from lipbench.attacks.box import per_image
 from lipbench.attacks.judging import Judge, distance
 
 # Lengths, relative to the attack's own, at which the ray is tried: DeepFool stops just short of the boundary.
@@ -26,20 +29,45 @@ def to_boundary(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, steps: in
         misclassified.
     """
     judge = Judge(model)
-    direction = x_adv.clamp(0, 1) - x
-    high = torch.full((len(x),), torch.nan, device=x.device, dtype=x.dtype)
-    for length in LENGTHS:
-        open_ = high.isnan()
-        if not open_.any():
+    result = _shoot(judge, x, x_adv.clamp(0, 1) - x, y, LENGTHS, steps, from_zero=True)
+    return torch.where(per_image(judge(x, y), x), x, result)
+
+
+@torch.no_grad()
+def shoot(
+    model: nn.Module, x: Tensor, direction: Tensor, y: Tensor, lengths: Sequence[float], steps: int = 18
+) -> Tensor:
+    """The first image on the path clamp(x + t direction) that is adversarial: the first of `lengths` that is, then a
+    bisection between it and the one before.
+
+    Args:
+        x, direction: [N, C, H, W].
+        lengths: values of t, growing.
+
+    Returns:
+        images in [0, 1]: adversarial where one of the lengths is, else x itself.
+    """
+    return _shoot(Judge(model), x, direction, y, lengths, steps, from_zero=False)
+
+
+def _shoot(
+    judge: Judge, x: Tensor, direction: Tensor, y: Tensor, lengths: Sequence[float], steps: int, from_zero: bool
+) -> Tensor:
+    low, high = torch.zeros(len(x), device=x.device, dtype=x.dtype), x.new_full((len(x),), torch.nan)
+    before = 0.0
+    for length in lengths:
+        rows = high.isnan().nonzero()[:, 0]
+        if not len(rows):
             break
-        found = judge.misclassified(model(_along(x[open_], direction[open_], length)), y[open_])
-        high[open_] = torch.where(found, length, torch.nan).to(high)
+        found = judge.misclassified(judge.model(_along(x[rows], direction[rows], length)), y[rows])
+        high[rows[found]], low[rows[found]] = length, 0.0 if from_zero else before
+        before = length
     result = x.clone()
-    ready = ~high.isnan()
-    if ready.any():  # some layers refuse an empty batch
+    ready = (~high.isnan()).nonzero()[:, 0]
+    if len(ready):  # some layers refuse an empty batch
         rays = x[ready], direction[ready], y[ready]
-        result[ready] = _settle(judge, *rays, _bisect(judge, *rays, high[ready], steps))
-    return torch.where(_broadcast(judge(x, y), x), x, result)
+        result[ready] = _settle(judge, *rays, _bisect(judge, *rays, low[ready], high[ready], steps))
+    return result
 
 
 @torch.no_grad()
@@ -50,14 +78,13 @@ def nearest(model: nn.Module, x: Tensor, y: Tensor, *candidates: Tensor) -> Tens
     for candidate in candidates:
         length = distance(x, candidate)
         better = judge(candidate, y) & (length < shortest)
-        best = torch.where(_broadcast(better, x), candidate, best)
+        best = torch.where(per_image(better, x), candidate, best)
         shortest = torch.where(better, length, shortest)
     return best
 
 
-def _bisect(judge: Judge, x: Tensor, direction: Tensor, y: Tensor, high: Tensor, steps: int) -> Tensor:
+def _bisect(judge: Judge, x: Tensor, direction: Tensor, y: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
     """The shortest length found, [N], at which the deployed network misclassifies."""
-    low = torch.zeros_like(high)
     for _ in range(steps):
         middle = (low + high) / 2
         wrong = judge.misclassified(judge.model(_along(x, direction, middle)), y)
@@ -81,9 +108,5 @@ def _settle(judge: Judge, x: Tensor, direction: Tensor, y: Tensor, length: Tenso
 
 def _along(x: Tensor, direction: Tensor, length: Tensor | float) -> Tensor:
     if isinstance(length, Tensor):
-        length = _broadcast(length, x)
+        length = per_image(length, x)
     return (x + length * direction).clamp(0, 1)
-
-
-def _broadcast(values: Tensor, x: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (x.ndim - 1))

@@ -3,52 +3,62 @@
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.boundary import to_boundary
-from lipbench.attacks.judging import distance, margin, margin_and_gradient, undisturbed
+from lipbench.attacks.box import per_image, unit
+from lipbench.attacks.engine import minimum_distance
+from lipbench.attacks.judging import distance, margin, margin_and_gradient
 
 # x = clamp(0.5 + REACH tanh(w)): with more than 0.5, pixels of exactly 0 and 1 have a finite w and a slope of their
 # own.
 REACH = 0.55
 
 
+@minimum_distance
 def carlini_wagner(
-    model: nn.Module, x: Tensor, y: Tensor, *, searches: int = 6, steps: int = 50, lr: float = 0.3
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    searches: int = 6,
+    steps: int = 50,
+    lr: float = 0.3,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Minimises ||x' - x||^2 + c max(0, margin(x')) over w, x' = box(w) (Carlini and Wagner, 2017, arXiv 1608.04644,
     section V.A).
 
     Differs from the paper where its implementations fail: the margin is divided by the norm of its gradient at x, so
-        that scale and shift of the
-    logits change nothing and c has the unit of a distance (at a minimum 2 d = c); c starts at the linear estimate of
-    that and is searched for each image on its own; pixels of 0 and 1 can move; later searches start at the best image
-    so far.
+    that scale and shift of the logits change nothing and c has the unit of a distance (at a minimum 2 d = c); c starts
+    at the linear estimate of that and is searched for each image on its own, until its bracket is closed to 1 %; pixels
+    of 0 and 1 can move; later searches start at the best image so far.
 
     Args:
-        x: images [N, C, H, W] in [0, 1].
         searches: values of c tried per image.
         steps: steps of Adam for each.
         lr: length of Adam's first steps relative to the distance known so far, decaying to a tenth of it: a pixel
             moves by at most lr distance / sqrt(pixels) a step, on images near the boundary as on images far from it.
+        start: images to begin at; None: x.
     """
-    with undisturbed(model):
-        value, gradient = margin_and_gradient(model, x, y)
-        slope = gradient.flatten(1).norm(dim=1)
-        slope = torch.where(slope > 0, slope, torch.ones_like(slope))
-        reach = (value / slope).clamp(1e-6, 1e3)
-        c = 2 * reach
-        low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
-        best, shortest = x.clone(), torch.full_like(c, torch.inf)
-        for _ in range(searches):
-            start = torch.where(shortest.isfinite().view(-1, 1, 1, 1), best, x)
-            pace = lr * torch.minimum(shortest, reach * 4) / x[0].numel() ** 0.5
-            images, lengths = _descend(model, x, y, start, c / slope, steps, pace)
-            success = lengths.isfinite()
-            better = lengths < shortest
-            best = torch.where(better.view(-1, 1, 1, 1), images, best)
-            shortest = torch.where(better, lengths, shortest)
-            low, high = torch.where(success, low, c), torch.where(success, c, high)
-            c = torch.where(high.isfinite(), (low + high) / 2, 2 * c)
-        return to_boundary(model, x, best, y)
+    value, gradient = margin_and_gradient(model, x, y)
+    slope = unit(gradient)[1]
+    slope = slope.where(slope > 0, 1.0)
+    reach = (value / slope).clamp(1e-6, 1e3)
+    low, high = torch.zeros_like(reach), torch.full_like(reach, torch.inf)
+    best, shortest = x.clone(), torch.full_like(reach, torch.inf)
+    if start is not None:
+        length = distance(x, start).to(reach)
+        best, shortest = start.clone(), length.where(length > 0, torch.inf)
+    c = 2 * torch.minimum(reach, shortest)
+    for _ in range(searches):
+        rows = (high - low > 1e-2 * low).nonzero()[:, 0]
+        if not len(rows):
+            break
+        pace = lr * torch.minimum(shortest, reach * 4)[rows] / x[0].numel() ** 0.5
+        images, lengths = _descend(model, x[rows], y[rows], best[rows], (c / slope)[rows], steps, pace)
+        better, success = lengths < shortest[rows], lengths.isfinite()
+        best[rows[better]], shortest[rows[better]] = images[better], lengths[better]
+        low[rows[~success]], high[rows[success]] = c[rows[~success]], c[rows[success]]
+        c = torch.where(high.isfinite(), (low + high) / 2, 2 * c)
+    return best
 
 
 def _descend(
@@ -56,7 +66,7 @@ def _descend(
 ) -> tuple[Tensor, Tensor]:
     """One run of Adam: the nearest misclassified image met on the way, and its distance (inf where there was none)."""
     origin = torch.atanh((start - 0.5) / REACH)
-    pace = pace.view(-1, 1, 1, 1)
+    pace = per_image(pace, x)
     # Short memories: the margin's gradient changes its direction along the way (measured on MNIST: 1 % nearer images).
     # Adam moves each entry of v by at most about its learning rate, whatever the gradient: w = origin + pace v.
     v = torch.zeros_like(origin).requires_grad_()
@@ -69,7 +79,7 @@ def _descend(
         with torch.no_grad():
             length = distance(x, images).to(weight)
             better = (excess < 0) & (length < shortest)
-            best = torch.where(better.view(-1, 1, 1, 1), images, best)
+            best = torch.where(per_image(better, x), images, best)
             shortest = torch.where(better, length, shortest)
         if step == steps - 1:
             break

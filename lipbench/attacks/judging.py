@@ -48,26 +48,18 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def margin_and_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The margin [N] and its gradient in the image [N, C, H, W].
-
-    Raises:
-        NoGradient: the logits do not depend on the image as far as autograd knows.
-    """
+    """The margin [N] and its gradient in the image [N, C, H, W]."""
     x = x.detach().requires_grad_()
     value = margin(model(x.clone()), y)  # a first layer with inplace=True may not overwrite a leaf
+    return value.detach(), gradient_of(value.sum(), x)
+
+
+def gradient_of(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
+    """The gradient of a sum; zero where the model passes none (decisions, or images that it detaches)."""
     if not value.requires_grad:
-        raise NoGradient(
-            "The model has no gradient in the image: something in its forward detaches it, works under no_grad or "
-            "outside of torch. Mend that, or use attacks that need no gradient."
-        )
-    (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
-    if gradient is None:
-        raise NoGradient("The gradient of the logits does not reach the image: its forward uses a copy without one.")
-    return value.detach(), gradient
-
-
-class NoGradient(ValueError):
-    """A model that autograd cannot differentiate in the image."""
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(value, x, retain_graph=keep, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 class Float64:

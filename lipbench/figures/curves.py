@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lipbench.figures.style import PALETTE, style
-from lipbench.results import RUN_COLUMNS, best, survival
+from lipbench.results import RUN_COLUMNS, ResultsError, best, survival
 
 COLUMNS = 4
 LABELS = {
@@ -17,17 +17,33 @@ LABELS = {
     "l2_pgd": "L2-PGD",
     "deepfool": "DeepFool",
     "carlini_wagner": "Carlini-Wagner",
+    "lipbench": "lipbench",
+    "apgd": "APGD",
+    "ddn": "DDN",
+    "hop_skip_jump": "HopSkipJump",
+    "tangent": "tangent",
+    "transport_path": "transport path",
 }
+NORM_LABELS = {"l2": "L2", "linf": "L-infinity", "l1": "L1"}
 
 
-def accuracy_curves(table: pd.DataFrame, title: str = "") -> Figure:
+def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> Figure:
     """One panel per experiment: a curve per attack, the combined attack (black), the certificate (black, dashed).
 
     Args:
         table: rows of one data set as `lipbench.read` returns them. Curves of a panel use the images that every method
             of it has; several seeds are pooled.
+        norm: of the distances. Attacks minimise L2: in another norm their curves are upper bounds that are not tight.
+
+    Raises:
+        ResultsError: the table has no rows of this norm.
     """
-    table = table[table["norm"] == "l2"]
+    found = sorted(set(table["norm"]))
+    if norm not in found:
+        raise ResultsError(
+            f"There are no distances in the norm {norm!r}; the table has {', '.join(found) or 'no rows'}."
+        )
+    table = table[table["norm"] == norm]
     groups = list(table.groupby(RUN_COLUMNS[:3], sort=True))
     attacks = [
         m for m in (*LABELS, *sorted(set(table["method"]))) if m in set(table[table["side"] == "upper"]["method"])
@@ -44,14 +60,14 @@ def accuracy_curves(table: pd.DataFrame, title: str = "") -> Figure:
         figure = Figure(figsize=(2.6 * columns + 0.6, 2.1 * rows + 0.9))
         axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
         for axis, (key, rows_of_panel) in zip(axes, groups, strict=False):
-            _panel(axis, rows_of_panel, attacks, colors, limit)
+            _panel(axis, rows_of_panel, norm, attacks, colors, limit)
             variant = "" if key[2] == "default" else f"\n{key[2]}"
             axis.set_title(f"{key[1]}{variant}")
         for axis in axes[len(groups) :]:
             axis.set_visible(False)
         for position, axis in enumerate(axes[: len(groups)]):
             if position + columns >= len(groups):
-                axis.set_xlabel("epsilon (L2)")
+                axis.set_xlabel(f"epsilon ({NORM_LABELS[norm]})")
                 axis.tick_params(labelbottom=True)
         figure.supylabel("accuracy (%)", fontsize=9)
         handles = {
@@ -70,8 +86,10 @@ def accuracy_curves(table: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
-def _panel(axis: Axes, table: pd.DataFrame, attacks: Sequence[str], colors: dict[str, str], limit: float) -> None:
-    """Curves of one experiment on the images that all its methods share."""
+def _panel(
+    axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], colors: dict[str, str], limit: float
+) -> None:
+    """Curves of one experiment, whose rows are of one norm, on the images that all its methods share."""
     # One image of one seed is one key: seeds are pooled.
     table = table.assign(index=table["seed"].astype(str) + "/" + table["index"].astype(str))
     methods = table["method"].nunique()
@@ -89,7 +107,7 @@ def _panel(axis: Axes, table: pd.DataFrame, attacks: Sequence[str], colors: dict
                 label=LABELS.get(method, method),
             )
     for side, label, dashes in (("upper", "combined attack", "-"), ("lower", "certificate", "--")):
-        distances = best(table, side)
+        distances = best(table, side, norm)
         if len(distances):
             axis.plot(
                 epsilons,

@@ -14,6 +14,7 @@ from lipbench.results.history import layer_columns, read_histories
 from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
 from lipbench.results.tables import (
     COLUMNS,
+    NORMS,
     RUN_COLUMNS,
     LawViolation,
     best,
@@ -30,6 +31,7 @@ from lipbench.results.tables import (
 __all__ = [
     "COLUMNS",
     "EPSILONS",
+    "NORMS",
     "RUN_COLUMNS",
     "LawViolation",
     "ResultsError",

@@ -8,19 +8,19 @@ import numpy as np
 import pandas as pd
 
 from lipbench.results.files import file_hash, read_json, write_json
-from lipbench.results.tables import best, read_bounds, run_key, survival, violations
+from lipbench.results.tables import NORMS, best, read_bounds, run_key, survival, violations
 
 EPSILONS = (0.25, 0.5, 1.0, 1.5, 1.58, 2.0)
 
 
 def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict[str, Any]:
-    """Accuracies, medians and violations of one run's rows (L2).
+    """Accuracies and medians of one run's rows, in L2 unless a key names another norm.
 
     accuracy and certified accuracy are over all images with a certificate (the whole test set), robust accuracy over
     the attacked images. tightness is the median of combined distance / certificate over attacked images whose
-    certificate is positive: 1 is perfect.
+    certificate is positive: 1 is perfect. linf and l1 hold the medians in these norms, None where the table lacks them;
+    violations are the images on which the sandwich law is broken in any norm.
     """
-    table = table[table["norm"] == "l2"]
     lower, upper = best(table, "lower"), best(table, "upper")
     images = table.drop_duplicates("index")
     both = pd.concat({"lower": lower, "upper": upper}, axis=1, join="inner")
@@ -32,11 +32,11 @@ def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict
         "attacked_images": len(upper),
         "robust_accuracy": _curve(upper, epsilons),
         "certified_accuracy": _curve(lower, epsilons),
-        "median_certificate": _median(lower),
-        "median_distance": _median(upper),
+        **_medians(table, "l2"),
         "mean_distance": float(upper.mean()) if len(upper) else None,
         "tightness": _median(ratio),
-        "violations": len(violations(table)),
+        **{norm: _medians(table, norm) for norm in NORMS if norm != "l2"},
+        "violations": violations(table)["index"].nunique(),
     }
 
 
@@ -84,6 +84,13 @@ def _curve(distances: pd.Series, epsilons: Sequence[float]) -> dict[str, float] 
         return None
     values = survival(distances, epsilons)
     return {f"{eps:g}": float(value) for eps, value in zip(epsilons, values, strict=True)}
+
+
+def _medians(table: pd.DataFrame, norm: str) -> dict[str, float | None]:
+    return {
+        "median_certificate": _median(best(table, "lower", norm)),
+        "median_distance": _median(best(table, "upper", norm)),
+    }
 
 
 def _median(values: pd.Series) -> float | None:

@@ -15,6 +15,7 @@ from lipbench.results.files import ResultsError, write_json, write_text
 RUN_COLUMNS = ["dataset", "experiment", "variant", "seed"]
 COLUMNS = ["index", "label", "prediction", "method", "side", "norm", "distance"]
 SIDES = ("lower", "upper")
+NORMS = ("l2", "linf", "l1")
 
 
 class LawViolation(RuntimeError):
@@ -40,7 +41,7 @@ def bounds_table(
     distances: np.ndarray,
     norm: str = "l2",
 ) -> pd.DataFrame:
-    """The rows of one method: one per image.
+    """The rows of one method in one norm: one per image.
 
     Args:
         index: of each image in its test set.
@@ -48,11 +49,13 @@ def bounds_table(
         distances: in units of pixels in [0, 1], >= 0; inf where an attack failed.
 
     Raises:
-        ResultsError: an unknown side, or a distance that is negative or NaN.
+        ResultsError: an unknown side or norm, or a distance that is negative or NaN.
     """
     distances = np.asarray(distances, dtype=np.float64)
     if side not in SIDES:
         raise ResultsError(f"side is one of {SIDES}, not {side!r}.")
+    if norm not in NORMS:
+        raise ResultsError(f"norm is one of {NORMS}, not {norm!r}.")
     if np.isnan(distances).any() or (distances < 0).any():
         raise ResultsError(
             f"{method}: distances must be non-negative numbers; {int(np.isnan(distances).sum())} are NaN."
@@ -133,9 +136,9 @@ def read(root: str | Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def best(table: pd.DataFrame, side: str) -> pd.Series:
+def best(table: pd.DataFrame, side: str, norm: str = "l2") -> pd.Series:
     """Per image (index), the largest lower bound or the smallest upper bound: for "upper", the combined attack."""
-    groups = table[table["side"] == side].groupby("index")["distance"]
+    groups = table[(table["side"] == side) & (table["norm"] == norm)].groupby("index")["distance"]
     return groups.max() if side == "lower" else groups.min()
 
 
@@ -156,7 +159,7 @@ def violations(table: pd.DataFrame) -> pd.DataFrame:
     columns = ["index", "norm", "lower_method", "lower", "upper_method", "upper"]
     parts = []
     for side, pick in (("lower", "idxmax"), ("upper", "idxmin")):
-        rows = table[table["side"] == side]
+        rows = table[table["side"] == side].reset_index(drop=True)  # tables put together may repeat a row's name
         chosen = rows.loc[rows.groupby(["index", "norm"])["distance"].agg(pick)] if len(rows) else rows
         parts.append(
             chosen[["index", "norm", "method", "distance"]].rename(

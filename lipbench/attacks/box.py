@@ -1,0 +1,55 @@
+"""Geometry of the box of images [0, 1]^n: shapes [N, C, H, W], one problem per image."""
+
+import torch
+from torch import Tensor
+
+# Newton's method on a convex, piecewise linear function: it ends after as many steps as it crosses kinks; a handful.
+STEPS = 20
+
+
+def per_image(values: Tensor, x: Tensor) -> Tensor:
+    """[N] -> [N, 1, 1, 1], to be multiplied with images."""
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
+def unit(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Each gradient divided by its norm, and the norm [N]; a gradient of zero stays zero."""
+    # Scaled first: the squares of small numbers underflow.
+    largest = gradient.flatten(1).abs().amax(1)
+    scaled = gradient / per_image(largest.where(largest > 0, 1.0), gradient)
+    norm = scaled.flatten(1).norm(dim=1)
+    return scaled / per_image(norm.where(norm > 0, 1.0), gradient), norm * largest
+
+
+def onto_halfspace(x: Tensor, normal: Tensor, level: Tensor) -> Tensor:
+    """The nearest image p of the box with <normal, p> <= level: p = clamp(x - t normal).
+
+    The minimiser of a distance under one linear and the box constraints has this form (its Lagrange conditions). The
+    scalar product falls with t, convex and piecewise linear, so Newton's method finds t from the left. Where even the
+    corner of the box is not enough, the corner is returned.
+
+    Args:
+        x: images in [0, 1].
+        normal: of norm 1 (or 0: then x itself).
+        level: [N].
+    """
+    start, slope = x.flatten(1), normal.flatten(1)
+    t, enough = torch.zeros_like(level), torch.finfo(x.dtype).eps
+    for _ in range(STEPS):
+        moved = start - t[:, None] * slope
+        inside = (moved >= 0) & (moved <= 1)
+        excess = (slope * moved.clamp(0, 1)).sum(1) - level
+        if not (excess > enough).any():
+            break
+        steepness = (slope.square() * inside).sum(1)
+        # Where every pixel that the normal moves is at its bound, the corner is reached.
+        t = (t + excess.clamp_min(0) / steepness.clamp_min(1e-12)).clamp(max=1e12)
+    return (start - t[:, None] * slope).clamp(0, 1).view_as(x)
+
+
+def onto_ball(x: Tensor, images: Tensor, radius: Tensor) -> Tensor:
+    """Images pulled towards x until they are at most `radius` [N] away; inside the box where both were."""
+    offset = images - x
+    length = offset.flatten(1).norm(dim=1)
+    factor = (radius.to(length) / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp(max=1)
+    return x + offset * per_image(factor, x)

@@ -1,0 +1,109 @@
+"""What every native attack has in common: settled images leave the batch, the result is brought to the boundary, and
+the best image known is never lost. And `chain`, which runs attacks one from the other's result.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.attacks.boundary import nearest, to_boundary
+from lipbench.attacks.judging import Judge, distance, margin, undisturbed
+
+Attack = Callable[..., Tensor]
+
+# An image whose distance is within this of its certificate is finished.
+FINISHED = 1e-3
+
+
+def minimum_distance(core: Attack) -> Attack:
+    """Makes an attack of a search: `core(model, x, y, **options) -> images`, of whatever quality, for images that are
+    classified as y.
+
+    The attack takes `start` and `lower` besides the options of the search:
+
+    * start: images [N, C, H, W], the best known so far (x itself where there is none). The result is never farther; a
+      search that has an argument `start` also begins there. None: a cold start.
+    * lower: certified distances [N]. No search where `start` is within 0.1 % of it.
+
+    It leaves the model as it was (modes, gradients, flags), runs under `torch.no_grad()`, passes only images on
+    whose distance is still open, and ends with `to_boundary`.
+
+    Raises:
+        ValueError: the model gives fewer than two logits, or NaN.
+    """
+    signature = inspect.signature(core)
+    takes_start = "start" in signature.parameters
+
+    @functools.wraps(core)
+    def attack(
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        start: Tensor | None = None,
+        lower: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        with undisturbed(model):
+            rows = _open(model, x, y, start, lower).nonzero()[:, 0]
+            result = x.clone() if start is None else start.clone()
+            if not len(rows):
+                return result
+            if takes_start:
+                options["start"] = None if start is None else start[rows]
+            images = core(model, x[rows], y[rows], **options).detach()
+            candidates = [to_boundary(model, x[rows], images, y[rows])]
+            if start is not None:
+                candidates.append(start[rows])
+            result[rows] = nearest(model, x[rows], y[rows], *candidates)
+            return result
+
+    own = [p for name, p in signature.parameters.items() if name != "start"]
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ("start", "lower")]
+    attack.__signature__ = signature.replace(parameters=[*own, *extra])  # type: ignore[attr-defined]
+    return attack
+
+
+def warm(attack: Attack, **options: Tensor | None) -> dict[str, Tensor | None]:
+    """Those of the options `start` and `lower` that the attack takes: a function of a user's own may take neither."""
+    known = inspect.signature(attack).parameters
+    return {name: value for name, value in options.items() if name in known}
+
+
+def _open(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, lower: Tensor | None) -> Tensor:
+    """Whose distance is not known yet, bool [N]."""
+    judge = Judge(model)
+    with torch.no_grad():
+        logits = model(x.clone())
+        margin(logits, y)  # refuses a network with one logit, by name
+    if logits.isnan().any():
+        bad = logits.isnan().any(1).nonzero()[:, 0]
+        raise ValueError(f"The model gives NaN logits on {len(bad)} of {len(x)} images: there is nothing to attack.")
+    open_ = ~judge(x, y)
+    if start is not None and lower is not None:
+        known = distance(x, start).where(judge(start, y), torch.inf)
+        open_ &= known > lower.to(known) * (1 + FINISHED)
+    return open_
+
+
+def chain(*attacks: Attack) -> Attack:
+    """Attacks one after another, each from the best images so far; an attack itself.
+
+    A function without an argument `start` runs cold, and counts where it is nearer.
+    """
+
+    def chained(
+        model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
+    ) -> Tensor:
+        for attack in attacks:
+            found = attack(model, x, y, **warm(attack, start=start, lower=lower))
+            start = found if start is None else nearest(model, x, y, found, start)
+        if start is None:
+            raise ValueError("chain() got no attacks.")
+        return start
+
+    return chained

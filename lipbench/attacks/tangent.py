@@ -1,0 +1,99 @@
+"""The strongest attack of lipbench: x is projected on the tangent plane of the boundary, again and again."""
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.attacks.boundary import nearest, to_boundary
+from lipbench.attacks.box import onto_halfspace, per_image, unit
+from lipbench.attacks.deepfool import walk
+from lipbench.attacks.engine import minimum_distance
+from lipbench.attacks.foothold import foothold
+from lipbench.attacks.judging import margin_and_gradient
+
+# An image that would move by less than this share of its distance, STILL times in a row, is settled.
+SETTLED, STILL = 1e-4, 3
+# A margin that the linearisation takes to zero within this share of the distance is as good as a boundary point.
+NEAR = 0.02
+
+
+@minimum_distance
+def tangent(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int = 60,
+    reach: float = 0.5,
+    last_reach: float = 0.005,
+    memory: float = 0.5,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Sequential projection on the linearised boundary, with a shrinking trust region and averaged normals.
+
+    At an image z near the boundary the margin is about m + <g, z' - z>. The nearest image of the box to x on which
+    that vanishes is one projection away (`onto_halfspace`); z moves towards it, by at most a share of its distance
+    that shrinks from `reach` to `last_reach`. At a minimum z is that projection. Where the boundary has an edge, as
+    those of piecewise linear networks have everywhere, single normals would throw z from side to side: averaged ones
+    settle on the edge.
+
+    A relative of FAB (Croce and Hein, 2020, arXiv 1907.02044), which projects without trust region and average and
+    pulls back to x by a fixed bias. One forward and one backward pass a step.
+
+    Args:
+        steps: at most; an image that has stopped moving leaves the batch.
+        reach, last_reach: longest step, relative to the distance from x, at the start and at the end.
+        memory: weight of the earlier normals in the average; 0: the last normal alone, best on smooth boundaries.
+        start: images to begin at; None: DeepFool's, and a foothold where it finds none.
+    """
+    first = _first(model, x, y, start)
+    z, best, estimate = first.clone(), first.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    average, still = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.long, device=x.device)
+    rows = _moved(x, first).nonzero()[:, 0]
+    for step in range(steps):
+        if not len(rows):
+            break
+        here, origin = z[rows], x[rows]
+        value, gradient = margin_and_gradient(model, here, y[rows])
+        normal, slope = unit(gradient)
+        value = value / slope.where(slope > 0, 1.0)
+        distance, reaches = _reaches(origin, here, normal, value)
+        better = reaches < estimate[rows]
+        estimate[rows[better]], best[rows[better]] = reaches[better], here[better]
+        mean, _ = unit(memory * average[rows] + (1 - memory) * normal)
+        average[rows] = mean
+        # Along the mean normal the margin falls slower than along its own.
+        agreement = (mean * normal).flatten(1).sum(1).clamp_min(1e-2)
+        level = (mean * here).flatten(1).sum(1) - value / agreement
+        move = onto_halfspace(origin, mean, level) - here
+        length = move.flatten(1).norm(dim=1)
+        allowed = reach * (last_reach / reach) ** (step / max(1, steps - 1)) * distance
+        share = (allowed / length.where(length > 0, torch.inf)).clamp(max=1)
+        z[rows] = (here + per_image(share, here) * move).clamp(0, 1)
+        still[rows] = torch.where(length < SETTLED * distance, still[rows] + 1, 0)
+        rows = rows[still[rows] < STILL]
+    return nearest(model, x, y, to_boundary(model, x, best, y), first)
+
+
+def _first(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
+    """A boundary point of every image; x where none is known."""
+    first = to_boundary(model, x, walk(model, x, y) if start is None else start, y)
+    lost = (~_moved(x, first)).nonzero()[:, 0]
+    if len(lost):
+        first[lost] = foothold(model, x[lost], y[lost])
+    return first
+
+
+def _moved(x: Tensor, images: Tensor) -> Tensor:
+    return (images != x).flatten(1).any(1)
+
+
+def _reaches(x: Tensor, z: Tensor, normal: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The distance of z from x, [N], and at which distance on the ray from x to z the linearised margin vanishes: inf
+    where that says little.
+    """
+    ray, distance = unit(z - x)
+    fall = -(ray * normal).flatten(1).sum(1)
+    correction = value / fall.clamp_min(1e-6)
+    near = (fall > 0.05) & (correction.abs() <= NEAR * distance)
+    reaches = torch.where(near, distance + correction, torch.where(value < 0, distance, torch.inf))
+    return distance, reaches
