@@ -24,7 +24,7 @@ from lipbench.certificate import layer_table
 from lipbench.data import Dataset
 from lipbench.evaluation import as_pixels
 from lipbench.layers import bake
-from lipbench.models import load_weights
+from lipbench.models import OnnxError, load_onnx, load_weights
 from lipbench.results import file_hash, write_json, write_text
 from lipbench.run_folder import RunFolder, environment
 from lipbench.state import evaluation_mode, same_random_numbers
@@ -291,15 +291,10 @@ def _scripted(path: Path) -> nn.Module:
 
 def _converted(path: Path) -> nn.Module:
     try:
-        from onnx2torch import convert
-    except Exception as error:  # its import of a torchvision made for another torch raises a RuntimeError
-        raise ModelError(
-            f"{path.name} needs onnx2torch, with a torchvision made for this torch ({first_line(error)}): pip install "
-            "onnx2torch. Or convert it yourself, and give the nn.Module as model=file.py:function."
-        ) from error
-    with _explained(path.name):
-        module: nn.Module = convert(path)
-    return module
+        module, batch = load_onnx(path)
+    except (OnnxError, ImportError) as error:
+        raise ModelError(str(error)) from error
+    return module if batch is None else _InBatches(module, batch, batch)
 
 
 class _InBatches(nn.Module):

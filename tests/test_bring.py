@@ -184,19 +184,6 @@ def test_scripted_files(tmp_path):
         load_model(str(tmp_path / "weights.pt"))
 
 
-def test_onnx_goes_through_onnx2torch_or_says_what_is_missing(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"")
-    try:
-        import onnx2torch  # noqa: F401
-    except Exception:
-        with pytest.raises(ModelError, match="onnx2torch"):
-            load_model(str(tmp_path / "model.onnx"))
-        return
-    pytest.importorskip("onnxscript")
-    lipbench.export.export(network(), (1, 8, 8), tmp_path, formats=["onnx"])
-    assert load_model(str(tmp_path / "model.onnx")).network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
-
-
 WRAPPED = {
     "plain": lambda w: w,
     "parallel": lambda w: {f"module.{k}": v for k, v in w.items()},
