@@ -9,10 +9,13 @@ SEEDS ?= 0
 RESULTS ?= results/runs
 RUN ?= $(RESULTS)/digits08/hkr_cnn/default/0
 DATA ?= mnist
+MODEL ?=
+CHECKPOINT ?=
+DATASET ?= digits
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark test lint figures report sweep export data bench clean
+.PHONY: help install benchmark test lint figures report sweep evaluate export data bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -37,6 +40,10 @@ report: $(READY) ## Leaderboard and figures of RESULTS
 	$(BIN)/python -m lipbench.report results=$(RESULTS)
 
 figures: report ## The figures of RESULTS (they are part of the report)
+
+evaluate: $(READY) ## Your own model: MODEL=file.py:build CHECKPOINT=weights.safetensors DATASET=mnist08
+	$(BIN)/python -m lipbench.evaluate $(if $(MODEL),"model=$(MODEL)") $(if $(CHECKPOINT),"checkpoint=$(CHECKPOINT)") \
+	dataset=$(DATASET) "results=$(RESULTS)" $(ARGS)
 
 export: $(READY) ## ONNX and torch.export files of RUN, the certificate inside
 	$(BIN)/python -m lipbench.export "run=$(RUN)"

@@ -9,12 +9,14 @@ Certificates bound that distance from below, attacks from above; one table holds
 from lipbench import attacks, certificate, data, layers, losses, models, training
 from lipbench.evaluation import certify_model as certify
 from lipbench.evaluation import evaluate
+from lipbench.health import HealthWarning
 from lipbench.layers import antipodal, bake
 from lipbench.models import load
 from lipbench.results import LawViolation, ResultsError, read, survival
 from lipbench.training import fit
 
 __all__ = [
+    "HealthWarning",
     "LawViolation",
     "ResultsError",
     "antipodal",

@@ -1,14 +1,20 @@
-"""What the commands share: where `conf/` is, suites, and answers to a wrong option."""
+"""What the commands share: where `conf/` is, suites, methods, what is printed, and answers to a wrong option."""
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from lipbench.attacks.peers import MissingExtra
+from lipbench.health import Flag
 
 # In an installed package the configuration lies inside it, in a checkout beside it.
 _INSIDE = Path(__file__).resolve().parent / "conf"
@@ -73,6 +79,60 @@ def check_overrides(arguments: Sequence[str], config: str) -> None:
             compose(config, overrides=[_first(o) for o in overrides if not o.startswith("hydra")])
         except (HydraException, OmegaConfBaseException, ConfigCompositionException) as error:
             raise CommandError(_answer(str(error), compose(config))) from None
+
+
+def judging(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `RunFolder` takes from any configuration: the methods, the images, the device.
+
+    Args:
+        options: a composed configuration as plain containers.
+
+    Raises:
+        MissingExtra: an attack of another library that is not installed; before any training.
+    """
+    attacks, certificates = options.get("attack") or {}, options.get("certificate") or {}
+    device = options["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {
+        "attacks": {key: _method(value) for key, value in attacks.items()},
+        "certificates": {key: _method(value) for key, value in certificates.items()},
+        "options": {**attacks, **certificates},
+        "device": torch.device(device),
+        **{key: options[key] for key in ("images", "batch_size", "epsilons", "force", "progress")},
+    }
+
+
+def _method(options: Mapping[str, Any]) -> Any:
+    """An attack or a certificate. Of a library that is missing, Hydra says where it looked; the cause, what to do."""
+    try:
+        return instantiate(options, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MissingExtra):
+            cause = cause.__cause__
+        raise cause or error from None
+
+
+def report_lines(name: str, folder: Path, summary: Mapping[str, Any]) -> str:
+    """What a command says of a run at its end: its numbers in a line, and a line for each of its flags."""
+    distance = summary["median_distance"]
+    numbers = (
+        f"{name:24s} accuracy {100 * summary['accuracy']:6.2f} %   "
+        f"median certificate {summary['median_certificate'] or 0:.3f}   "
+        f"median distance {distance if distance is not None else float('nan'):.3f}   "
+        f"violations {summary['violations']}   -> {folder}"
+    )
+    return "\n".join([numbers, *(f"  {Flag(**flag)}" for flag in summary["flags"])])
+
+
+def quoted(argument: str, keys: Collection[str]) -> str:
+    """An option whose value is a path, for Hydra: "=", "," and blanks in it mean something else there unless quoted."""
+    key, _, value = argument.partition("=")
+    if key not in keys or value[:1] in ("'", '"') or value in ("", "null"):
+        return argument
+    escaped = value.replace("'", r"\'")
+    return f"{key}='{escaped}'"
 
 
 def _first(override: str) -> str:

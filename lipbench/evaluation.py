@@ -1,8 +1,9 @@
 """Judging methods on one network: the rows of the table, what they cost, and the two laws."""
 
-import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,13 @@ from tqdm import tqdm
 
 from lipbench import attacks as attack_room
 from lipbench import norms
-from lipbench.attacks import Judge, distance, margin, undisturbed, warm
+from lipbench.attacks import Float64, Judge, distance, margin, undisturbed, warm
 from lipbench.certificate import certify, gaps
+from lipbench.health import Flag, HealthWarning, model_flags, returned_flags, table_flags
 from lipbench.layers import bake
 from lipbench.losses import binary_function
 from lipbench.results import LawViolation, best, bounds_table, violations
+from lipbench.state import duplicate, same_random_numbers
 from lipbench.transport import wasserstein
 
 Attack = Callable[..., Tensor]
@@ -192,8 +195,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """How far is the nearest adversarial example? One row per image, method and norm, for anyone's classifier.
 
-    The model is judged in evaluation mode and returned as it was: modes, gradients, flags. Live parametrizations are
-        baked in a copy.
+    The model is judged in evaluation mode and left as it was: modes, gradients, flags, and the generators of random
+    numbers. Live parametrizations are baked in a copy.
 
     Args:
         model: images [N, C, H, W] in [0, 1] -> logits [N, K], K >= 2, on any device.
@@ -205,7 +208,9 @@ def evaluate(
 
     Returns:
         the table with the columns index, label, prediction, method, side, norm, distance. Of the norms l2, linf and l1
-        the first is what attacks minimise and certificates bound; the others follow from it (see `lipbench.norms`).
+            the first is what attacks minimise and certificates bound; the others follow from it (see `lipbench.norms`).
+            `table.attrs["flags"]` lists the health flags (`lipbench.health`) as dictionaries; those of severity
+            "warning" are issued as `HealthWarning` as well.
 
     Raises:
         ValueError: images, labels or logits of a wrong kind, an unknown name.
@@ -215,24 +220,34 @@ def evaluate(
         raise ValueError(f"As many labels as images, at least one: got {len(images)} images and {len(labels)} labels.")
     chosen_attacks = _named(attacks, ATTACKS, "attack")
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
-    baked = bake(copy.deepcopy(model))
     x, y = as_pixels(images), labels.long()
-    with torch.no_grad():
-        logits = baked(_model_images(baked, x[:1]).clone())
-    margin(logits, torch.zeros_like(logits[:, 0]).long())  # refuses a network with one logit, by name
-    classes = logits.shape[1]
-    if int(y.min()) < 0 or int(y.max()) >= classes:
-        raise ValueError(f"Labels are 0..{classes - 1} for {classes} logits; got {int(y.min())}..{int(y.max())}.")
-    tables = [certify_images(baked, x, y, certificate, name).table for name, certificate in chosen_certificates.items()]
-    lower = certified(pd.concat(tables)) if tables else None
-    for name, attack in chosen_attacks.items():
-        judged = attack_images(baked, x, y, attack, name, lower=lower, batch_size=batch_size, progress=progress)
-        tables.append(judged.table)
+    with _baked(model) as baked:
+        _check_labels(baked, x, y)
+        flags = health(baked, x, y, batch_size)
+        tables = [certify_images(baked, x, y, function, name).table for name, function in chosen_certificates.items()]
+        lower = certified(pd.concat(tables)) if tables else None
+        for name, attack in chosen_attacks.items():
+            judged = attack_images(baked, x, y, attack, name, lower=lower, batch_size=batch_size, progress=progress)
+            tables.append(judged.table)
+            assert judged.images is not None  # of an attack
+            flags += returned_flags(baked, name, judged.images, batch_size)
     if not tables:
         raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
     table = pd.concat(tables, ignore_index=True)
+    flags += table_flags(table)
+    table.attrs["flags"] = [flag.as_dict() for flag in flags]
+    for flag in flags:
+        if flag.severity == "warning":
+            warnings.warn(str(flag), HealthWarning, stacklevel=2)
     check(table)
     return table
+
+
+def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> list[Flag]:
+    """The flags of a baked network in evaluation mode before it is attacked, from its first images (at most 100)."""
+    x, y = _on_device(model, images[:100], labels[:100])
+    predict(model, x)  # refuses logits that are not finite
+    return model_flags(model, x, y, min(100, batch_size))
 
 
 def certify_model(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -243,10 +258,10 @@ def certify_model(model: nn.Module, images: Tensor, labels: Tensor | None = None
         images: uint8, or float in [0, 1].
         labels: radius 0 where the model disagrees with them; None: the model's own predictions.
     """
-    baked = bake(copy.deepcopy(model))
-    x = _model_images(baked, images)
-    y = predict(baked, x) if labels is None else _to_device(baked, labels.long())
-    return certify(baked, x, y)
+    with _baked(model) as baked:
+        x = _model_images(baked, images)
+        y = predict(baked, x) if labels is None else _to_device(baked, labels.long())
+        return certify(baked, x, y)
 
 
 def check(table: pd.DataFrame) -> None:
@@ -281,10 +296,13 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
     first = [(y == k).nonzero()[:limit, 0] for k in (0, 1)]
     size = min(len(rows) for rows in first)
     with torch.no_grad():
-        exact = copy.deepcopy(model).double()
-        if int(y.max()) > 1 or not size or exact(x[:1].clone().double()).shape[1] != 2:
+        if int(y.max()) > 1 or not size or model(x[:1].clone()).shape[1] != 2:
             return {}
-        f = [binary_function(exact(x[rows[:size]].double())) for rows in first]
+        exact = Float64(model)
+        pair = [exact(x[rows[:size]]) for rows in first]
+        # A network that has no float64 copy has no certificate either.
+        logits = [model(x[rows[:size]].clone()) if z is None else z for rows, z in zip(first, pair, strict=True)]
+        f = [binary_function(z.double()) for z in logits]
     kr = float(f[1].mean() - f[0].mean())
     bound = float(gaps(model, tuple(x.shape[1:]))[0, 1])
     samples = [x[rows[:size]].double().flatten(1).cpu().numpy() for rows in first]
@@ -296,6 +314,39 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
         "wasserstein": distance_,
         "transport_law": kr / bound <= distance_ * (1 + 1e-9),
     }
+
+
+@contextmanager
+def _baked(model: nn.Module) -> Iterator[nn.Module]:
+    """A baked copy in evaluation mode; or, where it cannot be copied, the model itself, left as it was."""
+    with same_random_numbers():
+        try:
+            copied: nn.Module | None = duplicate(model)
+        except Exception:  # whatever somebody else's module raises
+            copied = None
+        if copied is not None:
+            yield bake(copied)
+        else:
+            with undisturbed(model):
+                yield model
+
+
+def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """
+    Raises:
+        ValueError: no logits, one logit, or labels that are not those of the logits.
+    """
+    with torch.no_grad():
+        logits = model(_model_images(model, x[:1]).clone())
+    if not isinstance(logits, Tensor):
+        kind = type(logits).__name__
+        raise ValueError(
+            f"A classifier gives a tensor of logits [N, K]; this one a {kind}. Wrap it in a module of one."
+        )
+    margin(logits, torch.zeros(1, dtype=torch.long, device=logits.device))  # refuses one logit, by name
+    classes = logits.shape[1]
+    if int(y.min()) < 0 or int(y.max()) >= classes:
+        raise ValueError(f"Labels are 0..{classes - 1} for {classes} logits; got {int(y.min())}..{int(y.max())}.")
 
 
 def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, Callable]:

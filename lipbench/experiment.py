@@ -1,130 +1,41 @@
-"""One experiment in its folder: what exists with the same identity is kept, what is missing is made, what differs is
-refused.
-"""
+"""One experiment in its folder: trained, baked and stored there, then judged (see `lipbench.run_folder`)."""
 
-import platform
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
-from lipbench.evaluation import Attack, Certificate, Judged, attack_images, certify_images, transport_law
 from lipbench.layers import bake
 from lipbench.models import build, load, save
-from lipbench.results import (
-    LawViolation,
-    ResultsError,
-    atomic,
-    differences,
-    fingerprint,
-    read_bounds,
-    read_json,
-    violations,
-    write_bounds,
-    write_json,
-    write_summary,
-    write_text,
-)
+from lipbench.results import ResultsError, fingerprint, read_json, write_json, write_text
+from lipbench.run_folder import RunFolder, environment
 from lipbench.training import event_log, pixels
 
-GALLERY = 16
 # The largest change of a logit that finishing an orthogonalisation may make.
 BAKE_TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """What one run does and where its results go. See `run`.
+@dataclass(frozen=True, kw_only=True)
+class Experiment(RunFolder):
+    """What one run does and where its results go: `run` trains, bakes, certifies and attacks whatever is not there yet.
+
+    Besides what `RunFolder` raises, `run` raises ImportError where `tensorboard` is set, the network is not trained yet
+    and TensorBoard is not installed.
 
     Attributes:
-        folder: `<root>/<dataset>/<experiment>/<variant>/<seed>`.
-        network: everything that the trained network depends on: its identity.
-        options: method name -> its configuration, part of the identity of its table.
-        images: how many test images are attacked.
         tensorboard: whether the training is logged to `<folder>/tensorboard/` as well.
     """
 
-    folder: Path
-    network: Mapping[str, Any]
-    load_dataset: Callable[[], Dataset]
     loss: Callable[[Tensor, Tensor], Tensor]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     training: Callable[..., list[dict[str, Any]]]
-    attacks: Mapping[str, Attack]
-    certificates: Mapping[str, Certificate]
-    options: Mapping[str, Any]
-    images: int
-    batch_size: int
-    epsilons: Sequence[float]
-    device: torch.device
-    force: bool = False
-    progress: bool = True
     tensorboard: bool = False
-
-    def run(self) -> dict[str, Any]:
-        """Trains, bakes, certifies and attacks whatever is not there yet, and writes the summary.
-
-        Returns:
-            the summary, as in `summary.json`.
-
-        Raises:
-            ResultsError: the folder holds another network, or a table with other options, and `force` is not set.
-            LawViolation: a law does not hold; the rows and the offending pairs are saved first.
-            ImportError: `tensorboard` is set, the network is not trained yet, and TensorBoard is not installed.
-        """
-        self._claim()
-        dataset = self.load_dataset()
-        model = self._network(dataset)
-        test = dataset.test
-        for name, certificate in self.certificates.items():
-            self._bounds(name, partial(certify_images, model, test.images, test.labels, certificate, name))
-        attacked = Split(test.images[: self.images], test.labels[: self.images])
-        for name, attack in self.attacks.items():
-            judged = self._bounds(name, partial(self._attack, model, attacked, name, attack))
-            if judged is not None and judged.images is not None:
-                self._add_to_gallery(attacked, name, judged.images)
-        facts = {
-            **read_json(self.folder / "network.json"),
-            **self._training_facts(),
-            "lipschitz": lipschitz(model, dataset.shape),
-            **transport_law(model, test.images, test.labels),
-        }
-        costs = self._costs()
-        seconds = {row["method"]: row["seconds"] for row in costs.to_dict("records")}
-        summary = write_summary(self.folder, facts, seconds, self.epsilons)
-        self._check_laws(attacked, model, summary)
-        return summary
-
-    def _claim(self) -> None:
-        """Makes the folder this network's, or finds that it is."""
-        path = self.folder / "config.yaml"
-        if path.exists():
-            held = OmegaConf.to_container(OmegaConf.load(path))
-            lines = differences(held, read_back(self.network))
-            if lines and not self.force:
-                raise ResultsError(
-                    f"{self.folder} holds another network. Differences (there -> asked for):\n  "
-                    + "\n  ".join(lines)
-                    + "\nUse force=true to replace it, or another results=."
-                )
-            if lines or self.force:
-                shutil.rmtree(self.folder)
-        if not path.exists():
-            write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(self.network))))
 
     def _network(self, dataset: Dataset) -> nn.Module:
         """The baked network: from the folder, or trained now."""
@@ -160,112 +71,16 @@ class Experiment:
         checkpoint.unlink(missing_ok=True)
         return model
 
-    def _bounds(self, name: str, compute: Callable[[], Judged]) -> Judged | None:
-        """Writes the table of one method unless it is there."""
-        images = None if name in self.certificates else self.images
-        identity = read_back(
-            {
-                "network": fingerprint(self.network),
-                "method": name,
-                "options": self.options[name],
-                "images": images,
-            }
-        )
-        table = self.folder / "bounds" / f"{name}.csv"
-        if table.exists():
-            lines = differences(read_json(table.with_suffix(".json")), identity)
-            if not lines:
-                return None
-            raise ResultsError(
-                f"{table} was made with other options. Differences (there -> asked for):\n  "
-                + "\n  ".join(lines)
-                + "\nUse force=true to replace the run, delete that table, or use another results=."
-            )
-        judged = compute()
-        write_bounds(self.folder, judged.table, identity)
-        self._add_cost(name, judged.seconds, judged.passes)
-        return judged
-
-    def _attack(self, model: nn.Module, attacked: Split, name: str, attack: Attack) -> Judged:
-        return attack_images(
-            model, attacked.images, attacked.labels, attack, name, batch_size=self.batch_size, progress=self.progress
-        )
-
-    def _training_facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         """What a comparison of constructions needs: which one it is, how it did on the validation set, its speed."""
         history = pd.read_csv(self.folder / "history.csv")
         return {
+            **read_json(self.folder / "network.json"),
             "construction": str(self.network["constraint"]["_target_"]).rpartition(".")[2],
             "validation_certified_accuracy": float(history["certified_accuracy"].iloc[-1]),
             "validation_epsilon": float(self.network["training"].get("epsilon", 0.5)),
             "step_seconds": float(history["seconds"].sum() / history["steps"].sum()),
         }
-
-    def _check_laws(self, attacked: Split, model: nn.Module, summary: Mapping[str, Any]) -> None:
-        table = read_bounds(self.folder)
-        pairs = violations(table)
-        report, images = self.folder / "violations.csv", self.folder / "violations.npz"
-        if not len(pairs):
-            report.unlink(missing_ok=True)
-            images.unlink(missing_ok=True)
-        else:
-            write_text(report, pairs.to_csv(index=False, float_format="%.17g", lineterminator="\n"))
-            self._save_pairs(pairs, attacked, model, images)
-            raise LawViolation(
-                f"THE SANDWICH LAW IS VIOLATED on {pairs['index'].nunique()} images: a bug or a discovery.\n"
-                f"Rows: {report}; pairs (x, x_adv): {images}.\n" + pairs.head().to_string(index=False),
-                table,
-                pairs,
-            )
-        if not summary.get("transport_law", True):
-            raise LawViolation(
-                f"THE OPTIMAL-TRANSPORT LAW IS VIOLATED: KR {summary['kr']:.6g} / Lipschitz bound "
-                f"{summary['lipschitz']:.6g} exceeds Wasserstein-1 {summary['wasserstein']:.6g}: the bound is wrong. "
-                f"See {self.folder / 'summary.json'}.",
-                table,
-                pairs,
-            )
-
-    def _save_pairs(self, pairs: pd.DataFrame, attacked: Split, model: nn.Module, path: Path) -> None:
-        """Attacks the offending images again (attacks are deterministic) and saves x and x_adv."""
-        rows = torch.tensor(pairs["index"].to_numpy())
-        adversarial = torch.zeros(len(rows), *attacked.images.shape[1:])
-        for name in pairs["upper_method"].unique():
-            if name in self.attacks:
-                judged = self._attack(model, attacked, name, self.attacks[name])
-                mine = torch.tensor((pairs["upper_method"] == name).to_numpy())
-                assert judged.images is not None
-                adversarial[mine] = judged.images[rows[mine]]
-        arrays = {
-            "index": rows.numpy(),
-            "x": pixels(attacked.images[rows]).numpy(),
-            "x_adv": adversarial.numpy(),
-        }
-        _write_npz(path, arrays)
-
-    def _add_to_gallery(self, attacked: Split, name: str, images: Tensor) -> None:
-        """The first images with what each attack made of them, for figures."""
-        path = self.folder / "gallery.npz"
-        arrays = dict(np.load(path)) if path.exists() else {}
-        arrays["images"] = attacked.images[:GALLERY].numpy()
-        arrays["labels"] = attacked.labels[:GALLERY].numpy()
-        arrays[name] = images[:GALLERY].numpy()
-        _write_npz(path, arrays)
-
-    def _costs(self) -> pd.DataFrame:
-        path = self.folder / "costs.csv"
-        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "seconds", "passes"])
-
-    def _add_cost(self, method: str, seconds: float, passes: float) -> None:
-        """Seconds, and images through the network: in all for the training, per judged image for a method."""
-        rows = [row for row in self._costs().to_dict("records") if row["method"] != method]
-        rows.append({"method": method, "seconds": round(seconds, 3), "passes": round(passes, 1)})
-        write_text(self.folder / "costs.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
-
-
-def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:
-    """`<root>/<dataset>/<experiment>/<variant>/<seed>` of an experiment named "<dataset>/<experiment>"."""
-    return root / experiment / variant / str(seed)
 
 
 def variant_of(overrides: Sequence[str], groups: Sequence[str]) -> str:
@@ -280,35 +95,6 @@ def variant_of(overrides: Sequence[str], groups: Sequence[str]) -> str:
     if len(name) > 120:
         name = f"{name[:100]}-{fingerprint(mine)}"
     return name or "default"
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, machine and commit: what a reader of the results needs to know besides the configuration."""
-    # Of the libraries of the extras: those that are there.
-    peers = ("torchattacks", "foolbox", "adv-lib", "deel-torchlip", "orthogonium")
-    packages = ("torch", "numpy", "pandas", "lipbench", *peers)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages if _installed(name)},
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-        "commit": commit.stdout.strip() or None,
-    }
-
-
-def read_back(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as it reads from a file: plain containers, keys as strings."""
-    return OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(dict(value)))))  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -330,26 +116,3 @@ def _bake(model: nn.Module, validation: Split) -> float:
             "Lower optimizer.lr or let the schedule end at 0."
         )
     return change
-
-
-def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-
-def _installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from lipbench.certificate import certify, gaps, layerwise, lipschitz, radius
-from lipbench.commandline import CONF, CommandError, check_overrides
+from lipbench.commandline import CONF, CommandError, check_overrides, quoted
 from lipbench.data import Dataset
 from lipbench.evaluation import as_pixels
 from lipbench.exporting import (
@@ -232,20 +232,12 @@ def task(cfg: DictConfig) -> None:
 def main() -> None:
     """The command `python -m lipbench.export`."""
     # A run's folder has "=" and "," in its name, which mean something else to Hydra unless they are quoted.
-    sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [quoted(argument, ("run", "out")) for argument in sys.argv[1:]]
     try:
         check_overrides(sys.argv[1:], "export")
         task()
     except CommandError as error:
         raise SystemExit(str(error)) from None
-
-
-def _quoted(argument: str) -> str:
-    key, _, value = argument.partition("=")
-    if key not in ("run", "out") or value[:1] in ("'", '"') or value in ("", "null"):
-        return argument
-    escaped = value.replace("'", r"\'")
-    return f"{key}='{escaped}'"
 
 
 if __name__ == "__main__":

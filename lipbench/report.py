@@ -1,7 +1,7 @@
 """`python -m lipbench.report results=results/runs`: leaderboard and figures of a results folder. No model is loaded."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lipbench.figures import (
     training_comparison,
     training_curves,
 )
+from lipbench.health import Flag
 from lipbench.results import (
     RUN_COLUMNS,
     ResultsError,
@@ -62,6 +63,9 @@ def leaderboard(root: Path) -> pd.DataFrame:
     if not rows:
         raise ResultsError(f"{root} holds no finished run. Make some: make benchmark")
     runs = pd.DataFrame(rows)
+    # A column that no run has a number for, such as the training time of brought models, is one of numbers still.
+    numbers = [str(c) for c in runs if c not in (*RUN_COLUMNS, "violations", "transport law")]
+    runs[numbers] = runs[numbers].astype(float)
     groups = runs.groupby(GROUP, sort=True)
     table = groups.mean(numeric_only=True).drop(columns="seed")
     # Whichever run came first, and whatever it lacks.
@@ -114,10 +118,31 @@ def _construction_row(summary: dict[str, Any], eps: float, certified: float) -> 
     }
 
 
-def write_leaderboard(table: pd.DataFrame, root: Path) -> None:
-    """`leaderboard.csv` with all digits and `leaderboard.md` for readers."""
+def flag_lines(root: Path, datasets: Collection[str]) -> list[str]:
+    """The health flags of every run of these data sets, a line each (see `lipbench.health`)."""
+    lines = []
+    for folder in run_folders(root):
+        summary = read_summary(folder)
+        if summary is not None and summary["dataset"] in datasets:
+            run = "/".join(str(summary[column]) for column in RUN_COLUMNS)
+            # Summaries that are older than the flags have none.
+            lines += [f"* {run}: {Flag(**flag)}" for flag in summary.get("flags", [])]
+    return lines
+
+
+def write_leaderboard(table: pd.DataFrame, root: Path) -> str:
+    """`leaderboard.csv` with all digits and `leaderboard.md` for readers, whose text is returned."""
+    text = "\n\n".join([*_markdown(table), *_flags(flag_lines(root, set(table["dataset"])))])
     write_text(root / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_text(root / "leaderboard.md", "\n\n".join(_markdown(table)) + "\n")
+    write_text(root / "leaderboard.md", text + "\n")
+    return text
+
+
+def _flags(lines: list[str]) -> list[str]:
+    explained = (
+        "Signs that a number says less than it seems to. A warning: distances may be too large, or mean something else."
+    )
+    return ["## Flags", f"{explained}\n\n" + "\n".join(lines) if lines else "None."]
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:
@@ -249,8 +274,7 @@ def task(cfg: DictConfig) -> None:
         table = leaderboard(root)
         if cfg.datasets is not None:
             table = table[table["dataset"].isin(list(cfg.datasets))]
-        write_leaderboard(table, root)
-        print("\n\n".join(_markdown(table)))
+        print(write_leaderboard(table, root))
         written = [root / "leaderboard.csv", root / "leaderboard.md"]
         if cfg.figures:
             written += _figures(root, list(table["dataset"].unique()), cfg.training_curves)

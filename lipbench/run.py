@@ -5,22 +5,20 @@ Hydra's grammar.
 """
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lipbench.attacks.peers import MissingExtra
-from lipbench.commandline import CONF, CommandError, check_overrides, expand_suites
-from lipbench.experiment import Experiment, run_folder_of, variant_of
+from lipbench.commandline import CONF, CommandError, check_overrides, expand_suites, judging, report_lines
+from lipbench.experiment import Experiment, variant_of
 from lipbench.results import LawViolation, ResultsError
+from lipbench.run_folder import run_folder_of
 from lipbench.training import CheckpointError, TrainingDiverged
 
 NETWORK = ("dataset", "model", "constraint", "loss", "optimizer", "training", "seed")
@@ -51,8 +49,6 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
     dataset = {**plain["dataset"], **({"root": data_root} if data_root is not None else {})}
     network = {key: plain[key] for key in NETWORK}
     variant = variant_of(overrides, [key for key in NETWORK if key != "seed"])
-    attacks = plain.get("attack") or {}
-    certificates = plain.get("certificate") or {}
     return Experiment(
         folder=run_folder_of(Path(plain["results"]), name, variant, plain["seed"]),
         network=network,
@@ -61,16 +57,8 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
         loss=instantiate(plain["loss"], _convert_="all"),
         optimizer=instantiate(plain["optimizer"], _convert_="all"),
         training=instantiate(plain["training"], _convert_="all"),
-        attacks={key: _method(value) for key, value in attacks.items()},
-        certificates={key: _method(value) for key, value in certificates.items()},
-        options={**attacks, **certificates},
-        images=plain["images"],
-        batch_size=plain["batch_size"],
-        epsilons=plain["epsilons"],
-        device=_device(plain["device"]),
-        force=plain["force"],
-        progress=plain["progress"],
         tensorboard=plain["tensorboard"],
+        **judging(plain),
     )
 
 
@@ -90,7 +78,7 @@ def task(cfg: DictConfig) -> None:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise
         raise SystemExit(1) from error
-    print(_line(name, experiment.folder, summary), flush=True)
+    print(report_lines(name, experiment.folder, summary), flush=True)
 
 
 def main() -> None:
@@ -104,33 +92,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _method(options: Mapping[str, Any]) -> Any:
-    """An attack or a certificate. Of a library that is missing, Hydra says where it looked; the cause, what to do."""
-    try:
-        return instantiate(options, _convert_="all")
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, MissingExtra):
-            cause = cause.__cause__
-        raise cause or error from None
-
-
-def _line(name: str, folder: Path, summary: Mapping[str, Any]) -> str:
-    distance = summary["median_distance"]
-    return (
-        f"{name:24s} accuracy {100 * summary['accuracy']:6.2f} %   "
-        f"median certificate {summary['median_certificate'] or 0:.3f}   "
-        f"median distance {distance if distance is not None else float('nan'):.3f}   "
-        f"violations {summary['violations']}   -> {folder}"
-    )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 if __name__ == "__main__":

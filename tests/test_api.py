@@ -44,7 +44,14 @@ def test_evaluate_takes_your_own_methods_and_believes_none(digits):
     def outside(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return x + 100 * torch.randn_like(x)
 
-    table = lipbench.evaluate(model, x, y, attacks={"liar": liar, "outside": outside}, certificates=[], progress=False)
+    attacks = {"liar": liar, "outside": outside}
+    with pytest.warns(lipbench.HealthWarning) as said:
+        table = lipbench.evaluate(model, x, y, attacks=attacks, certificates=[], progress=False)
+    assert sorted(str(w.message).split(":")[1] for w in said) == [
+        " never_succeeded (liar)",
+        " never_succeeded (outside)",
+        " outside_box (outside)",
+    ]
     wrong = (table["label"] != table["prediction"]).to_numpy()
     assert not wrong.all()
     assert (table["distance"][wrong] == 0).all()

@@ -15,12 +15,12 @@ from lipbench.attacks.deepfool import deepfool
 from lipbench.attacks.engine import chain, minimum_distance, warm
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
 from lipbench.attacks.hop_skip_jump import hop_skip_jump
-from lipbench.attacks.judging import Judge, distance, margin, undisturbed
+from lipbench.attacks.judging import Float64, Judge, distance, margin, undisturbed
 from lipbench.attacks.projected_gradient import apgd, l2_pgd
 from lipbench.attacks.tangent import tangent
-from lipbench.attacks.torchattack import torchattack
 
 __all__ = [
+    "Float64",
     "Judge",
     "alma",
     "apgd",
@@ -40,7 +40,6 @@ __all__ = [
     "strongest",
     "tangent",
     "to_boundary",
-    "torchattack",
     "transport_path",
     "undisturbed",
     "warm",

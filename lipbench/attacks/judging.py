@@ -1,31 +1,35 @@
 """Who is adversarial, asked by the caller of an attack, never by the attack; and a model left as it was found."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from lipbench.state import duplicate, evaluation_mode, same_random_numbers
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, frozen parameters and gradients on, inside the block; every mode and flag of every module as
-    before, after it.
+    """Evaluation mode, frozen parameters and gradients on, inside the block; every mode, flag and gradient of the model
+    as before, after it, and the generators of random numbers as well.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(p, p.requires_grad) for p in model.parameters()]
+    # A frozen TorchScript module has no mode.
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
-        model.eval()
-        for p, _ in flags:
+        evaluation_mode(model)
+        for p, _, _ in parameters:
             p.requires_grad_(False)
-        with torch.enable_grad():
+            p.grad = None  # so that nobody clears it in place
+        with same_random_numbers(), torch.enable_grad():
             yield
     finally:
         for module, training in modes:
             module.training = training
-        for p, flag in flags:
+        for p, flag, gradient in parameters:
             p.requires_grad_(flag)
+            p.grad = gradient
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -58,6 +62,43 @@ def gradient_of(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
     return torch.zeros_like(x) if gradient is None else gradient
 
 
+class Float64:
+    """The same weights in float64, where they can be computed with.
+
+    A traced, exported or converted module may hold constants or casts of float32 that `.double()` does not reach.
+
+    Attributes:
+        why_not: why they cannot; "" as long as they can.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.why_not = ""
+        try:
+            self._model: nn.Module | None = duplicate(model).double()
+        except Exception as error:  # whatever somebody else's module raises
+            self._model, self.why_not = None, f"no copy of it can be made in float64 ({first_line(error)})"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor | None:
+        """Logits [N, K] in float64 of images [N, C, H, W]; None where it does not compute in float64, then and ever
+        after.
+
+        The model as deployed must have classified the same images: what fails here is then a matter of the precision.
+        """
+        if self._model is None:
+            return None
+        try:
+            logits = self._model(images.clone().double())
+            if logits.dtype != torch.float64:
+                raise TypeError(f"its logits come out as {logits.dtype}")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self._model, self.why_not = None, f"its float64 copy does not run ({first_line(error)})"
+            return None
+        return logits
+
+
 class Judge:
     """Says whether images are adversarial: misclassified by the model as deployed *and* by the same weights in float64.
 
@@ -65,17 +106,22 @@ class Judge:
     with no tolerance.
     A logit that is NaN labels nothing: such an image does not count as adversarial.
     Both get copies of the images, which a first layer with inplace=True would overwrite.
+    Where no float64 copy can run, the model as deployed judges alone; `exact.why_not` then says why.
     """
+
+    # Where there is no float64, what counts as more than rounding, in units of the precision of the largest logit.
+    ROUNDING = 64
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.exact = copy.deepcopy(model).double()
+        self.exact = Float64(model)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """[N, C, H, W], [N] -> bool [N]."""
-        deployed, exact = self.model(images.clone()), self.exact(images.clone().double())
-        return self.misclassified(deployed, labels) & self.misclassified(exact, labels)
+        deployed = self.misclassified(self.model(images.clone()), labels)
+        exact = self.exact(images)
+        return deployed if exact is None else deployed & self.misclassified(exact, labels)
 
     @torch.no_grad()
     def surely(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -85,14 +131,26 @@ class Judge:
         The float32 logits of an image change in their last digits with the batch that it is in; an image that is
         adversarial by less could lose that in the next batch.
         """
-        exact = margin(self.exact(images.clone().double()), labels)
-        deployed = margin(self.model(images.clone()), labels).double()
-        return (torch.maximum(exact, deployed) < 0) & (-exact >= 8 * (exact - deployed).abs())
+        logits = self.model(images.clone())
+        deployed, exact = margin(logits, labels).double(), self.exact(images)
+        if exact is None:
+            precision = torch.finfo(logits.dtype).eps * logits.double().abs().amax(1)
+            return deployed < -self.ROUNDING * precision
+        value = margin(exact, labels)
+        return (torch.maximum(value, deployed) < 0) & (-value >= 8 * (value - deployed).abs())
 
     @staticmethod
     def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
         """argmax differs from the label, and no logit is NaN."""
         return (logits.argmax(1) != labels) & ~logits.isnan().any(1)
+
+
+def first_line(error: BaseException) -> str:
+    """What a message says that torch stretches over pages, in at most 200 characters: its first line, or its last where
+    TorchScript shows the code first.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if "TorchScript interpreter" in lines[0] else 0][:200]
 
 
 def distance(x: Tensor, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from lipbench.certificate.core import LayerBound, Unbounded, lipschitz, product
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.radius import certify, gaps, gaps_of, radius
 from lipbench.certificate.spectrum import has_matrix, singular_range
+from lipbench.certificate.table import layer_table
 
 layerwise = lipschitz.layerwise
 
@@ -22,6 +23,7 @@ __all__ = [
     "gaps",
     "gaps_of",
     "has_matrix",
+    "layer_table",
     "layerwise",
     "lipschitz",
     "product",

@@ -46,7 +46,7 @@ for _kind, _value in {
 @lipschitz.register(nn.Flatten)
 def _flatten(layer: nn.Flatten, shape: Shape) -> float:
     if layer.start_dim < 1:
-        raise Unbounded("it flattens the batch as well: use start_dim >= 1")
+        raise Unbounded("it flattens the batch as well", "use start_dim >= 1")
     return 1.0
 
 
@@ -72,9 +72,9 @@ def _softplus(layer: nn.Softplus, shape: Shape) -> float:
     """
     if not 37 <= layer.threshold <= 700:
         fault = "it jumps" if layer.threshold < 37 else "exp overflows"
-        raise Unbounded(f"{fault} at its threshold of {layer.threshold:g}: use nn.Softplus(threshold=40)")
+        raise Unbounded(f"{fault} at its threshold of {layer.threshold:g}", "use nn.Softplus(threshold=40)")
     if layer.beta == 0 or math.isinf(layer.beta):
-        raise Unbounded(f"beta is {layer.beta:g}: it divides by beta, use a finite one that is not 0")
+        raise Unbounded(f"it divides by beta, which is {layer.beta:g}", "use a finite beta that is not 0")
     return 1.0
 
 

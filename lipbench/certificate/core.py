@@ -10,19 +10,36 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
+
+from lipbench.certificate.remedies import without_rule
 
 Shape = tuple[int, ...]
 Rule = Callable[..., float]
 
 # Relative slack added to every computed norm: float64 rounding of a product of up to 10^4 terms is below 1e-11.
 OUTWARD = 1 + 1e-9
+FINITE = "train it again: numbers that are not finite classify nothing"
 
 
 class Unbounded(Exception):
-    """A rule's answer for a layer that it cannot bound, with the reason."""
+    """A rule's answer for a layer that it cannot bound.
+
+    Attributes:
+        why: the reason, such as "it divides by a statistic of the image".
+        remedy: what would make the layer certifiable.
+    """
+
+    def __init__(self, why: str, remedy: str = ""):
+        super().__init__(why, remedy)
+        self.why = why
+        self.remedy = remedy
+
+    def of(self, part: str) -> "Unbounded":
+        """The same of a part of the layer."""
+        return Unbounded(f"{part}: {self.why}", self.remedy)
 
 
 @dataclass(frozen=True)
@@ -33,13 +50,20 @@ class LayerBound:
         name: dotted path in the model, "" for the model itself.
         kind: name of its type.
         bound: Lipschitz constant in L2, `inf` where it is unknown.
-        reason: why it is unknown, else "".
+        why: why it is unknown, else "".
+        remedy: what would make it known, else "".
     """
 
     name: str
     kind: str
     bound: float
-    reason: str = ""
+    why: str = ""
+    remedy: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why it is unknown, with the remedy; "" where it is known."""
+        return f"{self.why}: {self.remedy}" if self.remedy else self.why
 
 
 class Lipschitz:
@@ -58,8 +82,8 @@ class Lipschitz:
         return product(self.layerwise(module, shape))
 
     def register(self, kind: type) -> Callable[[Rule], Rule]:
-        """Decorator for the rule of a type: `rule(layer, shape) -> float`. Raise `Unbounded(reason)` for what has no
-        bound.
+        """Decorator for the rule of a type: `rule(layer, shape) -> float`. Raise `Unbounded(why, remedy)` for what has
+        no bound.
 
         The rule is used for exactly this type, not for subclasses.
         """
@@ -83,19 +107,25 @@ class Lipschitz:
         """
         bounds, out = self._walk(module, tuple(shape), "")
         for layer in bounds:
-            if layer.reason:
-                raise Unbounded(f"its branch, {layer.name or layer.kind}: {layer.reason}")
+            if layer.why:
+                raise Unbounded(f"its branch, {layer.name or layer.kind}: {layer.why}", layer.remedy)
         if out != tuple(shape):
-            raise Unbounded(f"its branch changes the shape from {shape} to {out}: the sum would repeat entries")
+            raise Unbounded(
+                f"its branch changes the shape from {shape} to {out}, so that the sum would repeat entries",
+                "use a branch that keeps the shape of its input",
+            )
         if any(getattr(layer, "inplace", False) for layer in module.modules()):
-            raise Unbounded("its branch has a layer with inplace=True, which may overwrite the input of the sum")
+            raise Unbounded(
+                "its branch has a layer with inplace=True, which may overwrite the input of the sum",
+                "set inplace=False",
+            )
         return product(bounds)
 
     def _walk(self, module: nn.Module, shape: Shape | None, name: str) -> tuple[list[LayerBound], Shape | None]:
         kind = type(module).__name__
-        reason = unknown(module)
-        if reason:
-            return [LayerBound(name, kind, math.inf, reason)], None
+        refusal = unknown(module)
+        if refusal:
+            return [_refused(name, module, refusal)], None
         if type(module) is nn.Sequential:
             bounds: list[LayerBound] = []
             # Not `named_children`, which names a layer that is used twice only once.
@@ -105,33 +135,33 @@ class Lipschitz:
                 bounds += found
             return bounds, shape
         if shape is None:
-            return [LayerBound(name, kind, math.inf, "the shape of its input is unknown")], None
-        bound, reason, out = self._leaf(module, shape)
-        return [LayerBound(name, kind, bound, reason)], out
+            earlier = Unbounded("the shape of its input is unknown", "mend the layers before it, which comes first")
+            return [_refused(name, module, earlier)], None
+        bound, out = self._leaf(module, shape)
+        return [_refused(name, module, bound) if isinstance(bound, Unbounded) else LayerBound(name, kind, bound)], out
 
-    def _leaf(self, module: nn.Module, shape: Shape) -> tuple[float, str, Shape | None]:
-        """Bound, reason and output shape of a module that is no container."""
+    def _leaf(self, module: nn.Module, shape: Shape) -> tuple[float | Unbounded, Shape | None]:
+        """Bound, or why there is none, and output shape of a module that is no container."""
         try:
             bound = self._rule(module, shape)
             if not bound >= 0 or any(not t.isfinite().all() for t in _tensors(module)):
-                raise Unbounded("its weights are not finite")
+                raise Unbounded("its weights are not finite", FINITE)
             if math.isinf(bound):
-                raise Unbounded("its bound is not finite: a weight or an option is too large, or divides by zero")
-            return bound, "", _output_shape(module, shape)
+                why = "its bound is not finite: a weight or an option is too large, or divides by zero"
+                raise Unbounded(why, "make it smaller")
+            return bound, _output_shape(module, shape)
         except Unbounded as error:
-            return math.inf, str(error), _output_shape_or_none(module, shape)
+            return error, _output_shape_or_none(module, shape)
         except ArithmeticError as error:
-            reason = f"its bound is too large to be computed, or divides by zero: {error}"
-            return math.inf, reason, _output_shape_or_none(module, shape)
+            why = f"its bound is too large to be computed, or divides by zero ({error})"
+            return Unbounded(why, "make its weights smaller"), _output_shape_or_none(module, shape)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            return math.inf, f"it refuses an input of shape {list(shape)}: {error}", None
+            why = f"it refuses an input of shape {list(shape)} ({error})"
+            return Unbounded(why, "ask for the shape of the images that the model was made for"), None
 
     def _rule(self, module: nn.Module, shape: Shape) -> float:
         if type(module) not in self._rules:
-            raise Unbounded(
-                f"there is no rule for {type(module).__module__}.{type(module).__name__}; add one with "
-                "@lipbench.certificate.lipschitz.register"
-            )
+            raise Unbounded(*without_rule(module, self._rules))
         return float(self._rules[type(module)](module, shape))
 
 
@@ -141,30 +171,37 @@ def product(bounds: Iterable[LayerBound]) -> float:
     return math.inf if math.inf in values else math.prod(values)
 
 
-def unknown(module: nn.Module) -> str:
-    """Why this module is not what its type says, or "": hooks, a method of its own, a live parametrization, an option
+def unknown(module: nn.Module) -> Unbounded | None:
+    """Why this module is not what its type says, or None: hooks, a method of its own, a live parametrization, an option
     that is NaN, training mode.
     """
+    if isinstance(module, torch.jit.ScriptModule | fx.GraphModule):
+        return None  # no rule is for them, whatever else they are
     if module.training:
-        return "training mode: call model.eval(), or lipbench.bake(model)"
+        return Unbounded("it is in training mode", "call model.eval(), or lipbench.bake(model)")
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return Unbounded("it is not initialised", "run one batch of images through the model")
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     if any(hooks) or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-        return "it has a hook, which may change what it computes"
+        return Unbounded("it has a hook, which may change what it computes", "remove the hook")
     if parametrize.is_parametrized(module):
-        return "its weight is parametrized: call lipbench.bake(model)"
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        return "it is not initialised"
+        return Unbounded("its weight is parametrized", "call lipbench.bake(model)")
     return _of_the_instance(module)
 
 
-def _of_the_instance(module: nn.Module) -> str:
+def _of_the_instance(module: nn.Module) -> Unbounded | None:
     for name, value in vars(module).items():
         # Whatever a call passes through: forward, _conv_forward, _call_impl, ...
         if callable(value) and hasattr(type(module), name):
-            return f"its {name.lstrip('_')} was replaced on the instance"
+            why = f"its {name.lstrip('_')} was replaced on the instance"
+            return Unbounded(why, "evaluate the model as it was before (not patched, not compiled)")
         if _is_nan(value):
-            return f"its {name} is NaN"
-    return ""
+            return Unbounded(f"its {name} is NaN", "set it to a number")
+    return None
+
+
+def _refused(name: str, module: nn.Module, refusal: Unbounded) -> LayerBound:
+    return LayerBound(name, type(module).__name__, math.inf, refusal.why, refusal.remedy)
 
 
 def _is_nan(value: object) -> bool:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz
+from lipbench.certificate.core import FINITE, OUTWARD, Shape, Unbounded, lipschitz
 from lipbench.layers import (
     FourierConv2d,
     check_declared,
@@ -25,6 +25,9 @@ DENSE_LIMIT = 2048
 DENSE_ENTRIES = 2**23
 # The same for a convolution stored by its frequencies, whose operator takes longer to build.
 FOURIER_ENTRIES = 2**20
+
+IMAGES = "put it where images come in, before nn.Flatten"
+CONSTRUCTED = "construct it as it shall compute, with zero padding, or circular padding no wider than the kernel"
 
 
 def spectral_norm(matrix: Tensor) -> float:
@@ -53,7 +56,7 @@ def _linear(layer: nn.Linear, shape: Shape) -> float:
 @lipschitz.register(nn.Conv2d)
 def _conv2d(layer: nn.Conv2d, shape: Shape) -> float:
     if len(shape) != 3:
-        raise Unbounded(f"a convolution acts on (C, H, W), not on {shape}")
+        raise Unbounded(f"a convolution acts on (C, H, W), not on {shape}", IMAGES)
     return convolution_norm(layer, (shape[1], shape[2]))
 
 
@@ -74,7 +77,7 @@ def convolution_norm(layer: nn.Conv2d, size: tuple[int, int]) -> float:
         check_declared(layer)
         spectrum = symbols(layer, kernel, size)
     except ValueError as error:
-        raise Unbounded(str(error)) from error
+        raise Unbounded(str(error), CONSTRUCTED) from error
     groups = kernel.reshape(layer.groups, -1, *kernel.shape[1:])
     bounds = []
     if not is_circular(layer):
@@ -109,7 +112,7 @@ def _fourier(layer: FourierConv2d, shape: Shape) -> float:
 
 def _finite(weight: Tensor) -> Tensor:
     if not weight.isfinite().all():
-        raise Unbounded("its weights are not finite")
+        raise Unbounded("its weights are not finite", FINITE)
     return weight.detach()
 
 

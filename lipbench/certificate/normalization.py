@@ -11,7 +11,10 @@ from lipbench.layers import BatchCentering, Normalize
 def _normalize(layer: Normalize, shape: Shape) -> float:
     fitting = ((1, 1, 1), (shape[0], 1, 1))
     if len(shape) != 3 or any(tuple(t.shape) not in fitting for t in (layer.mean, layer.std)):
-        raise Unbounded(f"its mean or std does not fit {shape}: broadcasting would repeat the image")
+        raise Unbounded(
+            f"its mean or std does not fit {shape}, so that broadcasting would repeat the image",
+            "give one number, or one per channel",
+        )
     return float((1 / layer.std.double().abs()).max()) * OUTWARD
 
 
@@ -24,15 +27,18 @@ def _batch_centering(layer: BatchCentering, shape: Shape) -> float:
 def _batch_norm(layer: nn.BatchNorm2d, shape: Shape) -> float:
     """In evaluation an affine map: max |gamma| / sqrt(var + eps)."""
     if layer.running_mean is None or layer.running_var is None:
-        raise Unbounded("without running statistics it depends on the batch: use lipbench.layers.BatchCentering")
+        raise Unbounded(
+            "without running statistics it depends on the batch",
+            "use track_running_stats=True, or lipbench.layers.BatchCentering",
+        )
     gamma: Tensor = torch.ones_like(layer.running_var) if layer.weight is None else layer.weight.detach()
     return float((gamma.double().abs() / (layer.running_var.double() + layer.eps).sqrt()).max()) * OUTWARD
 
 
 def _by_the_image(layer: nn.Module, shape: Shape) -> float:
     raise Unbounded(
-        "it divides by a statistic of the image, so that its slope at a nearly constant image is only limited by eps: "
-        "use lipbench.layers.LayerCentering, which subtracts the mean and divides by nothing"
+        "it divides by a statistic of the image, so that its slope at a nearly constant image is only limited by eps",
+        "use lipbench.layers.LayerCentering, which subtracts the mean and divides by nothing",
     )
 
 

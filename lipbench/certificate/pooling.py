@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz
-from lipbench.certificate.linear import spectral_norm
+from lipbench.certificate.linear import IMAGES, spectral_norm
 from lipbench.layers import AdaptiveL2Pool2d, AdaptiveScaledAvgPool2d, L2Pool2d, ScaledAvgPool2d
 
 
@@ -23,9 +23,9 @@ def _blocks_apart(layer: nn.Module, shape: Shape) -> float:
 def _max_pool(layer: nn.MaxPool2d, shape: Shape) -> float:
     """sqrt of the largest number of windows that a pixel is in: each window passes one pixel on."""
     if layer.ceil_mode:
-        raise Unbounded("ceil_mode=True: windows beyond the border are not bounded")
+        raise Unbounded("with ceil_mode=True windows beyond the border are not bounded", "use ceil_mode=False")
     if layer.return_indices:
-        raise Unbounded("return_indices=True gives two outputs")
+        raise Unbounded("return_indices=True gives two outputs", "use return_indices=False")
     return _most_windows(_windows(layer, shape, _pair(layer.dilation)))
 
 
@@ -35,9 +35,14 @@ def _avg_pool(layer: nn.AvgPool2d, shape: Shape) -> float:
     zeros.
     """
     if layer.ceil_mode or layer.divisor_override is not None:
-        raise Unbounded("ceil_mode=True or a divisor_override: its divisor is not the window's size")
+        raise Unbounded(
+            "with ceil_mode=True or a divisor_override its divisor is not the window's size",
+            "use ceil_mode=False and no divisor_override",
+        )
     if any(_pair(layer.padding)) and not layer.count_include_pad:
-        raise Unbounded("count_include_pad=False: the divisor shrinks at the border")
+        raise Unbounded(
+            "with count_include_pad=False the divisor shrinks at the border", "use count_include_pad=True or padding=0"
+        )
     norms = [spectral_norm(windows) for windows in _windows(layer, shape, (1, 1))]
     return math.prod(norms) / math.prod(_pair(layer.kernel_size)) * OUTWARD
 
@@ -46,7 +51,7 @@ def _avg_pool(layer: nn.AvgPool2d, shape: Shape) -> float:
 def _adaptive_max_pool(layer: nn.AdaptiveMaxPool2d, shape: Shape) -> float:
     """As `nn.MaxPool2d`, with the windows counted."""
     if layer.return_indices:
-        raise Unbounded("return_indices=True gives two outputs")
+        raise Unbounded("return_indices=True gives two outputs", "use return_indices=False")
     return _most_windows(_adaptive_windows(layer, shape))
 
 
@@ -64,7 +69,7 @@ def _most_windows(windows: list[Tensor]) -> float:
 def _windows(layer: nn.MaxPool2d | nn.AvgPool2d, shape: Shape, dilation: tuple[int, int]) -> list[Tensor]:
     """Per dimension [windows, pixels]: 1 where the pixel is in the window, whose padding has no pixels."""
     if len(shape) != 3:
-        raise Unbounded(f"a pooling acts on (C, H, W), not on {shape}")
+        raise Unbounded(f"a pooling acts on (C, H, W), not on {shape}", IMAGES)
     options = (_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding), dilation)
     found = []
     for n, k, s, p, d in zip(shape[1:], *options, strict=True):
@@ -79,7 +84,7 @@ def _windows(layer: nn.MaxPool2d | nn.AvgPool2d, shape: Shape, dilation: tuple[i
 def _adaptive_windows(layer: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d, shape: Shape) -> list[Tensor]:
     """Per dimension [windows, pixels]: 1 where the pixel is in torch's window [floor(i n / m), ceil((i + 1) n / m))."""
     if len(shape) != 3:
-        raise Unbounded(f"an adaptive pooling acts on (C, H, W), not on {shape}")
+        raise Unbounded(f"an adaptive pooling acts on (C, H, W), not on {shape}", IMAGES)
     asked = layer.output_size
     sizes = tuple(asked) if isinstance(asked, tuple | list) else (asked, asked)
     found = []

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate.core import OUTWARD, LayerBound, Shape, lipschitz, product, unknown
 from lipbench.layers import Antipodal, Scale
+from lipbench.state import evaluation_mode
 
 # Rounding of a float64 operation, relative to what it adds up: a sum of n products is off by at most n times 1.1e-16 of
 # them, a vector of m such sums by sqrt m times that. There is room for n sqrt m = 10^6.
@@ -173,7 +174,7 @@ def _classes(model: nn.Module, shape: Shape) -> int:
     tensor = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
     training = [(m, m.training) for m in model.modules()]
     try:
-        model.eval()
+        evaluation_mode(model)
         zero = torch.zeros(1, *shape, dtype=tensor.dtype if tensor.is_floating_point() else None, device=tensor.device)
         return int(model(zero).shape[1])
     finally:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, unknown
-from lipbench.certificate.linear import convolution_norm, spectral_norm
+from lipbench.certificate.linear import CONSTRUCTED, convolution_norm, spectral_norm
 from lipbench.layers import (
     ConvexPotential,
     ConvexResidual,
@@ -18,6 +18,9 @@ from lipbench.layers import (
     keeps_size,
 )
 from lipbench.layers.constructions import TERMS, skew_kernel
+
+SLOPES = "use nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity, or nn.LeakyReLU with a slope in [0, 1]"
+KEEPS_SIZE = "use nn.Linear, or nn.Conv2d of stride 1 with a padding that keeps the size on both sides"
 
 
 @lipschitz.register(Residual)
@@ -37,20 +40,20 @@ def _convex_potential(layer: ConvexPotential, shape: Shape) -> float:
     [1 - h ||V||^2, 1]. A weight that misses its constraint loosens the bound and never falsifies it.
     """
     for part in (layer.inner, layer.activation):
-        reason = unknown(part)
-        if reason:
-            raise Unbounded(f"its {type(part).__name__}: {reason}")
+        refusal = unknown(part)
+        if refusal:
+            raise refusal.of(f"its {type(part).__name__}")
     if not _slope_in_unit_interval(layer.activation):
         raise Unbounded(
-            f"x - h V^T sigma(V x) is bounded for activations with slopes in [0, 1], not for {layer.activation}"
+            f"x - h V^T sigma(V x) is bounded for activations with slopes in [0, 1], not for {layer.activation}", SLOPES
         )
     if type(layer.inner) is not nn.Linear and not (type(layer.inner) is nn.Conv2d and keeps_size(layer.inner)):
-        raise Unbounded(f"its inner layer, {layer.inner}, has no adjoint of the same form")
+        raise Unbounded(f"its inner layer, {layer.inner}, has no adjoint of the same form", KEEPS_SIZE)
     if not layer.step >= 0:
-        raise Unbounded(f"its step is {layer.step}, not a number of at least 0")
+        raise Unbounded(f"its step is {layer.step}, not a number of at least 0", "set a step of 0 or more")
     (inner,) = lipschitz.layerwise(layer.inner, shape)
-    if inner.reason:
-        raise Unbounded(f"its inner layer: {inner.reason}")
+    if inner.why:
+        raise Unbounded(f"its inner layer: {inner.why}", inner.remedy)
     return max(1.0, layer.step * inner.bound**2 - 1) * OUTWARD
 
 
@@ -59,15 +62,15 @@ def _skew_exponential(layer: SkewExponential, shape: Shape) -> float:
     """1 + ||A||^(K+1) / (K+1)!: A = L - L^T is skew by construction, so exp(A) is orthogonal and the series misses it
     by the remainder of e^(i t), |t| <= ||A||. Zero channels before it and channels left out after it add nothing.
     """
-    reason = unknown(layer.inner)
-    if reason:
-        raise Unbounded(f"its inner convolution: {reason}")
+    refusal = unknown(layer.inner)
+    if refusal:
+        raise refusal.of("its inner convolution")
     if type(layer.inner) is not nn.Conv2d or not keeps_size(layer.inner) or len(shape) != 3:
-        raise Unbounded(f"its inner layer, {layer.inner}, has no transpose of the same form")
+        raise Unbounded(f"its inner layer, {layer.inner}, has no transpose of the same form", KEEPS_SIZE)
     try:  # of the layer itself: its skew part is constructed anew
         check_declared(layer.inner)
     except ValueError as error:
-        raise Unbounded(f"its inner convolution: {error}") from error
+        raise Unbounded(f"its inner convolution: {error}", CONSTRUCTED) from error
     norm = convolution_norm(_skew(layer.inner), (shape[1], shape[2]))
     return (1 + norm ** (TERMS + 1) / math.factorial(TERMS + 1)) * OUTWARD
 
@@ -90,15 +93,20 @@ def _sandwich(layer: Sandwich, shape: Shape) -> float:
     It is the bound of the inequality, for every slope D: with few neurons, where no slopes reach it together, it can
     exceed the layer's own constant by far more than rounding.
     """
-    reason = unknown(layer.activation)
-    if reason or not _slope_in_unit_interval(layer.activation):
-        raise Unbounded(f"its activation, {layer.activation}: {reason or 'slopes in [0, 1] are needed'}")
+    refusal = unknown(layer.activation)
+    if refusal:
+        raise refusal.of(f"its activation, {layer.activation}")
+    if not _slope_in_unit_interval(layer.activation):
+        raise Unbounded(f"its activation, {layer.activation}, is not known to have slopes in [0, 1]", SLOPES)
     psi = layer.log_psi.detach().exp()
     if not (psi.isfinite().all() and (1 / psi).isfinite().all()):
-        raise Unbounded("its Psi cannot be inverted")
+        raise Unbounded("its Psi cannot be inverted", "train it again, with a smaller learning rate")
     frame = layer.frame.detach()
     if frame.ndim != 2 or len(frame) != len(psi) or shape != (frame.shape[1] - len(frame),):
-        raise Unbounded(f"its frame {list(frame.shape)} does not fit an input of shape {shape}")
+        raise Unbounded(
+            f"its frame {list(frame.shape)} does not fit an input of shape {shape}",
+            "put nn.Flatten before it, and the number of features that it was made for",
+        )
     a, b = frame.split((len(frame), shape[0]), dim=1)
     whole = spectral_norm(frame)
     return min(whole * whole, 2 * spectral_norm(a) * spectral_norm(b)) * OUTWARD

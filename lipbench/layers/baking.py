@@ -6,6 +6,7 @@ from torch.nn.utils import parametrize
 
 from lipbench.layers.constraints import Constraint
 from lipbench.layers.constructions import Construction
+from lipbench.state import evaluation_mode
 
 
 @torch.no_grad()
@@ -23,7 +24,7 @@ def bake(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             _bake_layer(module)
-    return _replace(model, {}).eval()
+    return evaluation_mode(_replace(model, {}))
 
 
 def _replace(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:

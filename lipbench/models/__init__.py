@@ -4,7 +4,25 @@ twin.
 
 from lipbench.models.convnet import convnet
 from lipbench.models.mlp import mlp
+from lipbench.models.onnx_graph import OnnxNetwork, load_onnx
+from lipbench.models.onnx_operators import OnnxError
 from lipbench.models.peers import deel_cnn, deel_mlp, orthogonium_cnn, orthogonium_mlp
 from lipbench.models.storage import build, load, save
+from lipbench.models.weights import WeightsError, load_weights
 
-__all__ = ["build", "convnet", "deel_cnn", "deel_mlp", "load", "mlp", "orthogonium_cnn", "orthogonium_mlp", "save"]
+__all__ = [
+    "OnnxError",
+    "OnnxNetwork",
+    "WeightsError",
+    "build",
+    "convnet",
+    "deel_cnn",
+    "deel_mlp",
+    "load",
+    "load_onnx",
+    "load_weights",
+    "mlp",
+    "orthogonium_cnn",
+    "orthogonium_mlp",
+    "save",
+]

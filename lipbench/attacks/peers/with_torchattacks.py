@@ -1,4 +1,4 @@
-"""Attacks of torchattacks (Kim, 2020, arXiv 2010.01950); the extra `torchattacks`."""
+"""Attacks of torchattacks (Kim, 2020, arXiv 2010.01950)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.peers.adapter import MissingExtra, run_peer
+from lipbench.attacks.peers.adapter import run_peer
 from lipbench.attacks.peers.search import Search
-
-try:
-    import torchattacks  # noqa: F401  what `attack` comes from
-except ImportError as error:
-    raise MissingExtra("torchattacks", "torchattacks", error) from error
 
 
 @minimum_distance

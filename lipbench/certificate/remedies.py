@@ -1,0 +1,54 @@
+"""What would make a layer certifiable that has no rule."""
+
+from collections.abc import Container
+
+import torch
+from torch import fx, nn
+
+REPLACE = "replace it by a layer that has a bound (docs/layers.md)"
+REGISTER = "or give it a rule of its own: @lipbench.certificate.lipschitz.register"
+# Layers without a rule -> what to use instead. By name, so that a type that this torch does not have is no error.
+INSTEAD = {
+    "Softmax": "leave it out: without it the labels are the same, and the outputs are logits",
+    "LogSoftmax": "leave it out: without it the labels are the same, and the outputs are logits",
+    "Softmin": "leave it out, with the sign of the layer before it changed: the labels are the same",
+    "Unflatten": "reshape nothing between the layers, or use nn.PixelShuffle",
+    "DataParallel": "evaluate the model inside it: model.module",
+    "DistributedDataParallel": "evaluate the model inside it: model.module",
+    "OptimizedModule": "evaluate the model before torch.compile: model._orig_mod",
+    "MultiheadAttention": "none is known: attention with dot products has no finite Lipschitz constant",
+    "TransformerEncoderLayer": "none is known: attention with dot products has no finite Lipschitz constant",
+}
+ACTIVATIONS = "use nn.ReLU, nn.GELU, nn.Tanh, nn.Softplus(threshold=40) or lipbench.layers.MaxMin"
+
+
+def without_rule(module: nn.Module, known: Container[type]) -> tuple[str, str]:
+    """Why a module without a rule is refused, and what would make it certifiable.
+
+    Args:
+        known: the types that have a rule.
+    """
+    kind = type(module)
+    name = kind.__name__
+    if any(isinstance(part, torch.jit.ScriptModule | fx.GraphModule) for part in module.modules()):
+        return (
+            "it is a traced graph (TorchScript, torch.export, ONNX), whose operations are not read",
+            "evaluate the nn.Module that it was made from: model=file.py:function checkpoint=weights",
+        )
+    parents = [parent for parent in kind.__mro__[1:] if parent in known or parent is nn.Sequential]
+    if parents:
+        return (
+            f"there is no rule for {name}, a subclass of {parents[0].__name__} that may compute something else",
+            f"use {parents[0].__name__} itself, {REGISTER}",
+        )
+    if name in INSTEAD:
+        return f"there is no rule for {name}", INSTEAD[name]
+    if next(module.children(), None) is not None:
+        return (
+            f"there is no rule for {name}: its forward is Python code, which is not read",
+            "write it as an nn.Sequential of its layers (nn.Flatten for a view, lipbench.layers.Residual for a sum), "
+            f"{REGISTER}",
+        )
+    if kind.__module__ == "torch.nn.modules.activation":
+        return f"there is no rule for {name}", f"{ACTIVATIONS}, {REGISTER}"
+    return f"there is no rule for {name}", f"use layers that have one (docs/layers.md), {REGISTER}"

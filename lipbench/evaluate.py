@@ -1,0 +1,100 @@
+"""`python -m lipbench.evaluate model=path/to/file.py:build checkpoint=weights.safetensors dataset=mnist08`: somebody
+else's model, certified and attacked; one folder of results, as of a run.
+
+Imported, this module stands back: `lipbench.evaluate` is the function of the Python interface.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tabulate import tabulate
+
+from lipbench.bring import FORMS, Brought, ModelError, default_name, load_model
+from lipbench.commandline import CONF, CommandError, check_overrides, judging, quoted, report_lines
+from lipbench.evaluation import evaluate
+from lipbench.results import LawViolation
+from lipbench.run_folder import run_folder_of
+
+PATHS = ("model.source", "checkpoint", "results", "data_root")
+
+
+def brought_of(cfg: DictConfig, dataset_name: str) -> Brought:
+    """The judgement that a configuration asks for.
+
+    Args:
+        cfg: as composed from `conf/evaluate.yaml`.
+        dataset_name: the choice of the group `dataset`.
+
+    Raises:
+        ModelError: no model is named, or it cannot be loaded.
+    """
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    source = plain["model"]["source"]
+    if source is None:
+        raise ModelError(f"Which model? model= is one of: {FORMS}.")
+    dataset = instantiate({**plain["dataset"], "_partial_": True}, _convert_="all")()
+    brought = load_model(source, plain["checkpoint"], shape=dataset.shape, classes=len(dataset.classes))
+    name = str(plain["name"] or default_name(source))
+    if "/" in name:
+        raise ModelError(f"name={name} is one folder's name: without a slash.")
+    plain["dataset"].pop("root", None)  # where files lie is no part of what they are
+    return Brought(
+        folder=run_folder_of(Path(plain["results"]), f"{dataset_name}/{name}", "default", 0),
+        network={"dataset": plain["dataset"], "model": brought.identity},
+        load_dataset=lambda: dataset,
+        model=brought.network,
+        **judging(plain),
+    )
+
+
+def layers_text(table: pd.DataFrame) -> str:
+    """The table of layers for a terminal; a line where every layer has a bound."""
+    if (table["why"] == "").all():
+        return f"Each of the {len(table)} layers has a bound."
+    shown = table.assign(layer=table["layer"].replace("", "(the model)"), bound=table["bound"].map("{:.4g}".format))
+    shown = shown.rename(columns={"why": "why it has none", "remedy": "what would make it certifiable"})
+    return tabulate(shown, headers="keys", showindex=False, maxcolwidths=[24, 16, None, 40, 40], disable_numparse=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
+def task(cfg: DictConfig) -> None:
+    """The judgement of one model."""
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    try:
+        brought = brought_of(cfg, str(HydraConfig.get().runtime.choices["dataset"]))
+        summary = brought.run()
+    except (LawViolation, ImportError, OSError, ValueError) as error:
+        print(f"\n{error}\n", file=sys.stderr)
+        raise SystemExit(1) from error
+    print(layers_text(pd.read_csv(brought.folder / "layers.csv", keep_default_na=False)))
+    print(report_lines("/".join(brought.folder.parts[-4:-2]), brought.folder, summary))
+    print(f"Tables and figures: python -m lipbench.report results={cfg.results}")
+
+
+def main() -> None:
+    """The command `python -m lipbench.evaluate`."""
+    # `model` alone is a group of conf/ to Hydra.
+    arguments = [f"model.source={a.removeprefix('model=')}" if a.startswith("model=") else a for a in sys.argv[1:]]
+    sys.argv[1:] = [quoted(argument, PATHS) for argument in arguments]
+    try:
+        check_overrides(sys.argv[1:], "evaluate")
+        task()
+    except CommandError as error:
+        raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
+else:
+    sys.modules[__name__] = evaluate  # type: ignore[assignment]

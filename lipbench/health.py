@@ -1,0 +1,279 @@
+"""Health flags: signs that a table says less than it seems to. They read and judge; they change nothing.
+
+A *warning* says that distances may be larger than they look, or mean something else. A *note* is something to know.
+The signs of masked gradients follow Athalye et al., 2018, arXiv 1802.00420, section 3.1.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lipbench.attacks import Judge, margin, undisturbed
+from lipbench.attacks.judging import first_line
+from lipbench.results import best
+
+# Attacks that use no gradient: where they find nearer images than all others, the gradients are masked.
+BLACK_BOX = frozenset({"hop_skip_jump", "square"})
+# A black-box attack is ahead where its distance is this much shorter, and ahead of the others as a family where it is
+# so on this share of the images: below, it is luck.
+NEARER, SHARE = 0.99, 0.05
+# Units of the precision within which two forward passes of the same images agree.
+ROUNDING = 64
+
+
+class HealthWarning(UserWarning):
+    """A flag of the severity "warning"."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One sign.
+
+    Attributes:
+        name: what it is called, such as "zero_gradients".
+        severity: "warning" or "note".
+        message: what was seen, what it means, what to do.
+        method: the attack or certificate that it is about; "" for the model.
+    """
+
+    name: str
+    severity: Literal["warning", "note"]
+    message: str
+    method: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.name}{f' ({self.method})' if self.method else ''}: {self.message}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def model_flags(model: nn.Module, x: Tensor, y: Tensor, limit: int = 100) -> list[Flag]:
+    """What can be seen before any attack: `randomised`, `batch_dependent`, `probabilities`, `zero_gradients`,
+    `nan_gradients`, `no_gradients`, `float64`, `float64_differs`.
+
+    Args:
+        model: images -> logits [N, K]; it is left as it was.
+        x: images [N, C, H, W] in [0, 1], on the device and in the precision of the model.
+        y: labels [N].
+        limit: only the first images are looked at.
+    """
+    x, y = x[:limit], y[:limit]
+    with undisturbed(model):
+        outputs = list(_outputs(model, x))
+        random = any(flag.name == "randomised" for flag in outputs)
+        # Two draws of noise differ in any precision.
+        return [*outputs, *_gradients(model, x, y), *(() if random else _precision(model, x))]
+
+
+def returned_flags(model: nn.Module, method: str, images: Tensor, batch_size: int = 500) -> list[Flag]:
+    """What an attack's images show: `outside_box` and `nan_logits`.
+
+    Args:
+        images: what it returned, [N, C, H, W], on any device.
+    """
+    flags = []
+    valid = ((images >= 0) & (images <= 1)).flatten(1).all(1)
+    outside = int((~valid).sum())
+    if outside:
+        flags.append(
+            Flag(
+                "outside_box",
+                "warning",
+                f"{outside} of {len(images)} images that it returned have pixels outside [0, 1] or NaN. They count as "
+                "failures: clamp them in the attack.",
+                method,
+            )
+        )
+    place = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
+    broken = 0
+    with undisturbed(model), torch.no_grad():
+        for batch in images[valid].split(batch_size):
+            broken += int(model(batch.to(place.device, copy=True)).isnan().any(1).sum())
+    if broken:
+        flags.append(
+            Flag(
+                "nan_logits",
+                "warning",
+                f"the logits of {broken} of {len(images)} images that it returned are NaN: they label nothing and "
+                "count as failures. The model overflows or divides by zero there.",
+                method,
+            )
+        )
+    return flags
+
+
+def table_flags(table: pd.DataFrame, black_box: Collection[str] = BLACK_BOX) -> list[Flag]:
+    """What the rows of one run show (L2): `low_accuracy`, `never_certified`, `never_succeeded`, `unbroken`,
+    `black_box_wins`.
+
+    Args:
+        table: the rows of all methods, with the columns of `lipbench.results.COLUMNS`.
+        black_box: the methods that use no gradient.
+    """
+    table = table[table["norm"] == "l2"]
+    right = table[table["label"] == table["prediction"]]
+    return [*_accuracy(table), *_never(right), *_unbroken(right), *_black_box(right, black_box)]
+
+
+def _outputs(model: nn.Module, x: Tensor) -> Iterator[Flag]:
+    with torch.no_grad():
+        first, second = (model(x.clone()).double() for _ in range(2))
+        alone = model(x[:1].clone()).double()
+    scale = first.abs().amax(1, keepdim=True)
+    precision = torch.finfo(x.dtype).eps
+    moved = int(((first - second).abs() > ROUNDING * precision * scale).any(1).sum())
+    if moved:
+        yield Flag(
+            "randomised",
+            "warning",
+            f"two forward passes give other logits on {moved} of {len(x)} images. An image is judged by one draw: "
+            "its distance is no property of the model, and attacks through the noise are too weak. Fix the noise, or "
+            "put the model in evaluation mode before it is exported.",
+        )
+    # Half of the digits: other batches are other sums, and no two of them round alike.
+    elif bool(((first[:1] - alone).abs() > precision**0.5 * scale[:1]).any()):
+        yield Flag(
+            "batch_dependent",
+            "warning",
+            "the logits of an image depend on the other images of its batch (BatchNorm without running statistics?): "
+            "so do the distances.",
+        )
+    sums = first.sum(1)
+    if bool(((first >= 0) & (first <= 1)).all()) and bool(((sums - 1).abs() <= 1e-3).all()):
+        yield Flag(
+            "probabilities",
+            "warning",
+            "the outputs are probabilities, not logits: they saturate, and their gradients vanish. Leave out the last "
+            "softmax or sigmoid: the labels are the same.",
+        )
+
+
+def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
+    images = x.detach().requires_grad_()
+    try:
+        value = margin(model(images.clone()), y)
+        found = torch.autograd.grad(value.sum(), images, allow_unused=True)[0] if value.requires_grad else None
+        why = "something in its forward detaches the images, works under no_grad or outside of torch"
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        found, why = None, first_line(error)
+    if found is None:
+        yield Flag(
+            "no_gradients",
+            "warning",
+            f"the logits have no gradient in the image ({why}): attacks by gradients see nothing. Mend that, or judge "
+            "by black-box attacks.",
+        )
+        return
+    gradient = found.flatten(1)
+    flat = int((gradient == 0).all(1).sum())
+    if flat:
+        yield Flag(
+            "zero_gradients",
+            "warning",
+            f"the gradient of the margin is 0 on {flat} of {len(x)} images: attacks by gradients see nothing there "
+            "(rounding, saturation, a softmax of large logits?). Distances may be far too large; add a black-box "
+            "attack.",
+        )
+    broken = int((~gradient.isfinite()).any(1).sum())
+    if broken:
+        yield Flag(
+            "nan_gradients",
+            "warning",
+            f"the gradient of the margin is NaN or infinite on {broken} of {len(x)} images: attacks by gradients fail "
+            "there.",
+        )
+
+
+def _precision(model: nn.Module, x: Tensor) -> Iterator[Flag]:
+    judge = Judge(model)
+    with torch.no_grad():
+        deployed = model(x.clone()).argmax(1)
+        exact = judge.exact(x)
+    if exact is None:
+        yield Flag(
+            "float64",
+            "note",
+            f"{judge.exact.why_not}: adversarial images are judged by the network as deployed alone, and some may be "
+            "misclassified by rounding only.",
+        )
+        return
+    differs = int((exact.argmax(1) != deployed).sum())
+    if differs:
+        yield Flag(
+            "float64_differs",
+            "warning",
+            f"the same weights in float64 label {differs} of {len(x)} images otherwise: an image counts as adversarial "
+            "only where both precisions misclassify it.",
+        )
+
+
+def _accuracy(table: pd.DataFrame) -> Iterator[Flag]:
+    images = table.drop_duplicates("index")
+    accuracy = float((images["label"] == images["prediction"]).mean())
+    most = float(images["label"].value_counts(normalize=True).iloc[0])
+    if accuracy <= most < 1:
+        yield Flag(
+            "low_accuracy",
+            "note",
+            f"accuracy {100 * accuracy:.1f} %: always answering the most frequent label is right on "
+            f"{100 * most:.1f} %. Are the pixels in the range that the model was trained for (normalisation belongs "
+            "inside it), and the labels in the same order?",
+        )
+
+
+def _never(right: pd.DataFrame) -> Iterator[Flag]:
+    for method, rows in right.groupby("method", sort=False):
+        name, count = str(method), len(rows)
+        if rows["side"].iloc[0] == "upper" and np.isinf(rows["distance"]).all():
+            yield Flag(
+                "never_succeeded",
+                "warning",
+                f"it found no adversarial image for any of {count} images: a curve of it says nothing about the model.",
+                name,
+            )
+        if rows["side"].iloc[0] == "lower" and (rows["distance"] == 0).all():
+            yield Flag(
+                "never_certified",
+                "note",
+                f"it is 0 on all of {count} images: a layer has no finite bound. Which, and why: "
+                "lipbench.certificate.layer_table(model, shape).",
+                name,
+            )
+
+
+def _unbroken(right: pd.DataFrame) -> Iterator[Flag]:
+    combined = best(right, "upper")
+    failed = int(np.isinf(combined).sum())
+    if failed:
+        yield Flag(
+            "unbroken",
+            "note",
+            f"no attack found an adversarial image for {failed} of {len(combined)} images: their distance is unknown, "
+            "not infinite.",
+        )
+
+
+def _black_box(right: pd.DataFrame, black_box: Collection[str]) -> Iterator[Flag]:
+    mine = right["method"].isin(list(black_box))
+    black, white = best(right[mine], "upper"), best(right[~mine], "upper")
+    both = pd.concat({"black": black, "white": white}, axis=1, join="inner")
+    both = both[np.isfinite(both["black"])]
+    ahead = int((both["black"] < NEARER * both["white"]).sum())
+    alone = int(np.isinf(both["white"]).sum())
+    if alone or ahead > SHARE * len(both):
+        yield Flag(
+            "black_box_wins",
+            "warning",
+            f"attacks without gradients found nearer images than those with them on {ahead} of {len(both)} images, on "
+            f"{alone} of them the only ones: the gradients are masked, and the distances too large.",
+            ", ".join(sorted(set(right.loc[mine, "method"]))),
+        )

@@ -1,0 +1,214 @@
+"""Somebody else's modules: judged in float64 where that can be, by the network as deployed where not; left as found."""
+
+import copy
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lipbench
+from lipbench.attacks import Float64, Judge, deepfool, distance, undisturbed
+from lipbench.layers import bake
+from lipbench.state import evaluation_mode, same_random_numbers
+
+SHAPE = (1, 6, 6)
+X = torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+class Plain(nn.Module):
+    """Weights as parameters, or as constants that `.double()` does not reach."""
+
+    def __init__(self, constant: bool = False):
+        super().__init__()
+        weight = torch.randn(3, 36, generator=torch.Generator().manual_seed(1))
+        if constant:
+            self.weight = weight
+        else:
+            self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight.T
+
+
+class Uncopyable(Plain):
+    def __deepcopy__(self, memo: dict) -> nn.Module:
+        raise TypeError("cannot pickle a session")
+
+
+def scripted(model: nn.Module, freeze: bool = False) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        made = torch.jit.script(model.eval())
+        return torch.jit.freeze(made) if freeze else made
+
+
+def traced(model: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.trace(model.eval(), X[:2])
+
+
+def exported(model: nn.Module) -> nn.Module:
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(model.eval(), (X[:2],), dynamic_shapes=({0: batch},)).module()
+
+
+class Sum(nn.Module):
+    """No parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = x.flatten(1).mean(1) - 0.5
+        return torch.stack((-f, f), 1)
+
+
+RUNS_IN_FLOAT64 = {
+    "plain": lambda: Plain().eval(),
+    "parameterless": lambda: Sum().eval(),
+    "scripted": lambda: scripted(Plain()),
+    "scripted parameterless": lambda: scripted(Sum()),
+    "traced": lambda: traced(Plain()),
+    "exported": lambda: exported(Plain()),
+}
+DEPLOYED_ALONE = {
+    "constants": lambda: Plain(constant=True).eval(),
+    "frozen": lambda: scripted(Plain(), freeze=True),
+    "traced constants": lambda: traced(Plain(constant=True)),
+    "uncopyable": lambda: Uncopyable().eval(),
+}
+
+
+@pytest.mark.parametrize("make", RUNS_IN_FLOAT64.values(), ids=RUNS_IN_FLOAT64)
+def test_float64_judges(make):
+    model = make()
+    exact = Float64(model)
+    logits = exact(X)
+    assert exact.why_not == ""
+    assert logits.dtype == torch.float64
+    assert (logits - model(X)).abs().max() < 1e-4
+    assert not torch.equal(logits, model(X).double()), "more digits"
+
+
+@pytest.mark.parametrize("make", DEPLOYED_ALONE.values(), ids=DEPLOYED_ALONE)
+def test_where_float64_cannot_run_the_deployed_network_judges_alone(make):
+    model = make()
+    judge, labels = Judge(model), model(X).argmax(1)
+    assert not judge(X, labels).any()
+    assert judge(X, (labels + 1) % 3).all()
+    assert judge.exact.why_not
+    assert judge.surely(X, (labels + 1) % 3).any()
+    assert not judge.surely(X, labels).any()
+
+
+@pytest.mark.parametrize("make", [*RUNS_IN_FLOAT64.values(), *DEPLOYED_ALONE.values()])
+def test_they_are_evaluated_like_any_other(make):
+    model = make()
+    labels = model(X).argmax(1)
+    modes = [module.training for module in model.modules() if hasattr(module, "training")]
+    table = lipbench.evaluate(model, X, labels, ["deepfool"], progress=False)
+    rows = table[(table["method"] == "deepfool") & (table["norm"] == "l2")]
+    assert np.isfinite(rows["distance"]).all()
+    assert (rows["distance"] > 0).all()
+    flags = {flag["name"] for flag in table.attrs["flags"]}
+    assert flags <= {"float64", "never_certified"}
+    assert ("float64" in flags) == (make in DEPLOYED_ALONE.values())
+    assert [module.training for module in model.modules() if hasattr(module, "training")] == modes
+    if model(X).shape[1] == 3:
+        expected = distance(X, deepfool(Plain().eval(), X, labels))
+        assert np.allclose(rows["distance"], expected, rtol=1e-3)
+
+
+def test_an_exported_module_without_modes():
+    model = exported(Plain())
+    with pytest.raises(NotImplementedError):
+        model.eval()
+    assert not evaluation_mode(model).training
+    nested = nn.Sequential(model)
+    assert bake(nested) is nested
+    assert not any(module.training for module in nested.modules())
+
+
+def test_a_frozen_module_is_attacked_directly():
+    model = scripted(Plain(), freeze=True)
+    labels = model(X).argmax(1)
+    assert Judge(model)(deepfool(model, X, labels), labels).all()
+
+
+def test_memory_that_runs_out_is_no_matter_of_precision():
+    class Large(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.dtype == torch.float64:
+                raise torch.OutOfMemoryError("too large")
+            return x.flatten(1)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Float64(Large())(X)
+
+
+def draws() -> tuple:
+    return random.random(), float(np.random.normal()), float(torch.rand(()))  # noqa: NPY002
+
+
+def test_random_numbers_go_on_as_if_nothing_had_been_drawn():
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    expected = draws()
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    with same_random_numbers():
+        draws()
+    with pytest.raises(TypeError), same_random_numbers():
+        sum(draws(), start=None)
+
+    def drawing(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        draws()
+        return x
+
+    model = Plain().eval()
+    with undisturbed(model):
+        draws()
+    lipbench.evaluate(model, X, (model(X).argmax(1) + 1) % 3, {"drawing": drawing}, progress=False)
+    lipbench.certify(model, X)
+    assert draws() == expected
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_and_those_of_the_gpu():
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    expected = float(torch.rand((), device=device))
+    torch.manual_seed(0)
+    with undisturbed(Plain().to(device)):
+        torch.rand(3, device=device)
+    assert float(torch.rand((), device=device)) == expected
+
+
+@pytest.mark.parametrize("make", [Plain, lambda: scripted(Plain()), lambda: exported(Plain())])
+def test_evaluate_leaves_the_model_as_it_was_also_under_no_grad(make):
+    model = make()
+    parameter = next(model.parameters())
+    parameter.grad = torch.ones_like(parameter)
+    if not isinstance(model, torch.fx.GraphModule):
+        model.train()
+    before, training = copy.deepcopy(model.state_dict()), model.training
+    with torch.no_grad():
+        table = lipbench.evaluate(model, X, model(X).argmax(1), ["deepfool", "fgm"], progress=False)
+        assert not torch.is_grad_enabled()
+    assert np.isfinite(table.loc[table["side"] == "upper", "distance"]).all()
+    assert model.training == training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(parameter.grad, torch.ones_like(parameter))
+    assert parameter.requires_grad
+
+
+def test_an_uncopyable_model_is_left_as_it_was():
+    model = Uncopyable().train()
+    model.weight.grad = torch.ones(3, 36)
+    lipbench.evaluate(model, X, model(X).argmax(1), ["deepfool"], progress=False)
+    assert model.training
+    assert model.weight.requires_grad
+    assert torch.equal(model.weight.grad, torch.ones(3, 36))
