@@ -62,9 +62,9 @@ lint: $(READY) ## Mend what ruff can mend, then check
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
-bench: $(READY) ## Compare the attacks with foolbox (installs the extra)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[foolbox]"
-	$(BIN)/python benchmarks/attacks.py $(RESULTS)/digits08/hkr_mlp $(RESULTS)/digits08/hkr_cnn $(RESULTS)/digits08/plain_cnn
+bench: $(READY) ## Compare the attacks with foolbox's and torchattacks' (and adv-lib's where it is installed)
+	$(BIN)/python benchmarks/attacks.py $(RESULTS)/digits08/hkr_mlp $(RESULTS)/digits08/hkr_cnn $(RESULTS)/digits08/plain_cnn \
+	  $$($(BIN)/python -c "import adv_lib" 2>/dev/null || echo --skip adv_lib)
 
 clean: ## Remove caches and .venv; results stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

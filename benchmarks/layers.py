@@ -33,7 +33,7 @@ from lipbench.results import write_text
 from lipbench.training import adam, spectral
 
 BATCH = 128
-BURST = 8  # steps: a whole cycle of the variants that step every 8 batches
+BURST = 12  # steps: whole cycles of the variants that step every 2 or 6 batches
 Made = tuple[nn.Module, Optimizer]
 FAMILIES = ("soc", "cayley", "sandwich", "aol", "cpl", "sll", "liresnet")
 
@@ -78,13 +78,13 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
     """Title -> (shape of one input, variant -> maker); the first variant is plain torch."""
     others = {name: getattr(layers, name) for name in FAMILIES}
     convolutional = {name: made for name, made in others.items() if name != "sandwich"}  # it is cayley there
-    every = partial(spectral, every=8)
+    every = partial(spectral, every=6)
     return {
         "Dense stack 784-256-128": (
             (784,),
             {
                 "plain torch, Adam": dense,
-                "orthogonal, spectral (a step every 8 batches)": partial(dense, layers.Orthogonal, every),
+                "orthogonal, spectral (a step every 6 batches)": partial(dense, layers.Orthogonal, every),
                 "orthogonal, spectral": partial(dense, layers.Orthogonal, spectral),
                 "orthogonal, Adam and retraction": partial(dense, layers.Orthogonal, adam),
                 "Björck in the forward pass, Adam": partial(dense, layers.Bjorck, adam),
@@ -98,7 +98,7 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
             {
                 "plain torch, Adam": conv,
                 "aoc, spectral": partial(conv, layers.aoc, spectral),
-                "aoc, spectral (a step every 8 batches)": partial(conv, layers.aoc, every),
+                "aoc, spectral (a step every 6 batches)": partial(conv, layers.aoc, every),
                 "aoc, Adam and retraction": partial(conv, layers.aoc, adam),
                 "plain torch, circular, Adam": partial(conv, mode="circular"),
                 "aoc, circular, spectral": partial(conv, layers.aoc, spectral, mode="circular"),
@@ -117,7 +117,7 @@ def tables() -> dict[str, tuple[tuple[int, ...], dict[str, Callable[[], Made]]]]
                 "orthogonal, spectral (a step every 2 batches, as there)": partial(
                     network, layers.aoc, partial(spectral, every=2)
                 ),
-                "orthogonal, spectral (a step every 8 batches)": partial(network, layers.aoc, every),
+                "orthogonal, spectral (a step every 6 batches)": partial(network, layers.aoc, every),
             },
         ),
     }

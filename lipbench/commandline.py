@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lipbench.attacks.peers import MissingExtra
 from lipbench.health import Flag
 
 # In an installed package the configuration lies inside it, in a checkout beside it.
@@ -85,18 +86,32 @@ def judging(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         options: a composed configuration as plain containers.
+
+    Raises:
+        MissingExtra: an attack of another library that is not installed; before any training.
     """
     attacks, certificates = options.get("attack") or {}, options.get("certificate") or {}
     device = options["device"]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
-        "attacks": {key: instantiate(value, _convert_="all") for key, value in attacks.items()},
-        "certificates": {key: instantiate(value, _convert_="all") for key, value in certificates.items()},
+        "attacks": {key: _method(value) for key, value in attacks.items()},
+        "certificates": {key: _method(value) for key, value in certificates.items()},
         "options": {**attacks, **certificates},
         "device": torch.device(device),
         **{key: options[key] for key in ("images", "batch_size", "epsilons", "force", "progress")},
     }
+
+
+def _method(options: Mapping[str, Any]) -> Any:
+    """An attack or a certificate. Of a library that is missing, Hydra says where it looked; the cause, what to do."""
+    try:
+        return instantiate(options, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MissingExtra):
+            cause = cause.__cause__
+        raise cause or error from None
 
 
 def report_lines(name: str, folder: Path, summary: Mapping[str, Any]) -> str:

@@ -40,6 +40,9 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
         cfg: as composed from `conf/`.
         name: "<dataset>/<experiment>", the choice of the group `experiment`.
         overrides: of the command line; those of the network make the variant.
+
+    Raises:
+        MissingExtra: an attack of another library that is not installed; before any training.
     """
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     data_root = plain["dataset"].pop("root", None)

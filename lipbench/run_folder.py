@@ -27,6 +27,7 @@ from lipbench.evaluation import (
     Judged,
     as_pixels,
     attack_images,
+    certified,
     certify_images,
     health,
     transport_law,
@@ -161,8 +162,16 @@ class RunFolder(ABC):
         return judged
 
     def _attack(self, model: nn.Module, attacked: Split, name: str, attack: Attack) -> Judged:
+        lower = certified(read_bounds(self.folder))[: len(attacked.labels)] if self.certificates else None
         return attack_images(
-            model, attacked.images, attacked.labels, attack, name, batch_size=self.batch_size, progress=self.progress
+            model,
+            attacked.images,
+            attacked.labels,
+            attack,
+            name,
+            lower=lower,
+            batch_size=self.batch_size,
+            progress=self.progress,
         )
 
     def _check_laws(self, attacked: Split, model: nn.Module, summary: Mapping[str, Any]) -> None:
@@ -249,7 +258,9 @@ def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, machine and commit: what a reader of the results needs to know besides the configuration."""
     # Of the libraries of the extras: those that are there.
-    packages = ("torch", "torchattacks", "numpy", "pandas", "lipbench", "deel-torchlip", "orthogonium")
+    # Of the libraries of the extras: those that are there.
+    peers = ("torchattacks", "foolbox", "adv-lib", "deel-torchlip", "orthogonium")
+    packages = ("torch", "numpy", "pandas", "lipbench", *peers)
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=Path(__file__).parent,

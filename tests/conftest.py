@@ -1,12 +1,22 @@
 """What the tests share."""
 
-from collections.abc import Iterator
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import matplotlib as mpl
 import pytest
 import torch
 
 mpl.use("Agg")
+
+# Attacks of other libraries: first words of their name -> what they import, and how it is installed.
+LIBRARIES = {
+    "torchattacks": ("torchattacks", "pip install lipbench[torchattacks]"),
+    "foolbox": ("foolbox", "pip install lipbench[foolbox]"),
+    "adv_lib": ("adv_lib.attacks", "see docs/peers.md"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +27,25 @@ def _seeded() -> Iterator[None]:
     torch.set_num_threads(min(2, threads))
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def need_library_of() -> Callable[[str], None]:
+    """Skips the test, with the reason, where the library of the attack of that name is missing."""
+    path = Path(__file__).parent.parent / "benchmarks" / "adv_lib_import.py"
+    spec = importlib.util.spec_from_file_location("adv_lib_import", path)
+    assert spec is not None
+    assert spec.loader is not None
+    stand_ins = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stand_ins)
+
+    def need(attack: str) -> None:
+        for prefix, (module, remedy) in LIBRARIES.items():
+            if attack.startswith(f"{prefix}_"):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of their imports
+                    if prefix == "adv_lib" and importlib.util.find_spec("adv_lib") is not None:
+                        stand_ins.import_adv_lib()
+                    pytest.importorskip(module, reason=f"{module} is not installed: {remedy}")
+
+    return need

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 import lipbench
 from lipbench.attacks import (
     Judge,
+    alma,
     apgd,
     carlini_wagner,
     chain,
@@ -26,7 +27,7 @@ from lipbench.attacks import (
 from lipbench.attacks.box import onto_halfspace, per_image, unit
 from lipbench.attacks.noise import keys, normal, uniform
 
-ITERATIVE = [l2_pgd, apgd, deepfool, carlini_wagner, ddn, tangent, strongest]
+ITERATIVE = [l2_pgd, apgd, deepfool, carlini_wagner, ddn, alma, tangent, strongest]
 ONE_STEP = [fgsm, fgm, transport_path]
 ALL = [*ITERATIVE, *ONE_STEP, hop_skip_jump]
 SHAPE = (1, 6, 6)

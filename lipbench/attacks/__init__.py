@@ -6,6 +6,7 @@ The model is left as it was: modes, gradients and flags. Nothing an attack retur
 judges it again. `start` and `lower` are explained in `minimum_distance`, which makes an attack of a search.
 """
 
+from lipbench.attacks.alma import alma
 from lipbench.attacks.boundary import nearest, shoot, to_boundary
 from lipbench.attacks.carlini_wagner import carlini_wagner
 from lipbench.attacks.combined import strongest
@@ -17,11 +18,11 @@ from lipbench.attacks.hop_skip_jump import hop_skip_jump
 from lipbench.attacks.judging import Float64, Judge, distance, margin, undisturbed
 from lipbench.attacks.projected_gradient import apgd, l2_pgd
 from lipbench.attacks.tangent import tangent
-from lipbench.attacks.torchattack import torchattack
 
 __all__ = [
     "Float64",
     "Judge",
+    "alma",
     "apgd",
     "carlini_wagner",
     "chain",
@@ -39,7 +40,6 @@ __all__ = [
     "strongest",
     "tangent",
     "to_boundary",
-    "torchattack",
     "transport_path",
     "undisturbed",
     "warm",

@@ -10,6 +10,8 @@ from lipbench.attacks.judging import distance, margin, margin_and_gradient
 # x = clamp(0.5 + REACH tanh(w)): with more than 0.5, pixels of exactly 0 and 1 have a finite w and a slope of their
 # own.
 REACH = 0.55
+# The last step is this share of the first.
+LAST = 0.03
 
 
 @minimum_distance
@@ -34,7 +36,7 @@ def carlini_wagner(
     Args:
         searches: values of c tried per image.
         steps: steps of Adam for each.
-        lr: length of Adam's first steps relative to the distance known so far, decaying to a tenth of it: a pixel
+        lr: length of Adam's first steps relative to the distance known so far, decaying to a thirtieth: a pixel
             moves by at most lr distance / sqrt(pixels) a step, on images near the boundary as on images far from it.
         start: images to begin at; None: x.
     """
@@ -83,7 +85,7 @@ def _descend(
             shortest = torch.where(better, length, shortest)
         if step == steps - 1:
             break
-        optimizer.param_groups[0]["lr"] = 1 - 0.9 * step / steps
+        optimizer.param_groups[0]["lr"] = LAST ** (step / steps)
         (v.grad,) = torch.autograd.grad(objective.sum(), v)
         optimizer.step()
     return best.detach(), shortest

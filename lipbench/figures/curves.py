@@ -18,6 +18,7 @@ LABELS = {
     "deepfool": "DeepFool",
     "carlini_wagner": "Carlini-Wagner",
     "lipbench": "lipbench",
+    "alma": "ALMA",
     "apgd": "APGD",
     "ddn": "DDN",
     "hop_skip_jump": "HopSkipJump",

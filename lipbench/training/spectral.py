@@ -109,6 +109,7 @@ def spectral_step(weight: Tensor, direction: Tensor, lr: float, steps: int) -> T
     plus = torch.addmm if weight.ndim == 2 else torch.baddbmm
     tangent = plus(direction, cross + cross.mT, weight, alpha=-0.5)
     moved = plus(weight, _inverse_root(tangent @ tangent.mT, steps), tangent, alpha=-lr)
+    del tangent  # the product below takes its memory
     return _retraction(moved @ moved.mT) @ moved
 
 
