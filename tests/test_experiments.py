@@ -26,8 +26,10 @@ from lipbench.run import experiment_of
 SMOKE = ["images=6", "training.epochs=1", "progress=false", "device=cpu", "attack.carlini_wagner.steps=5"]
 KINDS = {
     *(f"{loss}_{body}" for loss in ("plain", "ce", "hkr") for body in ("mlp", "cnn")),
-    *("spectral_mlp", "frobenius_mlp", "clip_mlp", "kr_mlp"),
+    *("spectral_mlp", "frobenius_mlp", "clip_mlp", "kr_mlp", "adversarial_cnn"),
 }
+# Experiments without a constraint: first word of their name.
+UNCONSTRAINED = ("plain", "adversarial")
 # Experiments with the layers of other libraries: first word of their name -> what they import.
 PEERS = {"deel": "deel.torchlip", "orthogonium": "orthogonium"}
 
@@ -73,7 +75,7 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     assert set(table["method"]) == {"certificate", "fgsm", "fgm", "l2_pgd", "deepfool", "carlini_wagner", "lipbench"}
     assert (table.loc[table["side"] == "lower"].groupby(["index", "norm"]).size() == 1).all()
     assert set(table["norm"]) == {"l2", "linf", "l1"}
-    if not name.split("/")[1].startswith("plain"):
+    if not name.split("/")[1].startswith(UNCONSTRAINED):
         assert summary["lipschitz"] <= 1 + 1e-5
         assert summary["median_certificate"] is not None
     # Judged by hand: what the gallery holds is adversarial, at the distance that the table says.

@@ -1,5 +1,6 @@
 """Training: `fit`, its optimisers and schedules."""
 
+from lipbench.training.adversary import l2_pgd_adversary
 from lipbench.training.augmentation import random_affine
 from lipbench.training.checkpoint import CheckpointError
 from lipbench.training.events import event_log
@@ -18,6 +19,7 @@ __all__ = [
     "cosine",
     "event_log",
     "fit",
+    "l2_pgd_adversary",
     "pixels",
     "quadratic",
     "random_affine",

@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from lipbench.data import Dataset, Split
@@ -17,6 +19,7 @@ from lipbench.training.history import monitor, pixels
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Schedule = Callable[[float], float]
+Adversary = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 class TrainingDiverged(RuntimeError):
@@ -70,6 +73,7 @@ def fit(
     schedule: Schedule = cosine,
     minutes: float | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
+    adversary: Adversary | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -93,6 +97,9 @@ def fit(
         minutes: training time (epochs alone, without their monitoring) at which to stop, to compare networks of
             unequal speed. The schedule then follows the clock, so the result depends on the machine.
         augment: images -> images, applied to every batch of training images (`lipbench.training.random_affine`).
+        adversary: (model, images, labels) -> images, applied to every batch after `augment`: adversarial training
+            (`lipbench.training.l2_pgd_adversary`). The history's training loss and accuracy are then those of the
+            adversarial images.
         precision: "bfloat16" computes the products of the forward and the backward pass in that format (autocast); the
             weights, the steps and their retraction, the loss and everything that is measured stay in float32.
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
@@ -115,7 +122,8 @@ def fit(
     steps = len(train.labels) // batch_size
     chosen = optimizer(model)
     clock = Clock(epochs * steps, None if minutes is None else 60 * minutes)
-    rates = torch.optim.lr_scheduler.LambdaLR(chosen, lambda step: schedule(clock.progress(step)))
+    rates = LambdaLR(chosen, lambda step: schedule(clock.progress(step)))
+    step = _Step(model, loss, chosen, rates, augment, adversary, precision)
     history: list[dict[str, Any]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = load_checkpoint(Path(checkpoint), model, chosen, rates)
@@ -133,9 +141,7 @@ def fit(
                 break
             torch.manual_seed(_key(seed, epoch))
             started = time.perf_counter()
-            means = _epoch(
-                model, train, loss, chosen, rates, clock, augment, precision, batch_size, _key(seed, epoch), epoch
-            )
+            means = _epoch(step, train, clock, batch_size, _key(seed, epoch), epoch)
             seconds = time.perf_counter() - started
             row = {
                 "epoch": epoch + 1,
@@ -153,21 +159,41 @@ def fit(
     return history
 
 
-def _epoch(
-    model: nn.Module,
-    train: Split,
-    loss: Loss,
-    optimizer: Optimizer,
-    rates: torch.optim.lr_scheduler.LambdaLR,
-    clock: Clock,
-    augment: Callable[[Tensor], Tensor] | None,
-    precision: str,
-    batch_size: int,
-    key: int,
-    epoch: int,
-) -> dict[str, float]:
-    model.train()
-    device = next(model.parameters()).device
+@dataclass(frozen=True)
+class _Step:
+    """What is done with one batch."""
+
+    model: nn.Module
+    loss: Loss
+    optimizer: Optimizer
+    rates: LambdaLR
+    augment: Callable[[Tensor], Tensor] | None
+    adversary: Adversary | None
+    precision: str
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Changes the weights; returns the loss and the number of correct labels before that, on the device."""
+        x = x if self.augment is None else self.augment(x)
+        if self.adversary is not None:
+            with self._products(x.device):
+                x = self.adversary(self.model, x, y)
+        # Autocast keeps its copies of the weights until the block ends: one block per step.
+        with self._products(x.device):
+            logits = self.model(x)
+        value = self.loss(logits.float(), y)
+        self.optimizer.zero_grad()
+        value.backward()
+        self.optimizer.step()
+        self.rates.step()
+        return value.detach(), (logits.detach().argmax(1) == y).sum()
+
+    def _products(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def _epoch(step: _Step, train: Split, clock: Clock, batch_size: int, key: int, epoch: int) -> dict[str, float]:
+    step.model.train()
+    device = next(step.model.parameters()).device
     order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(key))
     # Sums stay on the device: reading them once per epoch, not per step, keeps a GPU busy.
     total_loss = torch.zeros((), device=device)
@@ -175,18 +201,9 @@ def _epoch(
     batches = [b for b in order.split(batch_size) if len(b) == batch_size]
     done = 0
     for batch in batches:
-        x, y = pixels(train.images[batch], device), train.labels[batch].to(device)
-        x = x if augment is None else augment(x)
-        # Autocast keeps its copies of the weights until the block ends: one block per step.
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(x)
-        value = loss(logits.float(), y)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        rates.step()
-        total_loss += value.detach()
-        correct += (logits.detach().argmax(1) == y).sum()
+        value, right = step(pixels(train.images[batch], device), train.labels[batch].to(device))
+        total_loss += value
+        correct += right
         done += 1
         if clock.progress(epoch * len(batches) + done) >= 1:
             break
