@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lipbench.attacks.judging import first_line
 from lipbench.certificate import layer_table
 from lipbench.data import Dataset
 from lipbench.evaluation import as_pixels
-from lipbench.layers import bake
+from lipbench.layers import Construction, bake
 from lipbench.models import OnnxError, load_onnx, load_weights
 from lipbench.results import file_hash, write_json, write_text
 from lipbench.run_folder import RunFolder, environment
@@ -169,8 +170,8 @@ def _baked(model: nn.Module, dataset: Dataset) -> nn.Module:
     Raises:
         ModelError: what is certified and attacked would not be the model as it was brought.
     """
-    if isinstance(model, torch.jit.ScriptModule | torch.fx.GraphModule):
-        return model  # plain operations; nothing in it can be replaced
+    if not any(parametrize.is_parametrized(m) or isinstance(m, Construction) for m in model.modules()):
+        return model  # and noise of its own is no change that baking makes
     x = as_pixels(dataset.test.images[:100])
     x = x.to(next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), x))
     before = model(x.clone())

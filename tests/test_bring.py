@@ -331,6 +331,18 @@ def test_a_model_without_certificate_is_explained(file, tmp_path, capsys):
     }
 
 
+def test_a_noisy_model_is_judged_and_flagged(file, tmp_path):
+    file.write_text(
+        CODE + "\n\nclass Noisy(nn.Module):\n    def forward(self, x):\n"
+        "        return x.flatten(1)[:, :10] + 0.1 * torch.randn(len(x), 10)\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lipbench.HealthWarning)
+        run(f"model={file}:Noisy", f"results={tmp_path}", *QUICK)
+    flags = read_json(tmp_path / "digits/net/default/0/summary.json")["flags"]
+    assert "randomised" in {flag["name"] for flag in flags}
+
+
 def test_the_command_without_a_model_or_with_a_wrong_word(capsys):
     run(code=1)
     assert "Which model?" in capsys.readouterr().err

@@ -86,6 +86,7 @@ def test_it_is_judged_as_the_network_is(tmp_path):
         distances = [t.loc[(t["method"] == "deepfool") & (t["norm"] == "l2"), "distance"] for t in tables]
         assert np.allclose(*distances, rtol=1e-3)
         assert [flag["name"] for flag in tables[1].attrs["flags"]] == ["never_certified"]
+        assert "traced graph" in lipbench.certificate.layer_table(read, SHAPE)["why"][0]
 
 
 def graph(*nodes, inputs=("images",), size=(None, 1, 4, 4), constants=(), opset=18, rank=None):

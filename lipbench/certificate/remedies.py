@@ -30,7 +30,7 @@ def without_rule(module: nn.Module, known: Container[type]) -> tuple[str, str]:
     """
     kind = type(module)
     name = kind.__name__
-    if any(isinstance(part, torch.jit.ScriptModule | fx.GraphModule) for part in module.modules()):
+    if any(map(_is_graph, module.modules())):
         return (
             "it is a traced graph (TorchScript, torch.export, ONNX), whose operations are not read",
             "evaluate the nn.Module that it was made from: model=file.py:function checkpoint=weights",
@@ -52,3 +52,7 @@ def without_rule(module: nn.Module, known: Container[type]) -> tuple[str, str]:
     if kind.__module__ == "torch.nn.modules.activation":
         return f"there is no rule for {name}", f"{ACTIVATIONS}, {REGISTER}"
     return f"there is no rule for {name}", f"use layers that have one (docs/layers.md), {REGISTER}"
+
+
+def _is_graph(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule | fx.GraphModule) or type(module).__name__ == "OnnxNetwork"
