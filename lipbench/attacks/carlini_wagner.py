@@ -21,8 +21,8 @@ def carlini_wagner(
     y: Tensor,
     *,
     searches: int = 6,
-    steps: int = 50,
-    lr: float = 0.3,
+    steps: int = 100,
+    lr: float = 0.2,
     start: Tensor | None = None,
 ) -> Tensor:
     """Minimises ||x' - x||^2 + c max(0, margin(x')) over w, x' = box(w) (Carlini and Wagner, 2017, arXiv 1608.04644,

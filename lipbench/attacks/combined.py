@@ -1,15 +1,12 @@
 """The headline: the attack named `lipbench`."""
 
-from functools import partial
-
 from torch import Tensor, nn
 
 from lipbench.attacks.alma import alma
 from lipbench.attacks.engine import chain
 from lipbench.attacks.tangent import tangent
 
-# From a good image a short reach polishes: a long one would leave its basin.
-_chain = chain(alma, partial(tangent, reach=0.03, last_reach=0.001))
+_chain = chain(alma, tangent)
 
 
 def strongest(

@@ -23,8 +23,8 @@ def tangent(
     y: Tensor,
     *,
     steps: int = 60,
-    reach: float = 0.5,
-    last_reach: float = 0.005,
+    reach: tuple[float, float] = (0.5, 0.005),
+    warm_reach: tuple[float, float] = (0.03, 0.001),
     memory: float = 0.5,
     start: Tensor | None = None,
 ) -> Tensor:
@@ -32,7 +32,7 @@ def tangent(
 
     At an image z near the boundary the margin is about m + <g, z' - z>. The nearest image of the box to x on which
     that vanishes is one projection away (`onto_halfspace`); z moves towards it, by at most a share of its distance
-    that shrinks from `reach` to `last_reach`. At a minimum z is that projection. Where the boundary has an edge, as
+    that shrinks as `reach` says. At a minimum z is that projection. Where the boundary has an edge, as
     those of piecewise linear networks have everywhere, single normals would throw z from side to side: averaged ones
     settle on the edge.
 
@@ -41,13 +41,16 @@ def tangent(
 
     Args:
         steps: at most; an image that has stopped moving leaves the batch.
-        reach, last_reach: longest step, relative to the distance from x, at the start and at the end.
+        reach: longest step, relative to the distance from x, at the start and at the end.
+        warm_reach: the same for images that have a `start`: a long reach would leave its basin.
         memory: weight of the earlier normals in the average; 0: the last normal alone, best on smooth boundaries.
         start: images to begin at; None: DeepFool's, and a foothold where it finds none.
     """
     first = _first(model, x, y, start)
     z, best, estimate = first.clone(), first.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
     average, still = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.long, device=x.device)
+    warm = torch.zeros_like(estimate, dtype=torch.bool) if start is None else _moved(x, start)
+    reaches = _reaches(warm, reach, warm_reach)
     rows = _moved(x, first).nonzero()[:, 0]
     for step in range(steps):
         if not len(rows):
@@ -56,9 +59,9 @@ def tangent(
         value, gradient = margin_and_gradient(model, here, y[rows])
         normal, slope = unit(gradient)
         value = value / slope.where(slope > 0, 1.0)
-        distance, reaches = _reaches(origin, here, normal, value)
-        better = reaches < estimate[rows]
-        estimate[rows[better]], best[rows[better]] = reaches[better], here[better]
+        distance, estimated = _estimate(origin, here, normal, value)
+        better = estimated < estimate[rows]
+        estimate[rows[better]], best[rows[better]] = estimated[better], here[better]
         mean, _ = unit(memory * average[rows] + (1 - memory) * normal)
         average[rows] = mean
         # Along the mean normal the margin falls slower than along its own.
@@ -66,7 +69,7 @@ def tangent(
         level = (mean * here).flatten(1).sum(1) - value / agreement
         move = onto_halfspace(origin, mean, level) - here
         length = move.flatten(1).norm(dim=1)
-        allowed = reach * (last_reach / reach) ** (step / max(1, steps - 1)) * distance
+        allowed = reaches[0][rows] * reaches[1][rows] ** (step / max(1, steps - 1)) * distance
         share = (allowed / length.where(length > 0, torch.inf)).clamp(max=1)
         z[rows] = (here + per_image(share, here) * move).clamp(0, 1)
         still[rows] = torch.where(length < SETTLED * distance, still[rows] + 1, 0)
@@ -75,19 +78,26 @@ def tangent(
 
 
 def _first(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
-    """A boundary point of every image; x where none is known."""
-    first = to_boundary(model, x, walk(model, x, y) if start is None else start, y)
-    lost = (~_moved(x, first)).nonzero()[:, 0]
-    if len(lost):
-        first[lost] = foothold(model, x[lost], y[lost])
+    """A boundary point of every image: from `start`, DeepFool or a foothold, the first that knows one; else x."""
+    first = x if start is None else to_boundary(model, x, start, y)
+    for find in (walk, foothold):
+        lost = (~_moved(x, first)).nonzero()[:, 0]
+        if len(lost):
+            first = first.index_copy(0, lost, to_boundary(model, x[lost], find(model, x[lost], y[lost]), y[lost]))
     return first
+
+
+def _reaches(warm: Tensor, cold: tuple[float, float], started: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Of each image the first reach, and the factor to the last."""
+    first = torch.where(warm, started[0], cold[0])
+    return first, torch.where(warm, started[1], cold[1]) / first
 
 
 def _moved(x: Tensor, images: Tensor) -> Tensor:
     return (images != x).flatten(1).any(1)
 
 
-def _reaches(x: Tensor, z: Tensor, normal: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _estimate(x: Tensor, z: Tensor, normal: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """The distance of z from x, [N], and at which distance on the ray from x to z the linearised margin vanishes: inf
     where that says little.
     """
@@ -95,5 +105,4 @@ def _reaches(x: Tensor, z: Tensor, normal: Tensor, value: Tensor) -> tuple[Tenso
     fall = -(ray * normal).flatten(1).sum(1)
     correction = value / fall.clamp_min(1e-6)
     near = (fall > 0.05) & (correction.abs() <= NEAR * distance)
-    reaches = torch.where(near, distance + correction, torch.where(value < 0, distance, torch.inf))
-    return distance, reaches
+    return distance, torch.where(near, distance + correction, torch.where(value < 0, distance, torch.inf))
