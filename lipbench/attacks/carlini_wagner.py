@@ -22,7 +22,7 @@ def carlini_wagner(
     *,
     searches: int = 6,
     steps: int = 100,
-    lr: float = 0.2,
+    lr: float = 0.3,
     start: Tensor | None = None,
 ) -> Tensor:
     """Minimises ||x' - x||^2 + c max(0, margin(x')) over w, x' = box(w) (Carlini and Wagner, 2017, arXiv 1608.04644,
