@@ -164,3 +164,31 @@ def test_it_follows_augmentation_and_sees_the_labels(digits):
 
     train(digits, network(), 1, augment=whitened, adversary=spy)
     assert seen == [(0.25, 0.25, {0, 1}, True)] * (len(digits.train.labels) // 64)
+
+
+def test_saturated_logits_do_not_blind_it():
+    torch.manual_seed(1)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 3))
+    x = torch.rand(50, 1, 8, 8)
+    y = body(x).argmax(1)
+    fooled = []
+    for scale in (1e2, 1e4, 1e6):
+        model = nn.Sequential(body, layers.Scale(scale))
+        moved = l2_pgd_adversary(model, x, y, epsilon=3.0, random_start=False)
+        fooled.append(int((model(moved).argmax(1) != y).sum()))
+    assert fooled[0] > 10
+    assert fooled[1] == fooled[2] == fooled[0]
+
+
+@pytest.mark.parametrize(
+    "options", [{"epsilon": torch.nan}, {"epsilon": torch.inf}, {"step_size": -1.0}, {"step_size": torch.nan}]
+)
+def test_senseless_options_are_refused(options):
+    x = torch.rand(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="finite radius > 0"):
+        l2_pgd_adversary(network(), x, torch.zeros(2, dtype=torch.long), **{"epsilon": 1.0, **options})
+
+
+def test_an_unknown_precision_is_refused(digits):
+    with pytest.raises(ValueError, match="float32 or bfloat16, not 'bf16'"):
+        train(digits, network(), precision="bf16")

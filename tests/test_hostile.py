@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import lipbench
 from lipbench import layers
 from lipbench.attacks import Judge
 from lipbench.attacks.judging import margin_and_gradient
@@ -209,3 +210,54 @@ def test_an_empty_container_is_the_identity():
     y = model(x).argmax(1)
     assert torch.equal(certify(model, x, y), certify(nn.Sequential(model[0], model[2]).eval(), x, y))
     assert (certify(model, x, y) > 0).all()
+
+
+def _householder():
+    layer = lipbench.layers.Householder(2)
+    layer.angle = nn.Parameter(torch.rand(1, 5))
+    return layer
+
+
+def _centering():
+    layer = lipbench.layers.BatchCentering(1)
+    layer.running_mean = torch.zeros(5)
+    return layer
+
+
+def _centering_bias():
+    layer = lipbench.layers.BatchCentering(1)
+    layer.bias = nn.Parameter(torch.zeros(1, 5))
+    return layer
+
+
+@pytest.mark.parametrize(("make", "channels"), [(_householder, 2), (_centering, 1), (_centering_bias, 1)])
+def test_stored_tensors_that_would_repeat_the_image_are_refused(make, channels):
+    layer = make().eval()
+    (found,) = lipbench.certificate.layerwise(layer, (channels, 4, 4))
+    assert found.bound == torch.inf, "its output is five times the image"
+
+
+@pytest.mark.parametrize("family", ["cayley", "soc"])
+def test_a_bias_that_would_repeat_the_image_is_refused(family):
+    mode = "circular" if family == "cayley" else "zeros"
+    conv = nn.Conv2d(1, 1, 3, padding=1, padding_mode=mode)
+    layer = lipbench.bake(lipbench.layers.constrain(conv, getattr(lipbench.layers, family), size=(4, 4))).eval()
+    (before,) = lipbench.certificate.layerwise(layer, (1, 4, 4))
+    assert before.bound < torch.inf
+    owner = layer.inner if hasattr(layer, "inner") else layer
+    owner.bias = nn.Parameter(torch.zeros(5))
+    (found,) = lipbench.certificate.layerwise(layer, (1, 4, 4))
+    assert found.bound == torch.inf
+
+
+def test_numbers_that_underflow_certify_nothing():
+    head = nn.Linear(4, 2).double()
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[0, 0] = 1e-200
+        head.bias.copy_(torch.tensor([0.0, 0.5]))
+    model = nn.Sequential(nn.Flatten(), lipbench.layers.Scale(1e200), head).eval()
+    x = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
+    assert lipbench.certify(model, x) <= 0.5 * (1 + 1e-6), "at x = 1 the other logit wins"
+    chain = nn.Sequential(*[lipbench.layers.Scale(v) for v in (1e-200, 1e-200, 1e300)]).eval()
+    assert lipbench.certificate.lipschitz(chain, (1, 2, 2)) > 0

@@ -29,7 +29,6 @@ for _kind, _value in {
     GroupSort: 1.0,
     FullSort: 1.0,
     Abs: 1.0,
-    Householder: OUTWARD,  # a reflection for any angle, up to the rounding of sine and cosine
     LayerCentering: OUTWARD,
     Antipodal: math.sqrt(0.5) * OUTWARD,
     # The identity in evaluation mode; `lipschitz` refuses training mode.
@@ -41,6 +40,18 @@ for _kind, _value in {
     nn.FeatureAlphaDropout: 1.0,
 }.items():
     lipschitz.register(_kind)(_constant(_value))
+
+
+@lipschitz.register(Householder)
+def _householder(layer: Householder, shape: Shape) -> float:
+    """A reflection for any angle, up to the rounding of sine and cosine."""
+    pairs = shape[0] // 2
+    if tuple(layer.angle.shape) != (pairs,):
+        raise Unbounded(
+            f"it has angles of shape {list(layer.angle.shape)}, not [{pairs}]: broadcasting would repeat it",
+            "give one angle per pair of channels",
+        )
+    return OUTWARD
 
 
 @lipschitz.register(nn.Flatten)

@@ -4,8 +4,10 @@ Rules are found by the exact type of a module. Whatever is not known exactly is 
 parametrization, a module in training mode. Its bound is infinite, its certificate 0, and `layerwise` says why.
 """
 
+import itertools
 import math
 import numbers
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -21,6 +23,8 @@ Rule = Callable[..., float]
 
 # Relative slack added to every computed norm: float64 rounding of a product of up to 10^4 terms is below 1e-11.
 OUTWARD = 1 + 1e-9
+# Products below this may have lost digits, or all of them.
+SMALLEST = 1e-290
 FINITE = "train it again: numbers that are not finite classify nothing"
 
 
@@ -166,9 +170,14 @@ class Lipschitz:
 
 
 def product(bounds: Iterable[LayerBound]) -> float:
-    """The constant of layers one after another: `inf` where one is unknown, even beside a bound of 0."""
+    """The constant of layers one after another: `inf` where one is unknown, even beside a bound of 0, and where numbers
+    that are not 0 underflow on the way.
+    """
     values = [layer.bound for layer in bounds]
-    return math.inf if math.inf in values else math.prod(values)
+    if math.inf in values or 0 in values:
+        return math.inf if math.inf in values else 0.0
+    partial = list(itertools.accumulate(values, operator.mul))
+    return math.inf if partial and min(partial) < SMALLEST else math.prod(values)
 
 
 def unknown(module: nn.Module) -> Unbounded | None:

@@ -97,6 +97,7 @@ def _fourier(layer: FourierConv2d, shape: Shape) -> float:
     images with zeros around or a crop the exact norm of the dense operator as well, where they shorten it.
     """
     real, imaginary = _finite(layer.spectrum).double()
+    check_bias(layer.bias, real.shape[0] * real.shape[2])
     bound, torus = spectral_norm(torch.complex(real, imaginary)), layer.torus
     outputs = math.prod(torus.outputs) * real.shape[0] * real.shape[2]
     whole = torus.pixels == torus.size and all(
@@ -108,6 +109,17 @@ def _fourier(layer: FourierConv2d, shape: Shape) -> float:
     exact.bias = None  # a shift, which would only add its rounding
     basis = torch.eye(math.prod(shape), dtype=torch.float64, device=real.device).reshape(-1, *shape)
     return min(bound, spectral_norm(exact(basis).flatten(1)))
+
+
+def check_bias(bias: Tensor | None, outputs: int) -> None:
+    """
+    Raises:
+        Unbounded: a bias of another shape than one number per output channel: broadcasting would repeat the image.
+    """
+    if bias is not None and tuple(bias.shape) != (outputs,):
+        raise Unbounded(
+            f"its bias has the shape {list(bias.shape)} for {outputs} output channels", "give one number per channel"
+        )
 
 
 def _finite(weight: Tensor) -> Tensor:

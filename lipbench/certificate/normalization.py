@@ -20,7 +20,14 @@ def _normalize(layer: Normalize, shape: Shape) -> float:
 
 @lipschitz.register(BatchCentering)
 def _batch_centering(layer: BatchCentering, shape: Shape) -> float:
-    """In evaluation a shift. (Another number of channels than its own is an error of its forward pass.)"""
+    """In evaluation a shift, by one number per channel."""
+    for name in ("running_mean", "bias"):
+        size = tuple(getattr(layer, name).shape)
+        if size != (shape[0],):
+            raise Unbounded(
+                f"its {name} has the shape {list(size)} for {shape[0]} channels: broadcasting would repeat it",
+                "give one number per channel",
+            )
     return 1.0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, LayerBound, Shape, lipschitz, product, unknown
+from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, lipschitz, product, unknown
 from lipbench.layers import Antipodal, Scale
 from lipbench.state import evaluation_mode
 
@@ -51,8 +51,13 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
         rows = head.weight.double()
         if not rows.isfinite().all() or not math.isfinite(constant):
             return _full(len(rows), math.inf, rows.device)
-        distances = (rows[:, None] - rows[None, :]).norm(dim=2) * OUTWARD
-        return distances * constant * OUTWARD
+        differences = rows[:, None] - rows[None, :]
+        # The squares of small numbers underflow, and so may the product: then nothing is known.
+        largest = differences.abs().amax(2)
+        scaled = differences / largest.where(largest > 0, 1.0)[:, :, None]
+        distances = scaled.norm(dim=2) * largest * OUTWARD
+        found = distances * constant * OUTWARD
+        return found.masked_fill((largest > 0) & (constant > 0) & (found < SMALLEST), math.inf)
     if known and type(head) is Antipodal:
         return _full(2, constant * OUTWARD, _device(model))
     whole = product(bounds)

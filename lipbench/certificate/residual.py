@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, unknown
-from lipbench.certificate.linear import CONSTRUCTED, convolution_norm, spectral_norm
+from lipbench.certificate.linear import CONSTRUCTED, check_bias, convolution_norm, spectral_norm
 from lipbench.layers import (
     ConvexPotential,
     ConvexResidual,
@@ -71,6 +71,7 @@ def _skew_exponential(layer: SkewExponential, shape: Shape) -> float:
         check_declared(layer.inner)
     except ValueError as error:
         raise Unbounded(f"its inner convolution: {error}", CONSTRUCTED) from error
+    check_bias(layer.inner.bias, layer.inner.out_channels)
     norm = convolution_norm(_skew(layer.inner), (shape[1], shape[2]))
     return (1 + norm ** (TERMS + 1) / math.factorial(TERMS + 1)) * OUTWARD
 

@@ -1,5 +1,7 @@
 """Adversarial training: images of a batch replaced by adversarial ones of the network as it is at that step."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,22 +41,32 @@ def l2_pgd_adversary(
     Raises:
         ValueError: a radius or a number of steps that is not positive.
     """
-    if epsilon <= 0 or steps < 1:
+    length = 2.5 * epsilon / max(1, steps) if step_size is None else step_size
+    if not (0 < epsilon < math.inf and 0 < length < math.inf and steps >= 1):
         raise ValueError(
-            f"An adversary needs a radius > 0 and at least one step; got epsilon={epsilon} and steps={steps}. "
+            "An adversary needs a finite radius > 0, at least one step and a finite step size > 0; got "
+            f"epsilon={epsilon}, steps={steps} and step_size={step_size}. "
             "For ordinary training leave it out (training.adversary=null)."
         )
-    length = 2.5 * epsilon / steps if step_size is None else step_size
     moved = _clip(x + _in_ball(x, epsilon), x, epsilon) if random_start else x
     # The frozen weights of parametrized layers are made once, not at every step.
     with undisturbed(model), parametrize.cached():
         for _ in range(steps):
             point = moved.detach().requires_grad_()
             # The copy: a first layer with inplace=True may not overwrite a leaf.
-            value = F.cross_entropy(model(point.clone()).to(x.dtype), y, reduction="sum")
+            value = F.cross_entropy(_readable(model(point.clone())), y, reduction="sum")
             (gradient,) = torch.autograd.grad(value, point)
             moved = _clip(point.detach() + length * _direction(gradient), x, epsilon)
     return moved
+
+
+def _readable(logits: Tensor) -> Tensor:
+    """Logits in float64 with a spread of at most 10, by a factor per image: the cross-entropy of larger ones has a
+    gradient of exactly 0, which would leave the network without an adversary.
+    """
+    logits = logits.double()
+    spread = (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach()
+    return logits / (spread / 10).clamp_min(1)
 
 
 def _in_ball(x: Tensor, epsilon: float) -> Tensor:

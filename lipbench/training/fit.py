@@ -101,7 +101,7 @@ def fit(
             (`lipbench.training.l2_pgd_adversary`). The history's training loss and accuracy are then those of the
             adversarial images.
         precision: "bfloat16" computes the products of the forward and the backward pass in that format (autocast); the
-            weights, the steps and their retraction, the loss and everything that is measured stay in float32.
+            weights, the steps and their retraction, the loss and the validation stay in float32.
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
         checkpoint: file written after every epoch, from which a stopped run is resumed.
         on_epoch: called with each new row, before the checkpoint that holds it is written: after a kill in between the
@@ -112,9 +112,12 @@ def fit(
         `lipbench.training.history.monitor`, those of each layer included, then seconds (of the epoch alone).
 
     Raises:
+        ValueError: an unknown precision.
         TrainingDiverged: the loss is NaN or infinite.
         CheckpointError: the checkpoint cannot be read or belongs to another network.
     """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is float32 or bfloat16, not {precision!r}.")
     device = torch.device(device)
     model.to(device)
     train, validation = dataset.train, dataset.validation
