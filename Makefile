@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $(READY)
 
-benchmark: $(READY) ## Train, attack and certify SUITE, then the report (default: digits, 4 minutes)
+benchmark: $(READY) ## Train, attack and certify SUITE, then the report (default: both digits)
 	@status=0; $(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS) || status=$$?; \
 	test $$status -ne 130 || exit 130; \
 	$(BIN)/python -m lipbench.report results=$(RESULTS) && exit $$status

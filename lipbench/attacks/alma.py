@@ -28,7 +28,7 @@ def alma(
 
     Differs from the paper: the margin is measured in the unit of its gradient at x and in that of the distance, so that
     the scale of the logits, and how far the images are, change nothing; steps have momentum, and their length
-    shrinks by a hundred (with long first steps it crosses into other basins: on MNIST nearer images than any single
+    shrinks by a hundred (with long first steps it crosses into other basins: on MNIST 0 against 8 nearer images on average than any single
     peer finds); two classes are enough.
 
     Args:

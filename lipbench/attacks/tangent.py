@@ -1,4 +1,4 @@
-"""The strongest attack of lipbench: x is projected on the tangent plane of the boundary, again and again."""
+"""An attack of our own: x is projected on the tangent plane of the boundary, again and again."""
 
 import torch
 from torch import Tensor, nn
