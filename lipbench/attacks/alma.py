@@ -28,8 +28,8 @@ def alma(
 
     Differs from the paper: the margin is measured in the unit of its gradient at x and in that of the distance, so that
     the scale of the logits, and how far the images are, change nothing; steps have momentum, and their length
-    shrinks by a hundred (with long first steps it crosses into other basins: on MNIST 0 against 8 nearer images on average than any single
-    peer finds); two classes are enough.
+    shrinks by a hundred (with long first steps it crosses into other basins: on MNIST 0 against 8 its images are nearer
+    on average than those of any single peer, see benchmarks/attacks.md); two classes are enough.
 
     Args:
         steps: forward and backward passes.
