@@ -208,3 +208,38 @@ def test_a_hook_of_what_bakes_to_itself_stays(family):
     x = torch.rand(2, *shape)
     expected = model(x)
     assert torch.allclose(bake(model)(x), expected, atol=1e-3)
+
+
+def linear_cases() -> list[tuple[object, str]]:
+    """Where an image of one pixel shows the weight: no activation inside, no series of products."""
+    kept = {"square", "same", "circular", "grouped", "dilated"}
+    inside = {layers.cpl: kept, layers.sll: kept, layers.sandwich: {"tall", "square", "wide"}}
+    inside[layers.soc] = {"stem", "same", "grouped"}
+    return [(family, kind) for family in FAMILIES for kind in LAYERS if kind not in inside.get(family, ())]
+
+
+@pytest.mark.parametrize(("family", "kind"), linear_cases())
+def test_weights_are_made_in_their_own_precision_under_autocast(family, kind):
+    layer, shape = made(family, kind)
+    train(layer, shape, lambda m: adam(m, lr=1e-2), steps=3)
+    with torch.no_grad():
+        layer[0].bias.zero_()
+    pixels = torch.eye(torch.Size(shape).numel()).unflatten(1, shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(pixels).float()
+    # One pixel meets one weight: all that bfloat16 may change is the last rounding of that weight.
+    torch.testing.assert_close(found, layer(pixels), rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_in_bfloat16_gives_gradients_to_every_weight(family, kind):
+    layer, shape = made(family, kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(torch.rand(4, *shape))
+    (out.float() ** 3).sum().backward()
+    grads = {name: p.grad for name, p in layer.named_parameters()}
+    assert all(g is not None and g.dtype == torch.float32 and g.isfinite().all() for g in grads.values())
+    weights = [g for name, g in grads.items() if not name.endswith(("bias", "log_q", "log_psi"))]
+    assert weights
+    assert all(g.abs().max() > 0 for g in weights)

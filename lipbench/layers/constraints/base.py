@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lipbench.layers.operator import check_padding
+from lipbench.layers.precision import own_precision
 
 Factor = Literal["strict", "lambda"]
 ConstraintFactory = Callable[..., nn.Module]
@@ -45,6 +46,11 @@ class Constraint(nn.Module):
         constraint = cls(nn.Identity())
         constraint.groups = blocks
         return constraint
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        with own_precision(weight):
+            constrained: Tensor = super().__call__(weight)
+        return constrained
 
     def matrix(self, weight: Tensor) -> Tensor:
         """[out, in, ...] -> [groups, out / groups, in * ...]."""

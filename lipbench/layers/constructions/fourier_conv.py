@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lipbench.layers.constructions.base import Construction
 from lipbench.layers.operator import geometry, is_circular, output_size, padding_of, symbols, torus
+from lipbench.layers.precision import own_precision
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ class FourierOrthogonalConv2d(Construction):
         return self.transform(symbols(self.geometry, self.weight, self.torus.size).conj())
 
     def forward(self, x: Tensor) -> Tensor:
-        return _convolve(x, self.spectrum(), self.bias, self.torus)
+        with own_precision(x):  # no Fourier transform has a bfloat16 form
+            return _convolve(x.to(self.weight.dtype), self.spectrum(), self.bias, self.torus)
 
     def bake(self) -> nn.Module:
         """The matrices at the frequencies, computed in float64."""

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from lipbench.layers.constraints import Orthogonal
 from lipbench.layers.constructions.base import Construction
+from lipbench.layers.precision import own_precision
 
 
 class OrthogonalConv2d(Construction):
@@ -104,7 +105,9 @@ class OrthogonalConv2d(Construction):
         return list(squares.permute(0, 1, 4, 5, 2, 3).flatten(1, 2).unbind(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d(x, self.kernel(), self)
+        with own_precision(x):
+            kernel = self.kernel()
+        return conv2d(x, kernel, self)
 
     def bake(self) -> nn.Module:
         """The equivalent plain convolution."""

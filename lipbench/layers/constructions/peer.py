@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.layers.constructions.base import Construction
+from lipbench.layers.precision import own_precision
 
 
 class PeerLayer(Construction):
@@ -29,7 +30,8 @@ class PeerLayer(Construction):
         self._plain = plain
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(x)
+        with own_precision(x):
+            y: Tensor = self.layer(x.float() if x.dtype == torch.bfloat16 else x)
         return y
 
     @torch.no_grad()
