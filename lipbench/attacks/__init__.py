@@ -12,7 +12,7 @@ from lipbench.attacks.carlini_wagner import carlini_wagner
 from lipbench.attacks.combined import strongest
 from lipbench.attacks.ddn import ddn
 from lipbench.attacks.deepfool import deepfool
-from lipbench.attacks.engine import chain, minimum_distance, warm
+from lipbench.attacks.engine import best_of, chain, minimum_distance, warm
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
 from lipbench.attacks.hop_skip_jump import hop_skip_jump
 from lipbench.attacks.judging import Float64, Judge, distance, margin, undisturbed
@@ -24,6 +24,7 @@ __all__ = [
     "Judge",
     "alma",
     "apgd",
+    "best_of",
     "carlini_wagner",
     "chain",
     "ddn",

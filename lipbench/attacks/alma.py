@@ -18,7 +18,7 @@ def alma(
     x: Tensor,
     y: Tensor,
     *,
-    steps: int = 200,
+    steps: int = 250,
     lr: float = 3.0,
     last_lr: float = 0.03,
     start: Tensor | None = None,

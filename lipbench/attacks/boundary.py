@@ -1,5 +1,5 @@
 """What makes any attack a minimum-distance attack: a search along the ray to its image, and the best of several
-images.
+images. The model is taken as it is: see `undisturbed`.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ from lipbench.attacks.judging import Judge, distance
 
 # Lengths, relative to the attack's own, at which the ray is tried: DeepFool stops just short of the boundary.
 LENGTHS = (1.0, 1.001, 1.02, 1.1, 1.25)
-# Outward steps where float32 and float64 disagree on which side of the boundary an image is.
-NUDGES = (1.0, 1 + 1e-5, 1 + 1e-4, 1 + 1e-3, 1 + 1e-2)
+# Outward steps where float32 and float64 disagree on which side of the boundary an image is: by far where the distance
+# is of the order of the rounding, or the logits are shifted by much more than they differ.
+NUDGES = (1.0, 1 + 1e-5, 1 + 1e-4, 1 + 1e-3, 1 + 1e-2, 1.03, 1.1, 1.3, 2.0, 4.0, 8.0)
 
 
 @torch.no_grad()

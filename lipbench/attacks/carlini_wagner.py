@@ -22,7 +22,7 @@ def carlini_wagner(
     *,
     searches: int = 6,
     steps: int = 100,
-    lr: float = 0.3,
+    lr: float = 0.15,
     start: Tensor | None = None,
 ) -> Tensor:
     """Minimises ||x' - x||^2 + c max(0, margin(x')) over w, x' = box(w) (Carlini and Wagner, 2017, arXiv 1608.04644,
@@ -38,6 +38,8 @@ def carlini_wagner(
         steps: steps of Adam for each.
         lr: length of Adam's first steps relative to the distance known so far, decaying to a thirtieth: a pixel
             moves by at most lr distance / sqrt(pixels) a step, on images near the boundary as on images far from it.
+            Short steps find nearer images, but may not get as far as the boundary: they double after each search that
+            has not reached it.
         start: images to begin at; None: x.
     """
     value, gradient = margin_and_gradient(model, x, y)
@@ -50,14 +52,16 @@ def carlini_wagner(
         length = distance(x, start).to(reach)
         best, shortest = start.clone(), length.where(length > 0, torch.inf)
     c = 2 * torch.minimum(reach, shortest)
+    longer = torch.ones_like(reach)
     for _ in range(searches):
         rows = (high - low > 1e-2 * low).nonzero()[:, 0]
         if not len(rows):
             break
-        pace = lr * torch.minimum(shortest, reach * 4)[rows] / x[0].numel() ** 0.5
+        pace = lr * (longer * torch.minimum(shortest, reach * 4))[rows] / x[0].numel() ** 0.5
         images, lengths = _descend(model, x[rows], y[rows], best[rows], (c / slope)[rows], steps, pace)
         better, success = lengths < shortest[rows], lengths.isfinite()
         best[rows[better]], shortest[rows[better]] = images[better], lengths[better]
+        longer[rows[shortest[rows].isinf()]] *= 2
         low[rows[~success]], high[rows[success]] = c[rows[~success]], c[rows[success]]
         c = torch.where(high.isfinite(), (low + high) / 2, 2 * c)
     return best
@@ -70,13 +74,14 @@ def _descend(
     origin = torch.atanh((start - 0.5) / REACH)
     pace = per_image(pace, x)
     # Short memories: the margin's gradient changes its direction along the way (measured on MNIST: 1 % nearer images).
-    # Adam moves each entry of v by at most about its learning rate, whatever the gradient: w = origin + pace v.
+    # Adam moves each entry of v by at most about its learning rate, whatever the gradient: w = origin + pace v. Its usual
+    # eps would stop images near the boundary, whose gradients are as small as their distances.
     v = torch.zeros_like(origin).requires_grad_()
-    optimizer = torch.optim.Adam([v], lr=1.0, betas=(0.8, 0.9))
+    optimizer = torch.optim.Adam([v], lr=1.0, betas=(0.8, 0.9), eps=1e-30)
     best, shortest = start.clone(), torch.full_like(weight, torch.inf)
     for step in range(steps):
         images = (0.5 + REACH * torch.tanh(origin + pace * v)).clamp(0, 1)
-        excess = margin(model(images), y)
+        excess = margin(model(images.clone()), y)  # a first layer may work in place
         objective = (images - x).square().flatten(1).sum(1) + weight * excess.clamp_min(0)
         with torch.no_grad():
             length = distance(x, images).to(weight)

@@ -16,7 +16,7 @@ def ddn(
     x: Tensor,
     y: Tensor,
     *,
-    steps: int = 100,
+    steps: int = 150,
     gamma: float = 0.05,
     start: Tensor | None = None,
 ) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks.boundary import nearest, to_boundary
+from lipbench.attacks.box import per_image
 from lipbench.attacks.judging import Judge, distance, margin, undisturbed
 
 Attack = Callable[..., Tensor]
@@ -25,15 +26,15 @@ def minimum_distance(core: Attack) -> Attack:
 
     The attack takes `start` and `lower` besides the options of the search:
 
-    * start: images [N, C, H, W], the best known so far (x itself where there is none). The result is never farther; a
-      search that has an argument `start` also begins there. None: a cold start.
+    * start: images [N, C, H, W], the best known so far. The result is never farther; a search that has an argument
+      `start` also begins there. Where it is not adversarial the search begins at x. None: a cold start.
     * lower: certified distances [N]. No search where `start` is within 0.1 % of it.
 
     It leaves the model as it was (modes, gradients, flags), runs under `torch.no_grad()`, passes only images on
     whose distance is still open, and ends with `to_boundary`.
 
     Raises:
-        ValueError: the model gives fewer than two logits, or NaN.
+        ValueError: the model gives fewer than two logits, or NaN; `start` has another shape than x.
     """
     signature = inspect.signature(core)
     takes_start = "start" in signature.parameters
@@ -49,8 +50,10 @@ def minimum_distance(core: Attack) -> Attack:
         **options: Any,
     ) -> Tensor:
         with undisturbed(model):
+            x, y = x.clone(), y.clone()  # what was made in inference mode has no gradients, but its copy has
+            start = None if start is None else _usable(model, x, y, start)
             rows = _open(model, x, y, start, lower).nonzero()[:, 0]
-            result = x.clone() if start is None else start.clone()
+            result = x.clone() if start is None else start
             if not len(rows):
                 return result
             if takes_start:
@@ -72,6 +75,16 @@ def warm(attack: Attack, **options: Tensor | None) -> dict[str, Tensor | None]:
     """Those of the options `start` and `lower` that the attack takes: a function of a user's own may take neither."""
     known = inspect.signature(attack).parameters
     return {name: value for name, value in options.items() if name in known}
+
+
+def _usable(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
+    """`start` in the box; x itself where it is no image or not adversarial, as if no attack had found one."""
+    if start.shape != x.shape:
+        raise ValueError(f"start= holds images of shape {list(start.shape)}, the images are {list(x.shape)}.")
+    start = start.to(x).clamp(0, 1)
+    known = start.isfinite().flatten(1).all(1)
+    start = torch.where(per_image(known, x), start, x)
+    return torch.where(per_image(Judge(model)(start, y), x), start, x)
 
 
 def _open(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, lower: Tensor | None) -> Tensor:
@@ -99,11 +112,25 @@ def chain(*attacks: Attack) -> Attack:
     def chained(
         model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
     ) -> Tensor:
-        for attack in attacks:
-            found = attack(model, x, y, **warm(attack, start=start, lower=lower))
-            start = found if start is None else nearest(model, x, y, found, start)
+        with undisturbed(model):
+            for attack in attacks:
+                found = _usable(model, x, y, attack(model, x, y, **warm(attack, start=start, lower=lower)))
+                start = found if start is None else nearest(model, x, y, found, start)
         if start is None:
             raise ValueError("chain() got no attacks.")
         return start
 
     return chained
+
+
+def best_of(*attacks: Attack) -> Attack:
+    """Attacks side by side, each from the same `start`; the nearest image of any; an attack itself."""
+
+    def nearest_of(
+        model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
+    ) -> Tensor:
+        with undisturbed(model):
+            found = [attack(model, x, y, **warm(attack, start=start, lower=lower)) for attack in attacks]
+            return nearest(model, x, y, *(_usable(model, x, y, images) for images in found))
+
+    return nearest_of

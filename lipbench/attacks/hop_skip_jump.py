@@ -59,7 +59,7 @@ def _normal(model: nn.Module, z: Tensor, y: Tensor, radius: Tensor, key: Tensor,
     for draw in draws:
         direction, _ = unit(normal(key, tuple(z.shape[1:]), draw).to(z))
         probe = (z + per_image(radius, z) * direction).clamp(0, 1)
-        sign = 2 * Judge.misclassified(model(probe), y).to(z) - 1
+        sign = 2 * Judge.misclassified(model(probe.clone()), y).to(z) - 1
         total, weighted, signs = total + direction, weighted + per_image(sign, z) * direction, signs + sign
     # The mean decision is a baseline: it lowers the variance.
     return unit(weighted - per_image(signs / len(draws), z) * total)[0]
@@ -70,7 +70,7 @@ def _jump(model: nn.Module, z: Tensor, y: Tensor, direction: Tensor, length: Ten
     result, open_ = z.clone(), torch.ones(len(z), dtype=torch.bool, device=z.device)
     for halving in range(10):
         moved = (z + per_image(length / 2**halving, z) * direction).clamp(0, 1)
-        found = open_ & Judge.misclassified(model(moved), y)
+        found = open_ & Judge.misclassified(model(moved.clone()), y)
         result = torch.where(per_image(found, z), moved, result)
         open_ &= ~found
         if not open_.any():

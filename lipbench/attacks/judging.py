@@ -22,7 +22,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for p, _, _ in parameters:
             p.requires_grad_(False)
             p.grad = None  # so that nobody clears it in place
-        with same_random_numbers(), torch.enable_grad():
+        # Inference mode, where the caller is in it, would make every gradient zero.
+        with same_random_numbers(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for module, training in modes:
