@@ -110,6 +110,7 @@ class Watched(nn.Module):
         return copied
 
 
+@pytest.mark.filterwarnings("ignore::lipbench.health.HealthWarning")
 def test_evaluation_is_in_float32_whatever_is_switched_on(switched_on):
     model = Watched(mlp((1, 4, 4), 2, widths=[4]).eval())
     images, labels = torch.randint(0, 256, (8, 1, 4, 4), dtype=torch.uint8), torch.arange(8) % 2

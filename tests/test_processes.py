@@ -1,4 +1,4 @@
-"""Two processes train one network: as one would on the whole batch, with equal weights, the first of them writing.
+"""Two processes train one network: as one would on the whole batch, with equal weights, the first of them writing."""
 
 import os
 import subprocess
@@ -60,8 +60,8 @@ def flat(model: nn.Module) -> torch.Tensor:
 def gradient(loss: str, classes: int) -> torch.Tensor:
     """Of the loss of one batch, or of this process's share of it after the exchange."""
     model, split = network(classes), data(classes).train
-    batch = processes.share(torch.arange(BATCH))
-    logits, labels = processes.union(processes.together(model)(split.images[batch] / 255), split.labels[batch])
+    batch, shared = processes.share(torch.arange(BATCH)), processes.together(model)
+    logits, labels = processes.union(shared(split.images[batch] / 255), split.labels[batch])
     (LOSSES[loss](logits, labels) * processes.count()).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -172,7 +172,7 @@ def test_the_command_under_torchrun_writes_one_run(tmp_path):
     ended = torchrun("experiment=digits08/hkr_mlp", *options)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("violations 0") == 1
-    folder = tmp_path / "digits08/hkr_mlp/default/0"
+    folder = tmp_path / "digits08/hkr_mlp/training.epochs=2/0"
     assert len(pd.read_csv(folder / "history.csv")) == 2
     assert (folder / "summary.json").exists()
     failed = torchrun("experiment=digits08/hkr_mlp", *options, "batch_size=7", "attack.fgsm.sizes=3")
