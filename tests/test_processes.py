@@ -175,9 +175,12 @@ def test_the_command_under_torchrun_writes_one_run(tmp_path):
     folder = tmp_path / "digits08/hkr_mlp/training.epochs=2/0"
     assert len(pd.read_csv(folder / "history.csv")) == 2
     assert (folder / "summary.json").exists()
-    failed = torchrun("experiment=digits08/hkr_mlp", *options, "batch_size=7", "attack.fgsm.sizes=3")
-    assert failed.returncode != 0
-    assert "other options" in failed.stderr
+    # Where the first process refuses, the other one does not wait for it.
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 32", "batch_size: 64"))
+    refused = torchrun("experiment=digits08/hkr_mlp", *options)
+    assert refused.returncode != 0
+    assert "batch_size: 64 -> 32" in refused.stderr
 
 
 def test_a_sweep_under_torchrun_is_refused(monkeypatch):
