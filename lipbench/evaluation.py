@@ -185,7 +185,6 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 1000) -> Tensor:
     return torch.cat(predictions)
 
 
-@float32_products()
 def evaluate(
     model: nn.Module,
     images: Tensor,
@@ -224,7 +223,8 @@ def evaluate(
     chosen_attacks = _named(attacks, ATTACKS, "attack")
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
     x, y = as_pixels(images), labels.long()
-    with _baked(model) as baked:
+    # Not a decorator, so that warnings point to the caller.
+    with float32_products(), _baked(model) as baked:
         _check_labels(baked, x, y)
         flags = health(baked, x, y, batch_size)
         tables = [certify_images(baked, x, y, function, name).table for name, function in chosen_certificates.items()]
