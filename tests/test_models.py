@@ -19,8 +19,9 @@ SHAPE = (3, 32, 32)
 
 def recipe(model: str, constraint: str = "free", shape=SHAPE, classes: int = 10) -> dict:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        # An experiment that changes no option of its model.
-        chosen = ["experiment=cifar10_jpeg/margin_cnn", f"model={model}", f"constraint={constraint}"]
+        # An experiment that changes no other option of its model than the mean.
+        chosen = ["experiment=cifar10_jpeg/margin_resnet", "model.mean=[0.0]"]
+        chosen += [f"model={model}", f"constraint={constraint}"]
         cfg = compose("config", overrides=chosen)
     plain = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "constraint")}
     return {**plain, "shape": list(shape), "classes": classes}
