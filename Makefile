@@ -48,7 +48,7 @@ evaluate: $(READY) ## Your own model: MODEL=file.py:build CHECKPOINT=weights.saf
 export: $(READY) ## ONNX and torch.export files of RUN, the certificate inside
 	$(BIN)/python -m lipbench.export "run=$(RUN)"
 
-data: $(READY) ## Download DATA (mnist) into LIPBENCH_DATA or the cache
+data: $(READY) ## Get DATA (mnist, cifar10, cifar100, cifar10_jpeg) into LIPBENCH_DATA or the cache
 	$(BIN)/python -m lipbench.data $(DATA)
 
 test: $(READY) ## Lint, types and tests

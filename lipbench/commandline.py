@@ -89,18 +89,35 @@ def judging(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         MissingExtra: an attack of another library that is not installed; before any training.
+        ValueError: a device that is not there.
     """
     attacks, certificates = options.get("attack") or {}, options.get("certificate") or {}
-    device = options["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "attacks": {key: _method(value) for key, value in attacks.items()},
         "certificates": {key: _method(value) for key, value in certificates.items()},
         "options": {**attacks, **certificates},
-        "device": torch.device(device),
+        "device": _device(options["device"]),
         **{key: options[key] for key in ("images", "batch_size", "epsilons", "force", "progress")},
     }
+
+
+def _device(name: str) -> torch.device:
+    """
+    Raises:
+        ValueError: torch has no such device, or sees none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name}: give auto, cpu, cuda, or one GPU such as cuda:1.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={name}: this torch ({torch.__version__}) sees {torch.cuda.device_count()} GPUs. Use device=auto "
+            "or device=cpu, or install a torch for CUDA: https://pytorch.org/get-started"
+        )
+    return device
 
 
 def _method(options: Mapping[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from lipbench.health import Flag, HealthWarning, model_flags, returned_flags, ta
 from lipbench.layers import bake
 from lipbench.losses import binary_function
 from lipbench.results import LawViolation, best, bounds_table, violations
-from lipbench.state import duplicate, same_random_numbers
+from lipbench.state import duplicate, float32_products, same_random_numbers
 from lipbench.transport import wasserstein
 
 Attack = Callable[..., Tensor]
@@ -98,6 +98,7 @@ def as_pixels(images: Tensor) -> Tensor:
     return images.float()
 
 
+@float32_products()
 def certify_images(
     model: nn.Module, images: Tensor, labels: Tensor, certificate: Certificate, name: str = "certificate"
 ) -> Judged:
@@ -112,6 +113,7 @@ def certify_images(
     return Judged(table, None, seconds, 1.0)
 
 
+@float32_products()
 def attack_images(
     model: nn.Module,
     images: Tensor,
@@ -195,8 +197,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """How far is the nearest adversarial example? One row per image, method and norm, for anyone's classifier.
 
-    The model is judged in evaluation mode and left as it was: modes, gradients, flags, and the generators of random
-    numbers. Live parametrizations are baked in a copy.
+    The model is judged in evaluation mode and in float32 (no TF32, no autocast from outside), and left as it was:
+    modes, gradients, flags, and the generators of random numbers. Live parametrizations are baked in a copy.
 
     Args:
         model: images [N, C, H, W] in [0, 1] -> logits [N, K], K >= 2, on any device.
@@ -221,7 +223,8 @@ def evaluate(
     chosen_attacks = _named(attacks, ATTACKS, "attack")
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
     x, y = as_pixels(images), labels.long()
-    with _baked(model) as baked:
+    # Not a decorator, so that warnings point to the caller.
+    with float32_products(), _baked(model) as baked:
         _check_labels(baked, x, y)
         flags = health(baked, x, y, batch_size)
         tables = [certify_images(baked, x, y, function, name).table for name, function in chosen_certificates.items()]
@@ -243,6 +246,7 @@ def evaluate(
     return table
 
 
+@float32_products()
 def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> list[Flag]:
     """The flags of a baked network in evaluation mode before it is attacked, from its first images (at most 100)."""
     x, y = _on_device(model, images[:100], labels[:100])
@@ -250,6 +254,7 @@ def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 5
     return model_flags(model, x, y, min(100, batch_size))
 
 
+@float32_products()
 def certify_model(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
     """Certified radius of each image, [N] float64 in L2: no image of [0, 1] nearer than it changes the model's label.
 
@@ -281,6 +286,7 @@ def check(table: pd.DataFrame) -> None:
         )
 
 
+@float32_products()
 def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int = 500) -> dict[str, Any]:
     """The second law, for a two-class network: KR estimate / Lipschitz bound <= exact Wasserstein-1 distance of the
     classes.

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,8 @@ from lipbench.layers import bake
 from lipbench.models import build, load, save
 from lipbench.results import ResultsError, fingerprint, read_json, write_json, write_text
 from lipbench.run_folder import RunFolder, environment
-from lipbench.training import event_log, pixels
+from lipbench.state import float32_products
+from lipbench.training import event_log, pixels, processes
 
 # The largest change of a logit that finishing an orthogonalisation may make.
 BAKE_TOLERANCE = 1e-3
@@ -37,39 +39,67 @@ class Experiment(RunFolder):
     training: Callable[..., list[dict[str, Any]]]
     tensorboard: bool = False
 
+    def assist(self) -> None:
+        """What every process but the first does (see `lipbench.training.processes`): its share of the training, where
+        the first one finds something to train. It writes nothing.
+        """
+        if processes.of_first(0.0):
+            dataset = self.load_dataset()
+            self._train(self._recipe(dataset), dataset)
+
     def _network(self, dataset: Dataset) -> nn.Module:
         """The baked network: from the folder, or trained now."""
-        if (self.folder / "model.safetensors").exists():
+        trained = (self.folder / "model.safetensors").exists()
+        # The other processes wait for this, so that they load the data after the first one has prepared it.
+        processes.of_first(float(not trained))
+        if trained:
             return load(self.folder).to(self.device)
-        recipe = {
-            "model": self.network["model"],
-            "constraint": self.network["constraint"],
-            "shape": list(dataset.shape),
-            "classes": len(dataset.classes),
-        }
-        seed, checkpoint = int(self.network["seed"]), self.folder / "checkpoint.pt"
-        torch.manual_seed(seed)
-        model = build(recipe)
+        recipe = self._recipe(dataset)
         with event_log(self.folder / "tensorboard") if self.tensorboard else nullcontext() as on_epoch:
-            history = self.training(
-                model,
-                dataset,
-                self.loss,
-                self.optimizer,
-                seed=seed,
-                device=self.device,
-                checkpoint=checkpoint,
-                progress=self.progress,
-                on_epoch=on_epoch,
-            )
+            model, history = self._train(recipe, dataset, on_epoch)
         write_text(self.folder / "history.csv", pd.DataFrame(history).to_csv(index=False, lineterminator="\n"))
         change = _bake(model, dataset.validation)
         write_json(self.folder / "environment.json", environment(self.device))
         write_json(self.folder / "network.json", {"bake_change": change})
         self._add_cost("training", sum(row["seconds"] for row in history), len(dataset.train.labels) * len(history))
         save(model, recipe, self.folder)
-        checkpoint.unlink(missing_ok=True)
+        self._checkpoint.unlink(missing_ok=True)
         return model
+
+    def _recipe(self, dataset: Dataset) -> dict[str, Any]:
+        return {
+            "model": self.network["model"],
+            "constraint": self.network["constraint"],
+            "shape": list(dataset.shape),
+            "classes": len(dataset.classes),
+        }
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _train(
+        self,
+        recipe: dict[str, Any],
+        dataset: Dataset,
+        on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    ) -> tuple[nn.Module, list[dict[str, Any]]]:
+        """The trained network, unbaked, and its history."""
+        seed = int(self.network["seed"])
+        torch.manual_seed(seed)
+        model = build(recipe)
+        history = self.training(
+            model,
+            dataset,
+            self.loss,
+            self.optimizer,
+            seed=seed,
+            device=self.device,
+            checkpoint=self._checkpoint,
+            progress=self.progress,
+            on_epoch=on_epoch,
+        )
+        return model, history
 
     def _facts(self) -> dict[str, Any]:
         """What a comparison of constructions needs: which one it is, how it did on the validation set, its speed."""
@@ -97,6 +127,7 @@ def variant_of(overrides: Sequence[str], groups: Sequence[str]) -> str:
     return name or "default"
 
 
+@float32_products()
 @torch.no_grad()
 def _bake(model: nn.Module, validation: Split) -> float:
     """Bakes in place and returns the largest change of a logit over (at most 1000) validation images.

@@ -34,19 +34,25 @@ GROUP = RUN_COLUMNS[:3]
 # Shown in a second table, so that both fit a page.
 SHORT = {
     "accuracy": "acc",
+    "balanced accuracy": "bal",
+    "sensitivity": "sens",
+    "specificity": "spec",
     "median certificate": "cert",
     "median distance": "dist",
     "tightness": "tight",
     "violations": "viol",
 }
+# Shown where the largest class has at least this many images per image of the smallest.
+IMBALANCED = 2.0
+BY_CLASS = ["balanced accuracy", "sensitivity", "specificity"]
 LAWS = ["lipschitz", "KR / L", "W1", "transport law", "train seconds", "attack seconds"]
 
 
 def leaderboard(root: Path) -> pd.DataFrame:
     """One row per dataset, experiment and variant: means over the seeds of their summaries.
 
-    accuracy and certified accuracy are over the whole test set, robust accuracy (combined attack) over the attacked
-    images, in percent; violations are summed.
+    accuracy (for each class alike: balanced accuracy) and certified accuracy are over the whole test set, robust
+    accuracy (combined attack) over the attacked images, in percent; violations are summed.
 
     Raises:
         ResultsError: there is no complete run under `root`.
@@ -71,7 +77,8 @@ def leaderboard(root: Path) -> pd.DataFrame:
     # Whichever run came first, and whatever it lacks.
     radii = {name: [c for c in table if str(c).startswith(f"{name} @ ")] for name in ("rob", "cert")}
     ordered = [c for name in radii for c in sorted(radii[name], key=_radius)]
-    table = table[["accuracy", *ordered, *(c for c in table if c not in {"accuracy", *ordered})]]
+    first = ["accuracy", *(c for c in BY_CLASS if c in table), *ordered]
+    table = table[[*first, *(c for c in table if c not in first)]]
     table["violations"] = groups["violations"].sum()
     table.insert(0, "seeds", groups["seed"].nunique())
     table["transport law"] = groups["transport law"].agg(_verdict)
@@ -148,14 +155,23 @@ def _flags(lines: list[str]) -> list[str]:
 def _markdown(table: pd.DataFrame) -> list[str]:
     parts = [
         "# Leaderboard",
-        "acc: accuracy on the test set, %. r@eps: robust accuracy, combined attack on the attacked images, %. c@eps: "
-        "certified accuracy on the test set, %. cert, dist: median certificate and distance of the combined "
-        "attack, L2, pixels in [0, 1]. tight: median of distance / certificate, 1 is perfect. viol: violations of the "
-        "sandwich law. lipschitz: bound of the network (of f, for two classes). Means over seeds.",
+        "acc: accuracy on the test set, %. bal, sens, spec: balanced accuracy, sensitivity (of class 1) and "
+        "specificity (of class 0), %, where the classes are of unequal size. r@eps: robust accuracy, combined attack "
+        "on the attacked images, %. c@eps: certified accuracy on the test set, %. cert, dist: median certificate and "
+        "distance of the combined attack, L2, pixels in [0, 1]. tight: median of distance / certificate, 1 is perfect. "
+        "viol: violations of the sandwich law. lipschitz: bound of the network (of f, for two classes). Means over "
+        "seeds.",
     ]
     for dataset, rows in table.groupby("dataset", sort=True):
-        parts += [f"## {dataset}", _table(rows.drop(columns=LAWS)), _table(rows[[*GROUP, *LAWS]])]
+        hidden = ["imbalance", *([] if _is_imbalanced(rows) else BY_CLASS), *LAWS]
+        shown = rows.drop(columns=hidden, errors="ignore")
+        parts += [f"## {dataset}", _table(shown), _table(rows[[*GROUP, *LAWS]])]
     return parts
+
+
+def _is_imbalanced(rows: pd.DataFrame) -> bool:
+    # Summaries that are older than the column have none.
+    return "imbalance" in rows and bool((rows["imbalance"] >= IMBALANCED).any())
 
 
 def _table(rows: pd.DataFrame) -> str:
@@ -181,12 +197,18 @@ def _format(column: str) -> str:
         return ".0f"
     if column == "lipschitz":
         return ".3g"
-    return ".1f" if column == "accuracy" or "@" in column or "seconds" in column else ".3f"
+    return ".1f" if column in ("accuracy", *BY_CLASS) or "@" in column or "seconds" in column else ".3f"
 
 
 def _row(summary: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {column: summary[column] for column in RUN_COLUMNS}
     row["accuracy"] = 100 * summary["accuracy"]
+    for column in BY_CLASS:
+        value = summary.get(column.replace(" ", "_"))
+        if value is not None:
+            row[column] = 100 * value
+    if "imbalance" in summary:
+        row["imbalance"] = summary["imbalance"]
     for short, name in (("rob", "robust_accuracy"), ("cert", "certified_accuracy")):
         for eps, value in (summary[name] or {}).items():
             row[f"{short} @ {eps}"] = 100 * value

@@ -1,10 +1,11 @@
 """`python -m lipbench.run experiment=mnist08/hkr_mlp seed=0`: train, bake, attack, certify; one folder of results.
 
 `suite=mnist08` stands for all experiments of that folder, `suite=a,b` for those of both. Everything else is
-Hydra's grammar.
+Hydra's grammar. `torchrun --nproc-per-node 4 -m lipbench.run ...` trains on four GPUs.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lipbench.commandline import CONF, CommandError, check_overrides, expand_sui
 from lipbench.experiment import Experiment, variant_of
 from lipbench.results import LawViolation, ResultsError
 from lipbench.run_folder import run_folder_of
-from lipbench.training import CheckpointError, TrainingDiverged
+from lipbench.training import CheckpointError, TrainingDiverged, processes
 
 NETWORK = ("dataset", "model", "constraint", "loss", "optimizer", "training", "seed")
 EXPECTED = (
@@ -71,6 +72,11 @@ def task(cfg: DictConfig) -> None:
     name = str(hydra_config.runtime.choices["experiment"])
     try:
         experiment = experiment_of(cfg, name, list(hydra_config.overrides.task))
+        if processes.launched():
+            experiment = replace(experiment, device=processes.start(experiment.device))
+        if processes.rank() > 0:
+            experiment.assist()
+            return
         summary = experiment.run()
     except EXPECTED as error:
         print(f"\n{name}: {error}\n", file=sys.stderr)
@@ -78,6 +84,8 @@ def task(cfg: DictConfig) -> None:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise
         raise SystemExit(1) from error
+    finally:
+        processes.stop()
     print(report_lines(name, experiment.folder, summary), flush=True)
 
 
@@ -86,6 +94,11 @@ def main() -> None:
     try:
         sys.argv[1:] = expand_suites(sys.argv[1:])
         check_overrides(sys.argv[1:], "config")
+        if processes.launched() and {"-m", "--multirun"} & set(sys.argv[1:]):
+            raise CommandError(
+                "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
+                "in which every network has one process."
+            )
         task()
     except CommandError as error:
         raise SystemExit(str(error)) from None

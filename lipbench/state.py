@@ -1,10 +1,11 @@
-"""A model, and the generators of random numbers, as they were found."""
+"""A model, the generators of random numbers and the precision of products, as they were found."""
 
 import copy
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,3 +44,62 @@ def same_random_numbers() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def float32_products(tf32: bool = False) -> Iterator[None]:
+    """Inside, products of float32 numbers are computed in float32 on every device, whatever is switched on outside:
+    TF32 (torch's own choice for convolutions on a GPU), bfloat16 on the CPU, autocast. Everything is as before,
+    afterwards.
+
+    A network that is attacked and certified is its float32 weights; ten bits of mantissa would make it another one.
+
+    Args:
+        tf32: allows TF32 on GPUs that have it.
+    """
+    switches, old = _switches(), _old_switches()
+    before = [(switch, switch.fp32_precision) for switch, _ in switches]
+    try:
+        # Both of torch's interfaces are set, so that whoever reads the older one inside finds the same.
+        if old is not None:
+            _set_old_switches("high" if tf32 else "highest", tf32)
+        for switch, is_gpu in switches:
+            switch.fp32_precision = "tf32" if tf32 and is_gpu else "ieee"
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            yield
+    finally:
+        if old is not None:
+            _set_old_switches(*old)
+        for switch, value in before:
+            switch.fp32_precision = value
+
+
+def _switches() -> list[tuple[Any, bool]]:
+    """What holds the precision of each kind of product, and whether it is a GPU's; none before torch 2.9."""
+    found = []
+    for backend, operations in (
+        ("cuda", ["matmul"]),
+        ("cudnn", ["conv", "rnn"]),
+        ("mkldnn", ["matmul", "conv", "rnn"]),
+    ):
+        for operation in operations:
+            switch = getattr(getattr(torch.backends, backend), operation, None)
+            if hasattr(switch, "fp32_precision"):
+                found.append((switch, backend != "mkldnn"))
+    return found
+
+
+def _old_switches() -> tuple[str, bool] | None:
+    """The same by torch's older interface, which refuses to be read where only the newer one was used."""
+    try:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return None
+
+
+def _set_old_switches(matmul: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = convolutions

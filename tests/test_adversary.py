@@ -190,5 +190,5 @@ def test_senseless_options_are_refused(options):
 
 
 def test_an_unknown_precision_is_refused(digits):
-    with pytest.raises(ValueError, match="float32 or bfloat16, not 'bf16'"):
+    with pytest.raises(ValueError, match="float32, tf32 or bfloat16, not 'bf16'"):
         train(digits, network(), precision="bf16")

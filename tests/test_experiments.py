@@ -44,11 +44,11 @@ def experiment(name: str, root: Path, *overrides: str) -> Experiment:
 def drawn(name: str) -> Dataset:
     """Random images in the shape of a data set: enough to run its experiments without its files."""
     generator = torch.Generator().manual_seed(0)
-    classes = 2 if name.endswith("08") else 10
+    classes, shape = 2 if name.endswith("08") else 10, (3, 32, 32) if name.startswith("cifar") else (1, 28, 28)
 
     def split(count: int) -> Split:
         labels = torch.arange(count) % classes
-        images = torch.randint(0, 256, (count, 1, 28, 28), generator=generator, dtype=torch.uint8)
+        images = torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
         return Split(images, labels)
 
     return Dataset(name, tuple(map(str, range(classes))), split(256), split(40), split(40))
@@ -65,7 +65,7 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     if library is not None:
         pytest.importorskip(library, reason="the extra peers is not installed: pip install lipbench[peers]")
     job = experiment(name, tmp_path)
-    if name.startswith("mnist"):
+    if name.startswith(("mnist", "cifar")):
         job = replace(job, load_dataset=lambda: drawn(name.split("/")[0]))
     summary = job.run()
     assert summary["violations"] == 0

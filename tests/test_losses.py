@@ -1,5 +1,7 @@
 """Losses against their definitions, with imbalance and absent classes."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -78,3 +80,81 @@ def test_margin_cross_entropy_asks_for_the_offset():
     even = losses.margin_cross_entropy(logits, labels, offset=1.0, temperature=0.5)
     assert even.item() == pytest.approx(0.5 * torch.tensor(2.0).log().item())
     assert losses.margin_cross_entropy(logits, labels, offset=0.0, temperature=0.5) < even
+
+
+BALANCED = [
+    losses.cross_entropy,
+    losses.binary_cross_entropy,
+    losses.margin_cross_entropy,
+    losses.hinge,
+    partial(losses.hkr, alpha=1.0),
+    losses.soft_hkr,
+]
+
+
+@pytest.mark.parametrize("loss", BALANCED)
+def test_balanced_is_the_mean_of_the_classes_means(loss):
+    classes = 2 if loss in (losses.binary_cross_entropy, losses.hinge) else 4
+    logits, labels = torch.randn(40, classes), torch.randint(0, classes - 1, (40,))
+    labels[:30] = 0
+    if loss is losses.soft_hkr:  # its sharpness is of the batch
+        loss = partial(loss, temperature=0.0)
+    parts = [loss(logits[labels == k], labels[labels == k]) for k in labels.unique()]
+    assert torch.allclose(loss(logits, labels, balanced=True), torch.stack(parts).mean())
+    if len(parts) > 1:
+        assert not torch.allclose(loss(logits, labels), torch.stack(parts).mean())
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (losses.hinge, "margin"),
+        (losses.hkr, "margin"),
+        (losses.soft_hkr, "margin"),
+        (losses.margin_cross_entropy, "offset"),
+    ],
+)
+def test_margins_per_class_are_those_of_the_images_of_the_class(loss, name, classes):
+    logits = torch.randn(12, classes)
+    margins = [0.5 + k for k in range(classes)]
+    for k in range(classes):
+        labels = torch.full((12,), k)
+        assert torch.equal(loss(logits, labels, **{name: margins}), loss(logits, labels, **{name: margins[k]}))
+    labels = torch.arange(12) % classes
+    assert not torch.allclose(loss(logits, labels, **{name: margins}), loss(logits, labels, **{name: margins[0]}))
+    with pytest.raises(ValueError, match=f"all {classes} classes"):
+        loss(logits, labels, **{name: [*margins, 1.0]})
+
+
+def test_soft_hkr_against_its_formula():
+    logits, labels = torch.randn(20, 5), torch.randint(0, 5, (20,))
+    m, alpha, temperature = 0.7, 0.9, 1.3
+    sharpness = temperature * 2 * m / logits.abs().mean()
+    total = 0.0
+    for z, y in zip(logits, labels, strict=True):
+        rivals = torch.cat((z[:y], z[y + 1 :]))
+        weights = torch.softmax(sharpness * rivals, 0)
+        wrong = weights * (alpha * (m + rivals).clamp_min(0) + (1 - alpha) * rivals)
+        total += alpha * (m - z[y]).clamp_min(0) - (1 - alpha) * z[y] + wrong.sum()
+    value = losses.soft_hkr(logits, labels, margin=m, alpha=alpha, temperature=temperature)
+    assert torch.allclose(value, total / 20)
+
+
+def test_soft_hkr_of_two_classes_and_of_logits_of_zero():
+    logits, labels = torch.randn(9, 2), torch.arange(9) % 2
+    assert torch.equal(losses.soft_hkr(logits, labels), losses.hkr(logits, labels))
+    zero = torch.zeros(6, 3, requires_grad=True)
+    losses.soft_hkr(zero, torch.arange(6) % 3).backward()
+    assert zero.grad is not None
+    assert zero.grad.isfinite().all()
+    assert (zero.grad != 0).all()
+
+
+def test_soft_hkr_carries_no_gradient_through_its_weights():
+    logits, labels = torch.randn(7, 3, requires_grad=True), torch.arange(7) % 3
+    losses.soft_hkr(logits, labels, margin=1e-3, alpha=0.0).backward()
+    # Pure transport: minus the true logit plus the weighted rivals, whose weights add up to 1.
+    assert logits.grad is not None
+    assert torch.allclose(logits.grad.sum(1), torch.zeros(7), atol=1e-6)
+    assert torch.allclose(logits.grad.gather(1, labels[:, None]), torch.full((7, 1), -1 / 7))

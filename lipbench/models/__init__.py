@@ -7,6 +7,7 @@ from lipbench.models.mlp import mlp
 from lipbench.models.onnx_graph import OnnxNetwork, load_onnx
 from lipbench.models.onnx_operators import OnnxError
 from lipbench.models.peers import deel_cnn, deel_mlp, orthogonium_cnn, orthogonium_mlp
+from lipbench.models.resnet import resnet
 from lipbench.models.storage import build, load, save
 from lipbench.models.weights import WeightsError, load_weights
 
@@ -24,5 +25,6 @@ __all__ = [
     "mlp",
     "orthogonium_cnn",
     "orthogonium_mlp",
+    "resnet",
     "save",
 ]

@@ -61,7 +61,7 @@ def convnet(
     layers: list[nn.Module] = [*normalization(tuple(mean), tuple(std)), *([pooling(2)] if pool_first else [])]
     for stage, width in enumerate(channels):
         for _ in range(depth):
-            c, h, w = _output_shape(layers, shape)
+            c, h, w = output_shape(layers, shape)
             if min(h + 2 * padding, w + 2 * padding) < kernel_size:
                 raise ValueError(
                     f"An image of {shape[1]}x{shape[2]} is too small for {len(channels)} stages of kernel "
@@ -71,7 +71,7 @@ def convnet(
             layers += [constrain(conv, constraint, size=(h, w)), make_activation(activation, width)]
         if stride == 1 and (pool_last or stage + 1 < len(channels)):
             layers.append(pooling(2))
-    features = math.prod(_output_shape(layers, shape))
+    features = math.prod(output_shape(layers, shape))
     layers.append(nn.Flatten())
     for width in widths:
         layers += [constrain(nn.Linear(features, width), constraint), make_activation(activation, width)]
@@ -80,5 +80,6 @@ def convnet(
 
 
 @torch.no_grad()
-def _output_shape(layers: list[nn.Module], shape: tuple[int, int, int]) -> tuple[int, ...]:
+def output_shape(layers: list[nn.Module], shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """Of the output of some layers, for one image."""
     return tuple(nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[1:])

@@ -11,6 +11,7 @@ from lipbench.results.files import (
     write_text,
 )
 from lipbench.results.history import layer_columns, read_histories
+from lipbench.results.recall import class_accuracies, imbalance
 from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
 from lipbench.results.tables import (
     COLUMNS,
@@ -38,9 +39,11 @@ __all__ = [
     "atomic",
     "best",
     "bounds_table",
+    "class_accuracies",
     "differences",
     "file_hash",
     "fingerprint",
+    "imbalance",
     "layer_columns",
     "read",
     "read_bounds",

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lipbench.results.files import file_hash, read_json, write_json
+from lipbench.results.recall import class_accuracies, imbalance
 from lipbench.results.tables import NORMS, best, read_bounds, run_key, survival, violations
 
 EPSILONS = (0.25, 0.5, 1.0, 1.5, 1.58, 2.0)
@@ -17,17 +18,23 @@ def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict
     """Accuracies and medians of one run's rows, in L2 unless a key names another norm.
 
     accuracy and certified accuracy are over all images with a certificate (the whole test set), robust accuracy over
-    the attacked images. tightness is the median of combined distance / certificate over attacked images whose
-    certificate is positive: 1 is perfect. linf and l1 hold the medians in these norms, None where the table lacks them;
-    violations are the images on which the sandwich law is broken in any norm.
+    the attacked images. balanced_accuracy, and for two classes sensitivity and specificity: see
+    `lipbench.results.class_accuracies`; imbalance: images of the largest class per image of the smallest. tightness is
+    the median of combined distance / certificate over attacked images whose certificate is positive: 1 is perfect. linf
+    and l1 hold the medians in these norms, None where the table lacks them; violations are the images on which the
+    sandwich law is broken in any norm.
     """
     lower, upper = best(table, "lower"), best(table, "upper")
     images = table.drop_duplicates("index")
     both = pd.concat({"lower": lower, "upper": upper}, axis=1, join="inner")
     both = both[(both["lower"] > 0) & np.isfinite(both["upper"])]
     ratio = both["upper"] / both["lower"]
+    labels, predictions = images["label"].to_numpy(), images["prediction"].to_numpy()
+    by_class = class_accuracies(labels, predictions, 1 + int(max(labels.max(), predictions.max(), 1)))
     return {
-        "accuracy": float((images["label"] == images["prediction"]).mean()),
+        "accuracy": float((labels == predictions).mean()),
+        **{name: None if np.isnan(value) else value for name, value in by_class.items()},
+        "imbalance": imbalance(labels),
         "test_images": len(images),
         "attacked_images": len(upper),
         "robust_accuracy": _curve(upper, epsilons),

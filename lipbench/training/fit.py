@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from lipbench.data import Dataset, Split
+from lipbench.state import float32_products
+from lipbench.training import processes
+from lipbench.training.batches import balanced_batches, shuffled_batches
 from lipbench.training.checkpoint import load_checkpoint, save_checkpoint
 from lipbench.training.history import monitor, pixels
 
@@ -42,7 +46,7 @@ def quadratic(progress: float) -> float:
 
 
 class Clock:
-    """The share of the training that is done, by steps or by seconds."""
+    """The share of the training that is done, by steps or by the seconds of the first process."""
 
     def __init__(self, steps: int, seconds: float | None):
         self._steps = max(1, steps)
@@ -59,9 +63,11 @@ class Clock:
         """In [0, 1], after so many steps in all."""
         if self._seconds is None:
             return min(1.0, step / self._steps)
-        return min(1.0, max(step / self._steps, (self._before + time.perf_counter() - self._started) / self._seconds))
+        seconds = self._before + time.perf_counter() - self._started
+        return processes.of_first(min(1.0, max(step / self._steps, seconds / self._seconds)))
 
 
+@float32_products()
 def fit(
     model: nn.Module,
     dataset: Dataset,
@@ -70,11 +76,12 @@ def fit(
     *,
     epochs: int = 10,
     batch_size: int = 128,
+    balanced: bool = False,
     schedule: Schedule = cosine,
     minutes: float | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     adversary: Adversary | None = None,
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32",
     seed: int = 0,
     device: str | torch.device = "cpu",
     epsilon: float = 0.5,
@@ -88,20 +95,31 @@ def fit(
     same weights as one that was never stopped. The last incomplete batch of an epoch is left out. The model is
     returned unbaked: see `lipbench.bake`.
 
+    Where torch.distributed has several processes, all call `fit` and end with the same weights: each computes its
+    share of every batch, the loss and its gradient are those of the whole batch (see `lipbench.training.processes`),
+    and the first process alone writes the checkpoint, calls `on_epoch` and shows progress. What a network keeps of its
+    batches (the averages of BatchNorm or BatchCentering) is of the first process's share.
+
     Args:
         model: a classifier [N, C, H, W] in [0, 1] -> logits [N, K].
         loss: (logits, labels) -> scalar, see `lipbench.losses`.
         optimizer: factory model -> optimiser, see `lipbench.training.optimizers`.
         epochs: passes over the training set; with `minutes`, the most there can be.
+        batch_size: images of a step, those of all processes together.
+        balanced: every batch has equal shares of the classes, for imbalanced data (see
+            `lipbench.training.batches.balanced_batches`): an epoch has as many steps as without, repeats images of the
+            rare classes and leaves out some of the frequent ones. The history's training loss and accuracy are then
+            those of balanced batches.
         schedule: learning-rate factor as a function of the share of the training done, in [0, 1].
         minutes: training time (epochs alone, without their monitoring) at which to stop, to compare networks of
             unequal speed. The schedule then follows the clock, so the result depends on the machine.
-        augment: images -> images, applied to every batch of training images (`lipbench.training.random_affine`).
+        augment: images -> images, applied to every batch of training images (`random_affine`, `crop_flip_cutout`).
         adversary: (model, images, labels) -> images, applied to every batch after `augment`: adversarial training
             (`lipbench.training.l2_pgd_adversary`). The history's training loss and accuracy are then those of the
             adversarial images.
-        precision: "bfloat16" computes the products of the forward and the backward pass in that format (autocast); the
-            weights, the steps and their retraction, the loss and the validation stay in float32.
+        precision: of the products of the forward and the backward pass: "tf32" on GPUs that have it (float32
+            elsewhere), "bfloat16" by autocast. The weights, the steps and their retraction, the loss and the validation
+            are in float32 with every choice, whatever is on outside (see `lipbench.state.float32_products`).
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
         checkpoint: file written after every epoch, from which a stopped run is resumed.
         on_epoch: called with each new row, before the checkpoint that holds it is written: after a kill in between the
@@ -112,21 +130,28 @@ def fit(
         `lipbench.training.history.monitor`, those of each layer included, then seconds (of the epoch alone).
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: an unknown precision, balanced batches of a training set that lacks a class, or a batch that the
+            processes cannot share.
         TrainingDiverged: the loss is NaN or infinite.
         CheckpointError: the checkpoint cannot be read or belongs to another network.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is float32 or bfloat16, not {precision!r}.")
+    if precision not in ("float32", "tf32", "bfloat16"):
+        raise ValueError(f"precision is float32, tf32 or bfloat16, not {precision!r}.")
     device = torch.device(device)
     model.to(device)
     train, validation = dataset.train, dataset.validation
     batch_size = min(batch_size, len(train.labels))
+    if batch_size % processes.count():
+        raise ValueError(
+            f"{processes.count()} processes cannot share a batch of {batch_size} images: give a multiple as batch_size."
+        )
+    batches = partial(balanced_batches, classes=len(dataset.classes)) if balanced else shuffled_batches
+    first = processes.rank() == 0
     steps = len(train.labels) // batch_size
     chosen = optimizer(model)
     clock = Clock(epochs * steps, None if minutes is None else 60 * minutes)
     rates = LambdaLR(chosen, lambda step: schedule(clock.progress(step)))
-    step = _Step(model, loss, chosen, rates, augment, adversary, precision)
+    step = _Step(model, processes.together(model), loss, chosen, rates, augment, adversary, precision)
     history: list[dict[str, Any]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = load_checkpoint(Path(checkpoint), model, chosen, rates)
@@ -135,16 +160,17 @@ def fit(
         initial=len(history),
         total=epochs,
         unit="epoch",
-        disable=None if progress else True,
+        disable=None if progress and first else True,
     )
     with bar, torch.random.fork_rng(_cuda_devices(device)):
         for epoch in bar:
             clock.start(sum(row["seconds"] for row in history))
             if clock.progress(epoch * steps) >= 1:
                 break
-            torch.manual_seed(_key(seed, epoch))
+            # Each process draws its own augmentations.
+            torch.manual_seed(_key(seed, epoch, processes.rank()))
             started = time.perf_counter()
-            means = _epoch(step, train, clock, batch_size, _key(seed, epoch), epoch)
+            means = _epoch(step, train, clock, batches(train.labels, batch_size, _key(seed, epoch)), epoch)
             seconds = time.perf_counter() - started
             row = {
                 "epoch": epoch + 1,
@@ -153,10 +179,10 @@ def fit(
                 "seconds": seconds,
             }
             history.append(row)
-            if on_epoch is not None:
+            if on_epoch is not None and first:
                 on_epoch(row)
             bar.set_postfix({k: f"{row[k]:.4g}" for k in ("train_loss", "validation_accuracy")})
-            if checkpoint is not None:
+            if checkpoint is not None and first:
                 save_checkpoint(Path(checkpoint), model, chosen, rates, history)
     model.eval()
     return history
@@ -164,9 +190,10 @@ def fit(
 
 @dataclass(frozen=True)
 class _Step:
-    """What is done with one batch."""
+    """What is done with one batch: `shared` is the model as the processes train it together."""
 
     model: nn.Module
+    shared: nn.Module
     loss: Loss
     optimizer: Optimizer
     rates: LambdaLR
@@ -175,17 +202,22 @@ class _Step:
     precision: str
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Changes the weights; returns the loss and the number of correct labels before that, on the device."""
+        """Changes the weights; returns the loss and the number of correct labels before that, over the images of all
+        processes, on the device.
+        """
         x = x if self.augment is None else self.augment(x)
-        if self.adversary is not None:
+        with float32_products(tf32=self.precision == "tf32"):
+            if self.adversary is not None:
+                with self._products(x.device):
+                    x = self.adversary(self.model, x, y)
+            # Autocast keeps its copies of the weights until the block ends: one block per step.
             with self._products(x.device):
-                x = self.adversary(self.model, x, y)
-        # Autocast keeps its copies of the weights until the block ends: one block per step.
-        with self._products(x.device):
-            logits = self.model(x)
-        value = self.loss(logits.float(), y)
-        self.optimizer.zero_grad()
-        value.backward()
+                logits = self.shared(x)
+            logits, y = processes.union(logits.float(), y)
+            value = self.loss(logits, y)
+            self.optimizer.zero_grad()
+            # The processes' gradients are averaged; that of the whole batch is their sum.
+            (value * processes.count()).backward()
         self.optimizer.step()
         self.rates.step()
         return value.detach(), (logits.detach().argmax(1) == y).sum()
@@ -194,17 +226,16 @@ class _Step:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
-def _epoch(step: _Step, train: Split, clock: Clock, batch_size: int, key: int, epoch: int) -> dict[str, float]:
+def _epoch(step: _Step, train: Split, clock: Clock, batches: list[Tensor], epoch: int) -> dict[str, float]:
     step.model.train()
     device = next(step.model.parameters()).device
-    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(key))
     # Sums stay on the device: reading them once per epoch, not per step, keeps a GPU busy.
     total_loss = torch.zeros((), device=device)
     correct = torch.zeros((), device=device)
-    batches = [b for b in order.split(batch_size) if len(b) == batch_size]
     done = 0
     for batch in batches:
-        value, right = step(pixels(train.images[batch], device), train.labels[batch].to(device))
+        mine = processes.share(batch)
+        value, right = step(pixels(train.images[mine], device), train.labels[mine].to(device))
         total_loss += value
         correct += right
         done += 1
@@ -216,12 +247,12 @@ def _epoch(step: _Step, train: Split, clock: Clock, batch_size: int, key: int, e
             f"The training loss became {mean} in epoch {epoch + 1}. Lower optimizer.lr, or check the loss's options; "
             "the last checkpoint is from before it."
         )
-    return {"steps": done, "train_loss": mean, "train_accuracy": float(correct) / (done * batch_size)}
+    return {"steps": done, "train_loss": mean, "train_accuracy": float(correct) / (done * len(batches[0]))}
 
 
-def _key(seed: int, epoch: int) -> int:
-    """One seed per (seed, epoch), far apart for neighbouring seeds."""
-    return (seed * 1_000_003 + epoch) % 2**63
+def _key(seed: int, epoch: int, rank: int = 0) -> int:
+    """One seed per (seed, epoch, process), far apart for neighbouring seeds."""
+    return (seed * 1_000_003 + epoch + (rank << 40)) % 2**63
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

@@ -13,6 +13,7 @@ from lipbench.certificate import LayerBound, gaps_of, has_matrix, layerwise, lip
 from lipbench.data import Split
 from lipbench.layers import bake
 from lipbench.losses import kr
+from lipbench.results import class_accuracies
 
 BATCH = 1000
 # Images over which gradients are averaged.
@@ -32,10 +33,11 @@ def monitor(
     """One history row's validation part.
 
     Returns:
-        validation_loss, validation_accuracy; kr: the Kantorovich-Rubinstein estimate of the logits (summed over
-        classes one-vs-all);
+        validation_loss, validation_accuracy, validation_balanced_accuracy, and for two classes validation_sensitivity
+        (of class 1) and validation_specificity (see `lipbench.results.class_accuracies`);
+        kr: the Kantorovich-Rubinstein estimate of the logits (summed over classes one-vs-all);
         mean_certificate: mean certified radius (0 for mistakes); certified_accuracy at `epsilon`; lipschitz: bound of
-            the whole network;
+        the whole network;
         gradient_norm: mean L2 norm of the input gradient of the margin z_y - max_k z_k over the first 256 images.
 
         For each layer with a matrix (see `lipbench.certificate.has_matrix`), named by its dotted path in the baked
@@ -58,9 +60,12 @@ def monitor(
     x, y = pixels(validation.images[:GRADIENTS], device), labels[:GRADIENTS]
     layers = _layers_with_matrix(baked)
     gradient, inputs = _gradients(baked, x, y, layers)
+    predictions = logits.argmax(1)
+    by_class = class_accuracies(validation.labels.numpy(), predictions.cpu().numpy(), logits.shape[1])
     return {
         "validation_loss": float(loss(logits, labels)),
-        "validation_accuracy": float((logits.argmax(1) == labels).float().mean()),
+        "validation_accuracy": float((predictions == labels).float().mean()),
+        **{f"validation_{name}": value for name, value in by_class.items()},
         "kr": -float(kr(logits, labels)),
         "mean_certificate": float(radii.mean()),
         "certified_accuracy": float((radii > epsilon).double().mean()),
