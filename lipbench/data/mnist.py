@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from lipbench.data.dataset import Dataset, Split, hold_out, restrict
 from lipbench.data.idx import read_idx
-from lipbench.data.root import VARIABLE, data_root
+from lipbench.data.root import data_root, how_to_fetch
 
 # Part of the data set's definition: changing one changes every result on it.
 VALIDATION_FRACTION, VALIDATION_SEED = 0.1, 0
@@ -99,11 +98,7 @@ def _read(folder: Path, part: str) -> Split:
 
 
 def _how_to_fetch(folder: Path, missing: Sequence[str], root: str | Path | None) -> str:
-    # A root that was given is not the one that `make data` would fill by itself.
-    place = shlex.quote(str(root))
-    prefix, option = (f"{VARIABLE}={place} ", f" --root {place}") if root else ("", "")
     return (
         f"MNIST is not complete in {folder}. Missing, plain or as .gz: {', '.join(missing)}. "
-        f"To fetch it: {prefix}make data DATA=mnist (or: python -m lipbench.data mnist{option}). "
-        f"If you have it already, set {VARIABLE} to the folder that holds MNIST/raw."
+        f"{how_to_fetch('mnist', root, 'MNIST/raw')}"
     )

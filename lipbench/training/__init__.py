@@ -1,7 +1,7 @@
 """Training: `fit`, its optimisers and schedules."""
 
 from lipbench.training.adversary import l2_pgd_adversary
-from lipbench.training.augmentation import random_affine
+from lipbench.training.augmentation import crop_flip_cutout, random_affine
 from lipbench.training.checkpoint import CheckpointError
 from lipbench.training.events import event_log
 from lipbench.training.fit import TrainingDiverged, constant, cosine, fit, quadratic
@@ -17,6 +17,7 @@ __all__ = [
     "auto",
     "constant",
     "cosine",
+    "crop_flip_cutout",
     "event_log",
     "fit",
     "l2_pgd_adversary",

@@ -96,7 +96,7 @@ def fit(
         schedule: learning-rate factor as a function of the share of the training done, in [0, 1].
         minutes: training time (epochs alone, without their monitoring) at which to stop, to compare networks of
             unequal speed. The schedule then follows the clock, so the result depends on the machine.
-        augment: images -> images, applied to every batch of training images (`lipbench.training.random_affine`).
+        augment: images -> images, applied to every batch of training images (`random_affine`, `crop_flip_cutout`).
         adversary: (model, images, labels) -> images, applied to every batch after `augment`: adversarial training
             (`lipbench.training.l2_pgd_adversary`). The history's training loss and accuracy are then those of the
             adversarial images.
