@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -127,8 +129,10 @@ def decoded(
                 if len(bad) >= PATIENCE:
                     break
                 try:
-                    images[index - start] = preparation(pictures.read(index))
-                except BadPicture as error:
+                    with pictures.open(index) as file:
+                        content = file.read()
+                    images[index - start] = preparation(content)
+                except (BadPicture, zipfile.BadZipFile, zlib.error) as error:
                     bad.append(f"{pictures.names[index]} {error}")
             write(start, images)
             return len(part)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -44,17 +45,19 @@ class Edition:
 
     Attributes:
         folder: below the data root.
-        count: of its images; None: any.
         remedy: what to do where a file is missing or broken.
+        count: of its images; None: any.
+        md5: file -> sum of its content, where that is fixed.
     """
 
     folder: str
-    count: int | None
     remedy: str
+    count: int | None = None
+    md5: Mapping[str, str] = field(default_factory=dict)
 
 
-OFFICIAL = Edition("celeba", COUNT, "`make data DATA=celeba` says how to get it and checks it file by file.")
-DRAWN = Edition("celeba_drawn", None, "Draw them anew: make data DATA=celeba_drawn.")
+OFFICIAL = Edition("celeba", "`make data DATA=celeba` says how to get it and checks it file by file.", COUNT, MD5)
+DRAWN = Edition("celeba_drawn", "Draw them (anew): make data DATA=celeba_drawn.")
 
 
 def celeba(
@@ -125,7 +128,8 @@ def _edition(
     folder = data_root(root) / edition.folder
     names, labels = read_attribute(folder / ATTRIBUTE_FILE, attribute, edition)
     if not labels.any() or labels.all():
-        raise DataError(f"{folder / ATTRIBUTE_FILE}: {attribute} is {'' if labels.any() else 'not '}on every image.")
+        which = "every" if labels.any() else "no"
+        raise DataError(f"By {folder / ATTRIBUTE_FILE}, {which} image has the attribute {attribute}: nothing to learn.")
     parts = read_partition(folder / PARTITION_FILE, names, edition)
     ordered = [names[i] for i in order_of(parts).tolist()]
     images = decoded(pictures(folder, ordered, edition), preparation, edition.folder, root, workers, progress)
@@ -168,6 +172,7 @@ def read_attribute(path: Path, attribute: str, edition: Edition) -> tuple[list[s
             + (f", the official edition has {edition.count:,}" if edition.count else "")
             + f". {edition.remedy}"
         )
+    verify(path, edition)
     return names, torch.tensor(labels, dtype=torch.int64)
 
 
@@ -183,7 +188,19 @@ def read_partition(path: Path, names: Sequence[str], edition: Edition) -> Tensor
             f"{path} ({len(rows):,} images) and {ATTRIBUTE_FILE} ({len(names):,}) list different images: they are of "
             f"different versions. {edition.remedy}"
         )
+    verify(path, edition)
     return torch.tensor([int(row[1]) for row in rows])
+
+
+def verify(path: Path, edition: Edition) -> None:
+    """Raises `DataError` where the file's content is not the edition's."""
+    expected = edition.md5.get(path.name)
+    if expected is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise DataError(f"{path} is of another version: its md5 sum is {found} instead of {expected}. {edition.remedy}")
 
 
 def pictures(folder: Path, names: Sequence[str], edition: Edition) -> Pictures:

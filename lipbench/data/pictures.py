@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ MODES = {1: "L", 3: "RGB"}
 
 
 class Pictures(Protocol):
-    """Encoded images in a fixed order. `read` may be called from several threads at once."""
+    """Encoded images in a fixed order. `open` may be called from several threads at once."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -28,8 +28,8 @@ class Pictures(Protocol):
     def identity(self) -> list[str]:
         """Changes when an image does: what a cache of them depends on."""
 
-    def read(self, index: int) -> bytes:
-        """The file's content."""
+    def open(self, index: int) -> IO[bytes]:
+        """The file's content, as a stream."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class FilePictures:
         stats = ((name, (self.folder / name).stat()) for name in self.names)
         return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
 
-    def read(self, index: int) -> bytes:
-        """The file's content."""
-        return (self.folder / self.names[index]).read_bytes()
+    def open(self, index: int) -> IO[bytes]:
+        """The file."""
+        return (self.folder / self.names[index]).open("rb")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class ZipPictures:
         members = (self.archive.getinfo(name) for name in self.names)
         return [f"{member.filename} {member.file_size} {member.CRC}" for member in members]
 
-    def read(self, index: int) -> bytes:
-        """The member's content; `zipfile` verifies its checksum."""
-        return self.archive.read(self.names[index])
+    def open(self, index: int) -> IO[bytes]:
+        """The member; `zipfile` verifies its checksum at the end."""
+        return self.archive.open(self.names[index])
 
 
 class BadPicture(ValueError):
