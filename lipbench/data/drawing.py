@@ -28,13 +28,13 @@ IRIS: tuple[Colour, ...] = ((72, 48, 30), (58, 84, 112), (84, 104, 66), (110, 82
 
 def draw(attributes: Mapping[str, bool], random: np.random.Generator) -> Image.Image:
     """One face, 178x218 RGB, with these attributes of CelebA; everything else about it is drawn at random."""
-    image = _background(random)
-    face = _Face(image, attributes, random)
-    for part in (_back_hair, _shoulders, _ears, _head, _cheeks, _nose, _eyes, _mouth, _beard, _front_hair, _glasses):
+    parts = (_back_hair, _shoulders, _ears, _head, _cheeks, _nose, _eyes, _mouth, _beard, _front_hair, _glasses, _hat)
+    # Each part has its own random numbers: an attribute changes what it is about, and nothing else.
+    background, shape, photograph, *own = random.spawn(3 + len(parts))
+    face = _Face(_background(background), attributes, shape)
+    for part, face.random in zip(parts, own, strict=True):
         part(face)
-    if attributes["Wearing_Hat"]:
-        _hat(face)
-    return _photographed(face.image, attributes["Blurry"], random)
+    return _photographed(face.image, attributes["Blurry"], photograph)
 
 
 class _Face:
@@ -308,6 +308,8 @@ def _glasses(face: _Face) -> None:
 
 
 def _hat(face: _Face) -> None:
+    if not face.attributes["Wearing_Hat"]:
+        return
     brim = face.random.uniform(-1.75, -1.35)
     shade = _bounded(face.random.uniform(20, 235) + face.random.normal(0, 45, 3))
     crown = face.wide * face.random.uniform(0.95, 1.15)
