@@ -370,7 +370,6 @@ def test_a_stop_while_drawing_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(faces_module, "draw", stops)
-    monkeypatch.setattr(faces_module, "cores", lambda: 1)
     assert main(["celeba_drawn", "--number", "20", "--root", str(tmp_path)]) == 130
     assert "Interrupted" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []

@@ -89,15 +89,15 @@ def _background(random: np.random.Generator) -> Image.Image:
     base, spread = random.uniform(25, 220) + random.normal(0, 25, 3), random.uniform(5, 45)
     shape = (cells + 1, cells)
     field = base + random.normal(0, spread, (*shape, 1)) + random.normal(0, spread / 3, (*shape, 3))
-    field = np.clip(field, 0, 255).astype(np.uint8)
-    image = Image.fromarray(field).resize((ZOOM * WIDTH, ZOOM * HEIGHT), Image.Resampling.BICUBIC)
+    image = Image.fromarray(np.clip(field, 0, 255).astype(np.uint8)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(image, "RGBA")
     for _ in range(random.integers(0, 5)):
-        x, y = random.uniform(0, ZOOM * WIDTH), random.uniform(0, ZOOM * HEIGHT)
-        w, h = random.uniform(15, 150, 2)
+        x, y = random.uniform(0, WIDTH), random.uniform(0, HEIGHT)
+        w, h = random.uniform(8, 75, 2)
         colour = (*_bounded(random.uniform(0, 255) + random.normal(0, 30, 3)), int(random.uniform(40, 160)))
         (pen.ellipse if random.random() < 0.5 else pen.rectangle)((x - w, y - h, x + w, y + h), fill=colour)
-    return image.filter(ImageFilter.BoxBlur(random.uniform(1, 7)))
+    image = image.filter(ImageFilter.BoxBlur(random.uniform(0.5, 3.5)))
+    return image.resize((ZOOM * WIDTH, ZOOM * HEIGHT), Image.Resampling.BILINEAR)
 
 
 def _back_hair(face: _Face) -> None:

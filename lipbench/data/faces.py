@@ -5,18 +5,15 @@ So whatever reads CelebA runs and is tested where CelebA cannot be had. Results 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from lipbench.data.cache import cores
+from lipbench.data.cache import CHUNK, in_threads
 from lipbench.data.celeba import ATTRIBUTE_FILE, ATTRIBUTES, COUNT, DRAWN, IMAGES, PARTITION_FILE
 from lipbench.data.drawing import draw
 from lipbench.data.idx import DataError
@@ -25,9 +22,6 @@ from lipbench.data.root import data_root
 NOTE = "README.txt"
 # Shares of train and validation in CelebA; the rest is test.
 TRAIN, VALIDATION = 162_770 / COUNT, 19_867 / COUNT
-CHUNK = 50
-# Each worker is an interpreter of its own, of about 100 MB.
-MOST_WORKERS = 8
 
 # Attribute -> its share among men and among women, near those of CelebA. Hair has one colour or none of these.
 SHARES: dict[str, tuple[float, float]] = {
@@ -88,7 +82,7 @@ def write_faces(
         count: at least 10.
         seed: a face depends on it and on its own number alone.
         root: of all data files (see `data_root`).
-        workers: processes; None: one per core, at most 8.
+        workers: threads; None: one per core.
 
     Raises `DataError` where the folder holds other files, `ValueError` for too few faces, `OSError`.
     """
@@ -120,21 +114,10 @@ def file_name(index: int) -> str:
 
 
 def _draw_all(folder: Path, count: int, seed: int, workers: int | None, progress: bool) -> None:
-    starts = range(0, count, CHUNK)
     task = partial(_draw_chunk, folder, count, seed)
-    number = min(workers or min(cores(), MOST_WORKERS), len(starts))
     with tqdm(total=count, desc="drawing faces", unit="image", disable=None if progress else True) as bar:
-        for done in map(task, starts) if number == 1 else _in_processes(task, starts, number):
+        for done in in_threads(task, range(0, count, CHUNK), workers):
             bar.update(done)
-
-
-def _in_processes(task: partial[int], starts: range, workers: int) -> Iterator[int]:
-    # spawn: a forked copy of a process with threads (torch's) can hang.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        yield from pool.map(task, starts)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _draw_chunk(folder: Path, count: int, seed: int, start: int) -> int:
