@@ -1,6 +1,9 @@
 """What the tests share."""
 
+import functools
+import http.server
 import importlib.util
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,3 +52,38 @@ def need_library_of() -> Callable[[str], None]:
                     pytest.importorskip(module, reason=f"{module} is not installed: {remedy}")
 
     return need
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and counts what is asked for."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], tuple[str, list[str]]]]:
+    """A function that serves a folder on this machine: -> (address, paths asked for so far)."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    running: list[tuple[http.server.ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(folder: Path) -> tuple[str, list[str]]:
+        asked: list[str] = []
+        handler = type("Handler", (Quiet,), {"asked": asked})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/", asked
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        server.server_close()
+        thread.join()

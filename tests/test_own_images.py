@@ -10,9 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from lipbench.batching import images_at_once
+from lipbench.certificate import certify
+from lipbench.commandline import CONF
 from lipbench.data import DataError, Dataset, arrays, folder
+from lipbench.evaluation import certify_images
+from lipbench.experiment import Experiment
+from lipbench.results import ResultsError
+from lipbench.run import experiment_of
 
 CLASSES = {"cat": 60, "dog": 120, "eel": 200}
 
@@ -289,3 +297,50 @@ def test_too_few_names_of_classes(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x_train=X, y_train=LABELS)
     with pytest.raises(ValueError, match=r"has the label 1, but dataset\.classes names 1 classes"):
         arrays(tmp_path / "a.npz", classes=["only"], cache=tmp_path, progress=False)
+
+
+# --- a run on one's own images ------------------------------------------------------------------------------
+
+
+def own_run(root: Path, images: Path, *overrides: str) -> Experiment:
+    chosen = ["experiment=digits08/hkr_mlp", "dataset=folder", f"dataset.root={images}", "dataset.size=6", *overrides]
+    chosen += [f"data_root={root}", f"results={root}/results", "training.epochs=1", "attack=[fgm]", "images=6"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=[*chosen, "progress=false", "device=cpu"])
+    return experiment_of(cfg, "digits08/hkr_mlp", [])
+
+
+def test_a_run_keeps_no_path_and_refuses_other_images_under_the_same_name(images: Path, tmp_path: Path) -> None:
+    job = own_run(tmp_path, images)
+    summary = job.run()
+    assert summary["violations"] == 0
+    assert str(tmp_path) not in "".join(path.read_text() for path in job.folder.glob("*.[jy]*"))
+    moved = images.rename(images.with_name("moved"))
+    again = own_run(tmp_path, moved)
+    assert again.folder == job.folder
+    assert again.run() == summary, "a folder that moved is the same data"
+    paint(moved / "cat" / "30.png", 95)
+    with pytest.raises(ResultsError, match=r"was made with other images\.[\s\S]*train\.images: 43 -> 44"):
+        own_run(tmp_path, moved).run()
+    assert own_run(tmp_path, moved, "force=true").run()["violations"] == 0
+
+
+def test_a_large_test_set_is_certified_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
+    images, labels = torch.randint(0, 256, (50, 3, 2, 2), dtype=torch.uint8), torch.randint(0, 2, (50,))
+    whole = certify_images(model, images, labels, certify).table
+    seen = []
+
+    def watching(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return certify(model, x, y)
+
+    monkeypatch.setattr("lipbench.evaluation.HELD", 12 * 16)
+    assert certify_images(model, images, labels, watching).table.equals(whole)
+    assert seen == [16, 16, 16, 2]
+
+
+def test_images_at_once_bound_the_memory_and_leave_small_images_alone() -> None:
+    shapes = ((1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 5000, 5000))
+    assert [images_at_once(shape) for shape in shapes] == [1000, 1000, 250, 1]

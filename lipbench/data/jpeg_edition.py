@@ -41,7 +41,10 @@ def make_cifar10_jpeg(root: str | Path | None = None, archive: str | Path | None
             "python -m lipbench.data cifar10_jpeg --archive FILE."
         )
     collection = COLLECTIONS["cifar10_jpeg"]
-    records = _decoded(source, {"train": collection.train, "test": collection.test})
+    try:
+        records = _decoded(source, {"train": collection.train, "test": collection.test})
+    except DataError as error:
+        raise DataError(f"{error}. Get the archive again, or name another one by --archive FILE.") from error
     target = base / collection.folder / FORM.folder
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
