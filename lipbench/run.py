@@ -49,6 +49,8 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
     for place in PLACES:
         plain["dataset"].pop(place, None)
     network = {key: plain[key] for key in NETWORK}
+    places = tuple(f"dataset.{place}=" for place in PLACES)
+    overrides = [override for override in overrides if not override.lstrip("+~").startswith(places)]
     variant = variant_of(overrides, [key for key in NETWORK if key != "seed"])
     return Experiment(
         folder=run_folder_of(Path(plain["results"]), name, variant, plain["seed"]),
