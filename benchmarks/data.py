@@ -29,13 +29,17 @@ from torch import nn
 
 from lipbench import layers, losses
 from lipbench.data import cifar10_jpeg
+from lipbench.data.cache import decoded
+from lipbench.data.faces import write_faces
 from lipbench.data.jpeg_edition import ARCHIVE, CLASSES, make_cifar10_jpeg
+from lipbench.data.pictures import FilePictures, Preparation
 from lipbench.data.root import data_root
 from lipbench.models import convnet
 from lipbench.results import write_text
 from lipbench.training import adam, crop_flip_cutout, pixels, random_affine, spectral
 
 BATCH, SHAPE, IMAGES = 256, (3, 32, 32), 60_000
+FACES = 500
 Work = Callable[[], object]
 
 
@@ -77,11 +81,22 @@ def make_layout(folder: Path) -> Work | None:
     return (lambda: make_cifar10_jpeg(folder / f"jpeg{next(numbers)}", archive)) if archive.is_file() else None
 
 
+def decode_faces(workers: int, folder: Path) -> Work:
+    """Every call into a cache of its own."""
+    faces = write_faces(FACES, root=folder, progress=False) / "img_align_celeba"
+    pictures = FilePictures(faces, sorted(path.name for path in faces.iterdir()))
+    numbers = iter(range(1_000_000))
+    prepare = Preparation((64, 64), crop=148)
+    return lambda: decoded(pictures, prepare, f"faces{next(numbers)}", folder, workers, progress=False)
+
+
 # Title -> (maker of the work in a temporary folder, or None where it cannot be done here; images).
 READING: dict[str, tuple[Callable[[Path], Work | None], int]] = {
     "read CIFAR-10, folder of pickles": (read_folder, IMAGES),
     "read CIFAR-10, tar.gz of pickles": (read_archive, IMAGES),
     "decode the JPEG edition and write its layout": (make_layout, IMAGES),
+    "decode faces of 178x218 to 64x64 into the cache, one thread": (partial(decode_faces, 1), FACES),
+    "the same on two threads, seconds of both": (partial(decode_faces, 2), FACES),
 }
 
 

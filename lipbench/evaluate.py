@@ -22,7 +22,7 @@ from lipbench.evaluation import evaluate
 from lipbench.results import LawViolation
 from lipbench.run_folder import run_folder_of
 
-PATHS = ("model.source", "checkpoint", "results", "data_root")
+PATHS = ("model.source", "checkpoint", "results", "data_root", "dataset.root", "dataset.path")
 
 
 def brought_of(cfg: DictConfig, dataset_name: str) -> Brought:

@@ -109,9 +109,9 @@ def certify_images(
     shape = images.shape[1:]
     size = images_at_once(shape, HELD, len(images))
     parts, seconds = [], 0.0
-    for xs, ys in zip(images.split(size), labels.split(size), strict=True):
-        x, y = _on_device(model, xs, ys)
-        predictions = predict(model, x)
+    for first in range(0, len(images), size):
+        x, y = _on_device(model, images[first : first + size], labels[first : first + size])
+        predictions = predict(model, x, first)
         started = time.perf_counter()
         distances = certificate(model, x, y)
         seconds += time.perf_counter() - started
@@ -172,8 +172,11 @@ def certified(table: pd.DataFrame) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor) -> Tensor:
+def predict(model: nn.Module, x: Tensor, first: int = 0) -> Tensor:
     """Labels given by the model as deployed, [N].
+
+    Args:
+        first: number of the first image, for messages.
 
     Raises:
         ValueError: the logits are not [N, K >= 2], or not finite: with the images.
@@ -186,7 +189,7 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
         if len(bad):
             raise ValueError(
                 f"The model gives NaN or infinite logits on {len(bad)} images, the first is "
-                f"image {start + int(bad[0])}: there is no distance to judge."
+                f"image {first + start + int(bad[0])}: there is no distance to judge."
             )
         predictions.append(logits.argmax(1))
     return torch.cat(predictions)
