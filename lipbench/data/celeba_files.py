@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,37 +42,37 @@ No CelebA? DATA=celeba_drawn draws faces in the same layout.
 
 
 def check_celeba(root: str | Path | None = None, edition: Edition = OFFICIAL, progress: bool = True) -> None:
-    """Prints a line for each file of CelebA in `<root>/celeba`, and how to get it where one is missing.
+    """Prints a line for each file of CelebA in `<root>/celeba`, and how to get it where one is missing or broken.
 
     Every image is looked for, and its header read; a zip must have its official sum.
 
     Raises `DataError` where something is missing or broken.
     """
     folder = data_root(root) / edition.folder
+    edition = replace(edition, remedy="See below.")
     names: list[str] = []
-    problems = [
+    good = [
         _line(folder / ATTRIBUTE_FILE, lambda: _attributes(folder, names, edition)),
         _line(folder / PARTITION_FILE, lambda: _partition(folder, names, edition)),
     ]
     place = folder / IMAGES if (folder / IMAGES).is_dir() else folder / f"{IMAGES}.zip"
-    problems.append(_line(place, lambda: _images(folder, place, names, edition, progress)))
-    if any(problems):
-        if FileNotFoundError in problems:
-            print("\n" + HOW.format(images=IMAGES, attributes=ATTRIBUTE_FILE, partition=PARTITION_FILE, folder=folder))
+    good.append(_line(place, lambda: _images(folder, place, names, edition, progress)))
+    if not all(good):
+        print("\n" + HOW.format(images=IMAGES, attributes=ATTRIBUTE_FILE, partition=PARTITION_FILE, folder=folder))
         raise DataError(f"CelebA is not complete in {folder}.")
 
 
-def _line(path: Path, check: Callable[[], str]) -> type[Exception] | None:
-    """Prints what a check finds; returns the kind of the problem."""
+def _line(path: Path, check: Callable[[], str]) -> bool:
+    """Prints what a check finds; returns whether all is well."""
     try:
         print(f"{path}: {check()}")
     except FileNotFoundError as error:
         print(f"MISSING {error}")
-        return FileNotFoundError
+        return False
     except DataError as error:
         print(f"BROKEN {error}")
-        return DataError
-    return None
+        return False
+    return True
 
 
 def _attributes(folder: Path, names: list[str], edition: Edition) -> str:
