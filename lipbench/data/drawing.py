@@ -213,8 +213,7 @@ def _mouth(face: _Face) -> None:
 
 def _beard(face: _Face) -> None:
     colour = _shade(face.hair, face.random.uniform(0.65, 0.95))
-    if np.abs(np.subtract(colour, face.skin)).sum() < 150:  # nobody could see it
-        colour = _shade(colour, 0.55)
+    colour = _visible(colour, face.skin)
     y = face.mouth_y
     if face.attributes["5_o_Clock_Shadow"]:
         jaw = [(x * 0.97, v) for x, v in _outline(face) if v > 1.1]
@@ -286,8 +285,9 @@ def _glasses(face: _Face) -> None:
         (188, 152, 80),
     )
     frame = _varied(frames[random.choice(len(frames), p=(0.42, 0.2, 0.14, 0.06, 0.08, 0.1))], random, 10)
+    frame = _visible(frame, face.skin)
     wide, high = random.uniform(0.68, 0.86), random.uniform(0.44, 0.72)
-    power, thick = random.choice((2.0, 2.6, 5.0)), random.uniform(0.06, 0.17)
+    power, thick = random.choice((2.0, 2.6, 5.0)), random.uniform(0.09, 0.18)
     dark = random.random() < 0.2  # sunglasses
     for side in (-1, 1):
         rim = _ellipse(side * 0.98, 0.12, wide, high, power)
@@ -372,6 +372,11 @@ def _signed(value: float, power: float) -> float:
 
 def _shade(colour: Colour, factor: float) -> Colour:
     return _bounded(factor * np.array(colour, float))
+
+
+def _visible(colour: Colour, skin: Colour) -> Colour:
+    """Darker where nobody could tell it from the skin."""
+    return _shade(colour, 0.45) if np.abs(np.subtract(colour, skin)).sum() < 150 else colour
 
 
 def _varied(colour: Colour, random: np.random.Generator, spread: float) -> Colour:
