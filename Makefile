@@ -48,8 +48,8 @@ evaluate: $(READY) ## Your own model: MODEL=file.py:build CHECKPOINT=weights.saf
 export: $(READY) ## ONNX and torch.export files of RUN, the certificate inside
 	$(BIN)/python -m lipbench.export "run=$(RUN)"
 
-data: $(READY) ## Get DATA (mnist, cifar10, cifar100, cifar10_jpeg) into LIPBENCH_DATA or the cache
-	$(BIN)/python -m lipbench.data $(DATA)
+data: $(READY) ## Get, check or draw DATA (mnist, cifar10, cifar100, cifar10_jpeg, celeba, celeba_drawn) in LIPBENCH_DATA or the cache
+	$(BIN)/python -m lipbench.data $(DATA) $(ARGS)
 
 test: $(READY) ## Lint, types and tests
 	$(BIN)/ruff check .

@@ -20,6 +20,9 @@ from lipbench.health import Flag
 _INSIDE = Path(__file__).resolve().parent / "conf"
 CONF = _INSIDE if _INSIDE.is_dir() else _INSIDE.parent.parent / "conf"
 
+# Options of a data set that say where files lie: no part of what it is, so of no identity.
+PLACES = ("root", "path", "cache")
+
 
 class CommandError(Exception):
     """A command line that cannot be obeyed, with what exists instead."""

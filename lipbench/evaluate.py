@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from tabulate import tabulate
 
 from lipbench.bring import FORMS, Brought, ModelError, default_name, load_model
-from lipbench.commandline import CONF, CommandError, check_overrides, judging, quoted, report_lines
+from lipbench.commandline import CONF, PLACES, CommandError, check_overrides, judging, quoted, report_lines
 from lipbench.evaluation import evaluate
 from lipbench.results import LawViolation
 from lipbench.run_folder import run_folder_of
 
-PATHS = ("model.source", "checkpoint", "results", "data_root")
+PATHS = ("model.source", "checkpoint", "results", "data_root", "dataset.root", "dataset.path")
 
 
 def brought_of(cfg: DictConfig, dataset_name: str) -> Brought:
@@ -44,7 +44,8 @@ def brought_of(cfg: DictConfig, dataset_name: str) -> Brought:
     name = str(plain["name"] or default_name(source))
     if "/" in name:
         raise ModelError(f"name={name} is one folder's name: without a slash.")
-    plain["dataset"].pop("root", None)  # where files lie is no part of what they are
+    for place in PLACES:
+        plain["dataset"].pop(place, None)
     return Brought(
         folder=run_folder_of(Path(plain["results"]), f"{dataset_name}/{name}", "default", 0),
         network={"dataset": plain["dataset"], "model": brought.identity},

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lipbench import attacks as attack_room
 from lipbench import norms
 from lipbench.attacks import Float64, Judge, distance, margin, undisturbed, warm
+from lipbench.batching import HELD, images_at_once
 from lipbench.certificate import certify, gaps
 from lipbench.health import Flag, HealthWarning, model_flags, returned_flags, table_flags
 from lipbench.layers import bake
@@ -102,14 +103,22 @@ def as_pixels(images: Tensor) -> Tensor:
 def certify_images(
     model: nn.Module, images: Tensor, labels: Tensor, certificate: Certificate, name: str = "certificate"
 ) -> Judged:
-    """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm."""
-    x, y = _on_device(model, images, labels)
-    predictions = predict(model, x)
-    started = time.perf_counter()
-    distances = certificate(model, x, y)
-    seconds = time.perf_counter() - started
-    distances = distances.masked_fill(predictions != y, 0.0)
-    table = _table(y, predictions, name, "lower", norms.radii(distances, x.shape[1:].numel()))
+    """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm.
+
+    Images of a mapped file (`lipbench.data`) are read part by part, never as a whole.
+    """
+    shape = images.shape[1:]
+    size = images_at_once(shape, HELD, len(images))
+    parts, seconds = [], 0.0
+    for first in range(0, len(images), size):
+        x, y = _on_device(model, images[first : first + size], labels[first : first + size])
+        predictions = predict(model, x, first)
+        started = time.perf_counter()
+        distances = certificate(model, x, y)
+        seconds += time.perf_counter() - started
+        parts.append((y, predictions, distances.masked_fill(predictions != y, 0.0)))
+    y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
+    table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
     return Judged(table, None, seconds, 1.0)
 
 
@@ -165,13 +174,16 @@ def certified(table: pd.DataFrame) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, batch_size: int = 1000) -> Tensor:
+def predict(model: nn.Module, x: Tensor, first: int = 0) -> Tensor:
     """Labels given by the model as deployed, [N].
+
+    Args:
+        first: number of the first image, for messages.
 
     Raises:
         ValueError: the logits are not [N, K >= 2], or not finite: with the images.
     """
-    predictions = []
+    predictions, batch_size = [], images_at_once(x.shape[1:])
     for start, xs in zip(range(0, len(x), batch_size), x.split(batch_size), strict=True):
         logits = model(xs.clone())  # a first layer with inplace=True would overwrite the images
         margin(logits, torch.zeros(len(xs), dtype=torch.long, device=xs.device))
@@ -179,7 +191,7 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 1000) -> Tensor:
         if len(bad):
             raise ValueError(
                 f"The model gives NaN or infinite logits on {len(bad)} images, the first is "
-                f"image {start + int(bad[0])}: there is no distance to judge."
+                f"image {first + start + int(bad[0])}: there is no distance to judge."
             )
         predictions.append(logits.argmax(1))
     return torch.cat(predictions)
@@ -298,21 +310,19 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
             whether it holds.
         Empty for more than two classes, or where a class is missing.
     """
-    x, y = _on_device(model, images, labels)
-    first = [(y == k).nonzero()[:limit, 0] for k in (0, 1)]
+    first = [(labels == k).nonzero()[:limit, 0] for k in (0, 1)]
     size = min(len(rows) for rows in first)
+    if int(labels.max()) > 1 or not size:
+        return {}
+    samples = [_model_images(model, images[rows[:size]]) for rows in first]
     with torch.no_grad():
-        if int(y.max()) > 1 or not size or model(x[:1].clone()).shape[1] != 2:
+        if model(samples[0][:1].clone()).shape[1] != 2:
             return {}
-        exact = Float64(model)
-        pair = [exact(x[rows[:size]]) for rows in first]
-        # A network that has no float64 copy has no certificate either.
-        logits = [model(x[rows[:size]].clone()) if z is None else z for rows, z in zip(first, pair, strict=True)]
-        f = [binary_function(z.double()) for z in logits]
+        exact, at_once = Float64(model), images_at_once(images.shape[1:])
+        f = [torch.cat([_binary(model, exact, part) for part in x.split(at_once)]) for x in samples]
     kr = float(f[1].mean() - f[0].mean())
-    bound = float(gaps(model, tuple(x.shape[1:]))[0, 1])
-    samples = [x[rows[:size]].double().flatten(1).cpu().numpy() for rows in first]
-    distance_ = wasserstein(*samples)
+    bound = float(gaps(model, tuple(images.shape[1:]))[0, 1])
+    distance_ = wasserstein(*(sample.double().flatten(1).cpu().numpy() for sample in samples))
     # Both sides are means of n float64 numbers.
     return {
         "kr": kr,
@@ -335,6 +345,14 @@ def _baked(model: nn.Module) -> Iterator[nn.Module]:
         else:
             with undisturbed(model):
                 yield model
+
+
+def _binary(model: nn.Module, exact: Float64, x: Tensor) -> Tensor:
+    """f = z_1 - z_0 of images, [N] float64; from the model as deployed where it has no float64 copy (nor, then, a
+    certificate).
+    """
+    logits = exact(x)
+    return binary_function(model(x.clone()).double() if logits is None else logits)
 
 
 def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lipbench.commandline import CONF, CommandError, check_overrides, expand_suites, judging, report_lines
+from lipbench.commandline import CONF, PLACES, CommandError, check_overrides, expand_suites, judging, report_lines
 from lipbench.experiment import Experiment, variant_of
 from lipbench.results import LawViolation, ResultsError
 from lipbench.run_folder import run_folder_of
@@ -46,9 +46,12 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
         MissingExtra: an attack of another library that is not installed; before any training.
     """
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    data_root = plain["dataset"].pop("root", None)
-    dataset = {**plain["dataset"], **({"root": data_root} if data_root is not None else {})}
+    dataset = dict(plain["dataset"])
+    for place in PLACES:
+        plain["dataset"].pop(place, None)
     network = {key: plain[key] for key in NETWORK}
+    places = tuple(f"dataset.{place}=" for place in PLACES)
+    overrides = [override for override in overrides if not override.lstrip("+~").startswith(places)]
     variant = variant_of(overrides, [key for key in NETWORK if key != "seed"])
     return Experiment(
         folder=run_folder_of(Path(plain["results"]), name, variant, plain["seed"]),

@@ -2,6 +2,7 @@
 refused.
 """
 
+import hashlib
 import platform
 import shutil
 import subprocess
@@ -95,6 +96,7 @@ class RunFolder(ABC):
         """
         self._claim()
         dataset = self.load_dataset()
+        self._claim_data(dataset)
         model = self._network(dataset)
         test = dataset.test
         attacked = Split(test.images[: self.images], test.labels[: self.images])
@@ -134,6 +136,22 @@ class RunFolder(ABC):
                 shutil.rmtree(self.folder)
         if not path.exists():
             write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(self.network))))
+
+    def _claim_data(self, dataset: Dataset) -> None:
+        """Remembers the data in `data.json`, or finds that they are those of this folder: what lies in a folder of
+        images, or in a file of arrays, is not in the configuration.
+        """
+        path, found = self.folder / "data.json", read_back(described(dataset))
+        if path.exists():
+            lines = differences(read_json(path), found)
+            if lines:
+                raise ResultsError(
+                    f"{self.folder} was made with other images. Differences (there -> now):\n  "
+                    + "\n  ".join(lines)
+                    + "\nUse force=true to replace it, another dataset.name= or another results=."
+                )
+        elif not (self.folder / "bounds").exists():
+            write_json(path, found)
 
     def _bounds(self, name: str, compute: Callable[[], Judged]) -> Judged | None:
         """Writes the table of one method unless it is there."""
@@ -248,6 +266,20 @@ class RunFolder(ABC):
         kept = [flag for flag in (read_json(path) if path.exists() else []) if flag["method"] != method]
         if kept or flags or path.exists():
             write_json(path, [*kept, *(flag.as_dict() for flag in flags)])
+
+
+def described(dataset: Dataset) -> dict[str, Any]:
+    """Name, classes and shape of a data set; of each split the number of images and a hash of all labels and of its
+    first images.
+    """
+
+    def split(part: Split) -> dict[str, Any]:
+        digest = hashlib.sha256(part.labels.numpy().tobytes())
+        digest.update(part.images[:GALLERY].contiguous().numpy().tobytes())
+        return {"images": len(part), "hash": digest.hexdigest()[:16]}
+
+    parts = {name: split(getattr(dataset, name)) for name in ("train", "validation", "test")}
+    return {"name": dataset.name, "classes": list(dataset.classes), "shape": list(dataset.shape), **parts}
 
 
 def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:

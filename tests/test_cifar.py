@@ -13,6 +13,8 @@ import cifar_files as files
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from lipbench.data import DataError, Dataset, cifar10, cifar10_jpeg, cifar100
 from lipbench.data.archives import read_members
@@ -104,6 +106,18 @@ def test_superclasses_of_cifar100(tmp_path: Path) -> None:
         assert (coarse.name, coarse.classes) == ("cifar100_coarse", tuple(f"c{i}" for i in range(20)))
         assert torch.equal(coarse.test.labels, fine.test.labels % 20)
         assert torch.equal(coarse.test.images, fine.test.images)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_jpeg", "cifar100"])
+def test_the_configuration_of_that_name_makes_it(name: str, tmp_path: Path) -> None:
+    known, _, binary = collection(name)
+    files.write_folder(tmp_path / known.folder, binary, files.contents(known, binary))
+    folder = str(Path(__file__).parent.parent / "conf")
+    with initialize_config_dir(folder, version_base=None):
+        overrides = [f"dataset={name}", f"data_root={tmp_path}", "+dataset.keep=[3,5]"]
+        dataset = instantiate(compose("config", overrides).dataset)
+    assert dataset.name.startswith(name)
+    assert len(dataset.classes) == 2
 
 
 def test_a_complete_form_is_preferred_to_an_incomplete_one(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lipbench.batching import images_at_once
 from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, lipschitz, product, unknown
 from lipbench.layers import Antipodal, Scale
 from lipbench.state import evaluation_mode
@@ -88,7 +89,7 @@ def radius(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = 
 
 
 @torch.no_grad()
-def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000) -> Tensor:
+def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = None) -> Tensor:
     """The method `certificate`: certified L2 radius of each image, [N] float64; 0 where it is unknown or the label is
     wrong.
 
@@ -105,8 +106,10 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 1000) -
         model: baked, in evaluation mode, images -> logits [N, K].
         x: images [N, C, H, W] in [0, 1].
         y: labels [N].
+        batch_size: images computed at once; None: so many that memory stays bounded.
     """
     shape = tuple(x.shape[1:])
+    batch_size = batch_size or images_at_once(shape)
     layers = lipschitz.layerwise(model, shape)
     bounds = gaps_of(model, shape, layers)
     if not bool(bounds.isfinite().all()):

@@ -1,8 +1,11 @@
 """Data sets: three splits of uint8 images with int64 labels, read from files that are checked."""
 
+from lipbench.data.arrays import arrays
+from lipbench.data.celeba import celeba, celeba_drawn
 from lipbench.data.cifar import cifar10, cifar10_jpeg, cifar100
 from lipbench.data.dataset import Dataset, Split, hold_out, keep_classes
 from lipbench.data.digits import digits
+from lipbench.data.folder import folder
 from lipbench.data.idx import DataError
 from lipbench.data.mnist import mnist
 
@@ -10,10 +13,14 @@ __all__ = [
     "DataError",
     "Dataset",
     "Split",
+    "arrays",
+    "celeba",
+    "celeba_drawn",
     "cifar10",
     "cifar10_jpeg",
     "cifar100",
     "digits",
+    "folder",
     "hold_out",
     "keep_classes",
     "mnist",

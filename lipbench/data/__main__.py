@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 import pooch
 
+from lipbench.data.celeba_files import check_celeba
 from lipbench.data.download import MNIST_MIRRORS, fetch_cifar, fetch_mnist, prepare_cifar10_jpeg
-from lipbench.data.idx import DataError
+from lipbench.data.faces import write_faces
 
 NAMES = (
     "mnist (four files, 11 MB), cifar10 (one archive, 163 MB), cifar100 (one archive, 161 MB), "
-    "cifar10_jpeg (made from cifar10-jpeg.tar.xz), digits (embedded, nothing to fetch)"
+    "cifar10_jpeg (made from cifar10-jpeg.tar.xz), celeba (how to get it, and a check of every file), "
+    "celeba_drawn (drawn faces in its layout, 14 kB each), digits (embedded, nothing to fetch)"
 )
 
 
@@ -29,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="ask this address instead of the official ones; may be given several times",
     )
     parser.add_argument("--archive", help="of cifar10_jpeg; default: cifar10-jpeg.tar.xz in the root")
+    parser.add_argument("--number", type=int, default=20_000, help="of faces of celeba_drawn; default: 20000")
+    parser.add_argument("--seed", type=int, default=0, help="of celeba_drawn; default: 0")
     options = parser.parse_args(arguments)
     if options.name == "digits":
         print("digits is embedded in scikit-learn: nothing needs to be fetched.")
@@ -38,15 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cifar10": lambda: fetch_cifar("cifar10", options.root, options.mirror or ()),
         "cifar100": lambda: fetch_cifar("cifar100", options.root, options.mirror or ()),
         "cifar10_jpeg": lambda: prepare_cifar10_jpeg(options.root, options.archive),
+        "celeba": lambda: check_celeba(options.root),
+        "celeba_drawn": lambda: print(
+            f"{write_faces(options.number, options.seed, options.root)}: drawn faces, no photographs"
+        ),
     }
     if options.name not in actions:
         parser.error(f"there is no data set {options.name!r}; there are: {NAMES}")
     pooch.get_logger().setLevel("WARNING")  # the progress bar and our own lines say the same
     try:
         actions[options.name]()
-    except (OSError, DataError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted: nothing incomplete is left under the name of a data set.", file=sys.stderr)
+        return 130
     return 0
 
 

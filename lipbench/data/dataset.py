@@ -85,13 +85,19 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     Both parts keep the order of `split`. A class of two images or more is in both parts, one of a single
     image in train. Raises `ValueError` unless 0 < fraction < 1, or when validation would be empty.
     """
+    held = held_out(split.labels, fraction, seed)
+    return _select(split, ~held), _select(split, held)
+
+
+def held_out(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Which images `hold_out` puts in validation: booleans [N] for labels [N]. Raises as it does."""
     if not 0 < fraction < 1:
         raise ValueError(f"The fraction to hold out lies strictly between 0 and 1; it is {fraction}.")
     generator = torch.Generator().manual_seed(seed)
-    held = torch.zeros(len(split), dtype=torch.bool)
+    held = torch.zeros(len(labels), dtype=torch.bool)
     seen = 0
-    for label in split.labels.unique().tolist():
-        members = (split.labels == label).nonzero().flatten()
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().flatten()
         # Rounded along the classes, not in each: the errors cancel, and a tenth of 60,000 is 6,000.
         share = round(fraction * (seen + len(members))) - round(fraction * seen)
         seen += len(members)
@@ -99,7 +105,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         held[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     if not held.any():
         raise ValueError("Nothing to hold out: every class has a single image.")
-    return _select(split, ~held), _select(split, held)
+    return held
 
 
 def keep_classes(split: Split, keep: Sequence[int]) -> Split:

@@ -1,30 +1,18 @@
-"""Files that are written whole or not at all, and hashes that say what a result depends on."""
+"""Results files, each written whole or not at all, and hashes that say what a result depends on."""
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lipbench.files import atomic
+
 
 class ResultsError(ValueError):
     """A results folder or table is missing, incomplete or malformed."""
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, renamed to it if the block succeeds and deleted if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lipbench.batching import images_at_once
 from lipbench.certificate import LayerBound, gaps_of, has_matrix, layerwise, lipschitz, product, radius, singular_range
 from lipbench.data import Split
 from lipbench.layers import bake
 from lipbench.losses import kr
 from lipbench.results import class_accuracies
 
-BATCH = 1000
 # Images over which gradients are averaged.
 GRADIENTS = 256
 
@@ -51,8 +51,9 @@ def monitor(
     baked = bake(copy.deepcopy(model))
     device = next(baked.parameters()).device
     labels = validation.labels.to(device)
+    size = images_at_once(validation.images.shape[1:])
     with torch.no_grad():
-        logits = torch.cat([baked(pixels(batch, device)) for batch in validation.images.split(BATCH)])
+        logits = torch.cat([baked(pixels(batch, device)) for batch in validation.images.split(size)])
     shape = tuple(validation.images.shape[1:])
     # Once for the network, its layers and the gaps of its logits.
     bounds = layerwise(baked, shape)

@@ -1,0 +1,230 @@
+"""Your own arrays: a .npz file, streamed into the cache and never held in memory."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from lipbench.data.cache import Writer, cached
+from lipbench.data.dataset import Dataset
+from lipbench.data.idx import DataError
+from lipbench.data.parts import PARTS, complete, in_parts, order_of
+
+# Names of the arrays of a part, (images, labels), as numpy users and MedMNIST write them.
+MEMBERS = {
+    "train": (("x_train", "y_train"), ("train_images", "train_labels")),
+    "validation": (("x_validation", "y_validation"), ("x_val", "y_val"), ("val_images", "val_labels")),
+    "test": (("x_test", "y_test"), ("test_images", "test_labels")),
+}
+# Bytes read at once.
+CHUNK = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class _Array:
+    """The header of one member."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def images(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image. Raises `DataError`."""
+        if self.dtype != np.uint8:
+            scale = " Multiply by 255 and round." if self.dtype.kind == "f" else ""
+            raise DataError(f"{self.name} holds {self.dtype}: images are uint8 in 0..255.{scale}")
+        match self.shape[1:]:
+            case (height, width):
+                return 1, height, width
+            case (1 | 3 as channels, height, width) if width not in (1, 3):
+                return channels, height, width
+            case (height, width, 1 | 3 as channels) if height not in (1, 3):
+                return channels, height, width
+        raise DataError(
+            f"{self.name} has the shape {self.shape}: images are [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 "
+            "channels, and it must be clear which axis the channels are."
+        )
+
+
+def arrays(
+    path: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    name: str = "arrays",
+    cache: str | Path | None = None,
+    *,
+    progress: bool = True,
+) -> Dataset:
+    """The arrays of a .npz file, compressed or not: `x_train`, `y_train`, and the same with `_validation` and `_test`.
+
+    MedMNIST's names (`train_images`, `val_labels`, …) are understood too. Images are uint8 [N, H, W], [N, C, H, W] or
+    [N, H, W, C]; labels are integers [N] or [N, 1] counted from 0. A part that is missing is cut from train,
+    stratified, by the seed. The images are copied into the cache (see `lipbench.data.cache`) a few at a time.
+
+    Args:
+        path: the file.
+        classes: names of the classes; None: their numbers.
+        validation_fraction: as in `folder`, and so are the other arguments.
+
+    Raises `FileNotFoundError`, `DataError` for a file or an array that is not as above, `ValueError` for fewer than two
+    classes or impossible options.
+    """
+    if path is None:
+        raise ValueError("Which file? dataset.path=<file.npz>.")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}. dataset.path= is a .npz file.")
+    with _opened(file) as archive:
+        found = _members(file, archive)
+        headers = {part: _header(archive, images) for part, (images, _) in found.items()}
+        shapes = {part: header.images() for part, header in headers.items()}
+        if len(set(shapes.values())) > 1:
+            raise DataError(f"{file} mixes images of different shapes: {shapes}.")
+        labels, parts = _labels(archive, found, headers)
+        _check_classes(file, labels, classes)
+        parts = complete(labels, parts, validation_fraction, test_fraction, seed)
+        places = torch.empty_like(parts)
+        places[order_of(parts)] = torch.arange(len(parts))
+        shape = (len(labels), *shapes["train"])
+        infos = [archive.getinfo(f"{images}.npy") for images, _ in found.values()]
+        settings = [[f"{info.filename} {info.file_size} {info.CRC}" for info in infos], _runs(parts)]
+        images = cached(
+            name,
+            settings,
+            shape,
+            lambda write: _copy(archive, list(headers.values()), shape, places.numpy(), write, progress),
+            cache,
+        )
+    names = classes or [str(label) for label in range(int(labels.max()) + 1)]
+    return in_parts(name, [str(one) for one in names], images, labels, parts)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{file} is no .npz file, or is damaged ({error}). Write it with numpy.savez.") from None
+
+
+def _members(file: Path, archive: zipfile.ZipFile) -> dict[str, tuple[str, str]]:
+    present = {name.removesuffix(".npy") for name in archive.namelist()}
+    found = {}
+    for part, choices in MEMBERS.items():
+        for images, labels in choices:
+            if images in present and labels in present:
+                found[part] = (images, labels)
+            elif images in present:
+                raise DataError(f"{file} has {images} but no {labels}.")
+    if "train" not in found:
+        raise DataError(
+            f"{file} has no x_train and y_train; it has {', '.join(sorted(present)) or 'nothing'}. The arrays are "
+            "x_train, y_train, and where you have them x_validation, y_validation, x_test, y_test."
+        )
+    return found
+
+
+def _read_header(stream: IO[bytes], name: str) -> _Array:
+    """
+    Raises:
+        DataError: no array of numbers in C order.
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+    except ValueError as error:
+        raise DataError(f"{name} is no array ({error}).") from None
+    if dtype.hasobject:
+        raise DataError(f"{name} holds Python objects, which are not loaded: save numbers.")
+    if fortran and len(shape) > 1:
+        raise DataError(f"{name} is in Fortran order: save numpy.ascontiguousarray of it.")
+    return _Array(name, shape, dtype)
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> _Array:
+    with archive.open(f"{name}.npy") as stream:
+        return _read_header(stream, name)
+
+
+def _labels(
+    archive: zipfile.ZipFile, found: dict[str, tuple[str, str]], headers: dict[str, _Array]
+) -> tuple[Tensor, Tensor]:
+    labels, parts = [], []
+    for part, (images, name) in found.items():
+        with archive.open(f"{name}.npy") as stream:
+            header = _read_header(stream, name)
+            values = np.frombuffer(stream.read(), header.dtype)
+        count = headers[part].shape[0]
+        if header.dtype.kind not in "iu" or header.shape not in ((count,), (count, 1)):
+            raise DataError(
+                f"{name} holds {header.dtype} {header.shape}: the labels of {images} are integers of shape ({count},)."
+            )
+        if count and values.min() < 0:
+            raise DataError(f"{name} holds the label {values.min()}: labels are counted from 0.")
+        labels.append(torch.from_numpy(values.astype(np.int64)))
+        parts.append(torch.full((count,), PARTS.index(part)))
+    return torch.cat(labels), torch.cat(parts)
+
+
+def _check_classes(file: Path, labels: Tensor, classes: Sequence[str] | None) -> None:
+    present = labels.unique()
+    if len(present) < 2:
+        raise ValueError(f"{file} has images of {len(present)} class: a classifier needs two or more.")
+    if classes is not None and len(classes) <= int(present[-1]):
+        raise ValueError(f"{file} has the label {int(present[-1])}, but dataset.classes names {len(classes)} classes.")
+
+
+def _copy(
+    archive: zipfile.ZipFile,
+    headers: Sequence[_Array],
+    shape: tuple[int, ...],
+    places: NDArray[np.int64],
+    write: Writer,
+    progress: bool,
+) -> None:
+    """Streams the images of all parts, one part after another, each image to its place."""
+    image = int(np.prod(shape[1:]))
+    count = max(1, CHUNK // image)
+    done = 0
+    with tqdm(total=shape[0], desc="copying arrays", unit="image", disable=None if progress else True) as bar:
+        for header in headers:
+            with archive.open(f"{header.name}.npy") as stream:
+                _read_header(stream, header.name)
+                for start in range(0, header.shape[0], count):
+                    number = min(count, header.shape[0] - start)
+                    content = stream.read(number * image)
+                    if len(content) < number * image:
+                        raise DataError(f"{header.name} ends after {done:,} images.")
+                    chunk = np.frombuffer(content, np.uint8).reshape(number, *header.shape[1:])
+                    if header.shape[1:] != shape[1:] and len(header.shape) == 4:
+                        chunk = chunk.transpose(0, 3, 1, 2)
+                    _put(chunk.reshape(number, *shape[1:]), places[done : done + number], write)
+                    done += number
+                    bar.update(number)
+
+
+def _put(images: NDArray[np.uint8], places: NDArray[np.int64], write: Writer) -> None:
+    """Writes images to their places. Those of one part are neighbours: there are few runs."""
+    order = np.argsort(places)
+    for rows in np.split(order, np.flatnonzero(np.diff(places[order]) != 1) + 1):
+        write(int(places[rows[0]]), images[rows])
+
+
+def _runs(parts: Tensor) -> str:
+    """The parts as a string."""
+    return "".join(map(str, parts.tolist()))

@@ -1,0 +1,56 @@
+"""Which part an image belongs to, and data sets whose parts lie one after another in one tensor.
+
+Parts that are contiguous are slices: no image is copied to make a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lipbench.data.dataset import Dataset, Split, held_out
+
+PARTS = ("train", "validation", "test")
+
+
+def complete(labels: Tensor, parts: Tensor, validation_fraction: float, test_fraction: float, seed: int) -> Tensor:
+    """`parts` with a validation and a test set: what is missing is cut from train, stratified, by the seed.
+
+    Args:
+        labels: [N] int64.
+        parts: [N], positions in `PARTS`.
+        validation_fraction: of what is left in train once there is a test set.
+        test_fraction: of train.
+
+    Raises `ValueError` for a fraction outside (0, 1), where it is used.
+    """
+    parts = parts.clone()
+    for part, fraction in ((2, test_fraction), (1, validation_fraction)):
+        if not (parts == part).any():
+            train = (parts == 0).nonzero().flatten()
+            # A seed of its own for each cut: the same one would draw alike.
+            parts[train[held_out(labels[train], fraction, seed + part)]] = part
+    return parts
+
+
+def order_of(parts: Tensor) -> Tensor:
+    """Positions [N] that bring train to the front, then validation, then test, each in its order."""
+    return torch.argsort(parts, stable=True)
+
+
+def in_parts(name: str, classes: Sequence[str], images: Tensor, labels: Tensor, parts: Tensor) -> Dataset:
+    """The data set of images [N, C, H, W] that are already in the order `order_of(parts)`.
+
+    Args:
+        labels: [N] in the old order, as `parts`.
+
+    Raises `ValueError` for an empty part, by its name.
+    """
+    counts = torch.bincount(parts, minlength=len(PARTS)).tolist()
+    if empty := [part for part, count in zip(PARTS, counts, strict=True) if not count]:
+        raise ValueError(f"Data set {name!r} has no image for {', '.join(empty)}.")
+    labels = labels[order_of(parts)]
+    train, validation, test = (Split(*pair) for pair in zip(images.split(counts), labels.split(counts), strict=True))
+    return Dataset(name, tuple(classes), train, validation, test)

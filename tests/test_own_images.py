@@ -1,0 +1,347 @@
+"""Folders of images and files of arrays: read as documented, or refused with the reason."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from lipbench.batching import images_at_once
+from lipbench.certificate import certify
+from lipbench.commandline import CONF
+from lipbench.data import DataError, Dataset, arrays, folder
+from lipbench.evaluation import certify_images
+from lipbench.experiment import Experiment
+from lipbench.results import ResultsError
+from lipbench.run import experiment_of
+
+CLASSES = {"cat": 60, "dog": 120, "eel": 200}
+
+
+def paint(path: Path, value: int, size: tuple[int, int] = (12, 9), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colour = value if mode in ("L", "I;16") else (value,) * len(Image.new(mode, (1, 1)).getbands())
+    Image.new(mode, size, colour).save(path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three classes of twenty images of different sizes; an image's grey says its class and number."""
+    root = tmp_path / "images"
+    for name, grey in CLASSES.items():
+        for n in range(20):
+            paint(root / name / ("deep" if n % 2 else "") / f"{n:02d}.png", grey + n, (10 + n, 9 + n % 3))
+    return root
+
+
+@pytest.fixture
+def read(images: Path, tmp_path: Path) -> Callable[..., Dataset]:
+    def reading(**options: object) -> Dataset:
+        return folder(**{"root": images, "size": 6, "cache": tmp_path, "progress": False, **options})
+
+    return reading
+
+
+def values(dataset: Dataset) -> list[tuple[int, int]]:
+    """(grey, label) of every image."""
+    parts = (dataset.train, dataset.validation, dataset.test)
+    return [pair for p in parts for pair in zip(p.images[:, 0, 0, 0].tolist(), p.labels.tolist(), strict=True)]
+
+
+# --- a folder ---------------------------------------------------------------------------------------------
+
+
+def test_classes_are_the_subfolders_and_the_cuts_are_stratified(read: Callable[..., Dataset]) -> None:
+    dataset = read(name="animals")
+    assert (dataset.name, dataset.classes, dataset.shape) == ("animals", ("cat", "dog", "eel"), (3, 6, 6))
+    expected = [(grey + n, label) for label, grey in enumerate(CLASSES.values()) for n in range(20)]
+    assert sorted(values(dataset)) == expected
+    counts = [torch.bincount(p.labels).tolist() for p in (dataset.test, dataset.validation)]
+    assert counts == [[4, 4, 4], [2, 1, 2]]
+
+
+def test_the_cut_is_of_its_seed_and_fractions(read: Callable[..., Dataset]) -> None:
+    assert values(read()) == values(read())
+    assert values(read(seed=1)) != values(read())
+    assert len(read(test_fraction=0.5).test) == 30
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        read(test_fraction=0)
+
+
+@pytest.mark.parametrize("name", ["validation", "val"])
+def test_parts_that_have_a_folder_are_kept(images: Path, read: Callable[..., Dataset], name: str) -> None:
+    parted = images.with_name("parted")
+    parted.mkdir()
+    images.rename(parted / "train")
+    for part, shift in ((name, 30), ("test", 35)):
+        for label, grey in CLASSES.items():
+            paint(parted / part / label / "x.png", grey + shift)
+    dataset = read(root=parted)
+    assert [len(p) for p in (dataset.train, dataset.validation, dataset.test)] == [60, 3, 3]
+    assert dataset.validation.images[:, 0, 0, 0].tolist() == [grey + 30 for grey in CLASSES.values()]
+    assert dataset.test.images[:, 0, 0, 0].tolist() == [grey + 35 for grey in CLASSES.values()]
+    # A missing one is cut from train; the test set stays what it is.
+    for label in CLASSES:
+        (parted / name / label / "x.png").unlink()
+    again = read(root=parted)
+    assert len(again.test) == 3
+    assert len(again.validation) == 6
+
+
+def test_jpeg_and_grey_images_too(tmp_path: Path, read: Callable[..., Dataset]) -> None:
+    root = tmp_path / "grey"
+    for n in range(10):
+        paint(root / "a" / f"{n}.jpg", 100, mode="L")
+        paint(root / "b" / f"{n}.JPEG", 200, mode="L")
+    assert read(root=root).shape == (1, 6, 6)
+    assert read(root=root, channels=3).shape == (3, 6, 6)
+    assert values(read(root=root))[-1] == (200, 1)
+
+
+def empty(root: Path) -> None:
+    for path in root.rglob("*.png"):
+        path.unlink()
+
+
+def one_class(root: Path) -> None:
+    for name in ("dog", "eel"):
+        (root / name).rename(root.parent / name)
+
+
+def loose_image(root: Path) -> None:
+    paint(root / "loose.png", 3)
+
+
+def no_train(root: Path) -> None:
+    for name in CLASSES:
+        (root / "test").mkdir(exist_ok=True)
+        (root / name).rename(root / "test" / name)
+
+
+def strange_class(root: Path) -> None:
+    for name in CLASSES:
+        (root / "train").mkdir(exist_ok=True)
+        (root / name).rename(root / "train" / name)
+    paint(root / "test" / "cat" / "x.png", 1)
+    paint(root / "test" / "fox" / "x.png", 1)
+
+
+def unreadable(root: Path) -> None:
+    (root / "cat" / "00.png").write_bytes(b"not an image")
+    (root / "eel" / "02.png").write_bytes((root / "eel" / "04.png").read_bytes()[:50])
+
+
+def unequal(root: Path) -> None:
+    paint(root / "dog" / "00.png", 9, mode="L")
+
+
+def transparent(root: Path) -> None:
+    paint(root / "cat" / "00.png", 9, mode="RGBA")
+
+
+def deep(root: Path) -> None:
+    paint(root / "cat" / "00.png", 9, mode="I;16")
+
+
+BROKEN = {
+    empty: r"images has no images \(\.png, \.jpg, \.jpeg\): one subfolder per class is expected",
+    one_class: r"has one class, 'cat': a classifier needs two or more subfolders",
+    loose_image: r"loose\.png lies in no subfolder",
+    no_train: r"has a folder test but no folder train",
+    strange_class: r"train has no image of fox, which another part has",
+    unreadable: r"2 of 60 images cannot be used: ",
+    unequal: r"unequal channels: dog/00\.png has 1 \(grey\), .*\.png has 3 \(colour\)\. Choose dataset\.channels=3",
+    transparent: r"cat/00\.png has an alpha channel: choose channels=3",
+    deep: r"cat/00\.png has more than 8 bits per pixel",
+}
+
+
+@pytest.mark.parametrize("breaks", BROKEN, ids=lambda breaks: breaks.__name__)
+def test_a_folder_that_is_no_data_set_is_refused_with_the_reason(
+    images: Path, tmp_path: Path, read: Callable[..., Dataset], breaks: Callable[[Path], None]
+) -> None:
+    breaks(images)
+    with pytest.raises((ValueError, FileNotFoundError), match=BROKEN[breaks]):
+        read()
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_both_unreadable_images_are_named(images: Path, read: Callable[..., Dataset]) -> None:
+    unreadable(images)
+    with pytest.raises(DataError) as caught:
+        read()
+    assert "cat/00.png is neither PNG nor JPEG" in str(caught.value)
+    assert "eel/02.png cannot be decoded" in str(caught.value)
+
+
+def test_unequal_channels_are_converted_where_that_is_asked_for(images: Path, read: Callable[..., Dataset]) -> None:
+    unequal(images)
+    transparent(images)
+    assert read(channels=3).shape == (3, 6, 6)
+    assert read(channels=1).shape == (1, 6, 6)
+
+
+def test_no_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Which folder\? dataset\.root="):
+        folder()
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        folder(tmp_path / "nowhere")
+
+
+# --- arrays -----------------------------------------------------------------------------------------------
+
+
+def pixels(count: int, *shape: int) -> np.ndarray:
+    """Image n has the value n throughout."""
+    return np.broadcast_to(np.arange(count, dtype=np.uint8).reshape(-1, *[1] * len(shape)), (count, *shape)).copy()
+
+
+LABELS = np.arange(50) % 2
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((5, 4), (1, 5, 4)), ((3, 5, 4), (3, 5, 4)), ((5, 4, 3), (3, 5, 4)), ((5, 4, 1), (1, 5, 4))]
+)
+def test_arrays_of_every_layout_are_cut_in_three(
+    tmp_path: Path, save: Callable[..., None], shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    save(tmp_path / "a.npz", x_train=pixels(50, *shape), y_train=LABELS)
+    dataset = arrays(tmp_path / "a.npz", cache=tmp_path, progress=False)
+    assert dataset.shape == expected
+    assert sorted(values(dataset)) == [(n, n % 2) for n in range(50)]
+    assert [len(p) for p in (dataset.train, dataset.validation, dataset.test)] == [36, 4, 10]
+    assert all((p.images == p.images[:, :1, :1, :1]).all() for p in (dataset.train, dataset.validation, dataset.test))
+
+
+def test_channels_last_are_moved_and_not_reshaped(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (50, 5, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=LABELS, x_test=x[:7], y_test=LABELS[:7])
+    dataset = arrays(tmp_path / "a.npz", cache=tmp_path, progress=False)
+    assert torch.equal(dataset.test.images, torch.from_numpy(x[:7].transpose(0, 3, 1, 2).copy()))
+
+
+def test_arrays_are_copied_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["lipbench.data.arrays"], "CHUNK", 3 * 20 + 1)
+    np.savez(tmp_path / "a.npz", x_train=pixels(50, 5, 4), y_train=LABELS)
+    dataset = arrays(tmp_path / "a.npz", cache=tmp_path, progress=False)
+    assert sorted(values(dataset)) == [(n, n % 2) for n in range(50)]
+
+
+def test_the_names_of_medmnist_and_of_classes(tmp_path: Path) -> None:
+    x, y = pixels(50, 5, 4), LABELS[:, None].astype(np.uint8)
+    images = dict.fromkeys(("train_images", "val_images", "test_images"), x)
+    np.savez(tmp_path / "a.npz", **images, **dict.fromkeys(("train_labels", "val_labels", "test_labels"), y))
+    dataset = arrays(tmp_path / "a.npz", classes=["no", "yes"], name="mine", cache=tmp_path, progress=False)
+    assert (dataset.name, dataset.classes) == ("mine", ("no", "yes"))
+    assert [len(p) for p in (dataset.train, dataset.validation, dataset.test)] == [50, 50, 50]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+X = pixels(50, 5, 4)
+BAD_ARRAYS = {
+    "no train": ({"images": X, "labels": LABELS}, r"has no x_train and y_train; it has images, labels\."),
+    "no labels": ({"x_train": X}, "has x_train but no y_train"),
+    "floats": ({"x_train": X / 255, "y_train": LABELS}, r"x_train holds float64: images are uint8.*Multiply by 255"),
+    "shape": ({"x_train": X[0], "y_train": LABELS[:5]}, r"x_train has the shape \(5, 4\): images are \[N, H, W\]"),
+    "unclear": ({"x_train": pixels(50, 3, 3, 3), "y_train": LABELS}, "must be clear which axis the channels are"),
+    "shapes": (
+        {"x_train": X, "y_train": LABELS, "x_test": X[:, :4], "y_test": LABELS},
+        "mixes images of different shapes",
+    ),
+    "too few labels": ({"x_train": X, "y_train": LABELS[:9]}, r"the labels of x_train are integers of shape \(50,\)"),
+    "float labels": ({"x_train": X, "y_train": LABELS / 1.0}, "y_train holds float64"),
+    "negative": ({"x_train": X, "y_train": LABELS - 1}, "y_train holds the label -1"),
+    "one class": ({"x_train": X, "y_train": 0 * LABELS}, "has images of 1 class: a classifier needs two"),
+    "objects": ({"x_train": X.astype(object), "y_train": LABELS}, "x_train holds Python objects, which are not loaded"),
+    "Fortran": ({"x_train": np.asfortranarray(X), "y_train": LABELS}, "is in Fortran order"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_arrays_that_are_no_images_are_refused_with_the_reason(tmp_path: Path, case: str) -> None:
+    content, message = BAD_ARRAYS[case]
+    np.savez(tmp_path / "a.npz", **content)
+    with pytest.raises(ValueError, match=message):
+        arrays(tmp_path / "a.npz", cache=tmp_path, progress=False)
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_a_file_that_is_no_npz_or_damaged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Which file\? dataset\.path="):
+        arrays()
+    path = tmp_path / "a.npz"
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        arrays(path)
+    np.save(tmp_path / "b.npy", X)
+    with pytest.raises(DataError, match=r"is no \.npz file"):
+        arrays(tmp_path / "b.npy")
+    np.savez(path, x_train=X, y_train=LABELS)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        content[archive.getinfo("x_train.npy").header_offset + 400] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"is damaged \(Bad CRC"):
+        arrays(path, cache=tmp_path, progress=False)
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_too_few_names_of_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x_train=X, y_train=LABELS)
+    with pytest.raises(ValueError, match=r"has the label 1, but dataset\.classes names 1 classes"):
+        arrays(tmp_path / "a.npz", classes=["only"], cache=tmp_path, progress=False)
+
+
+# --- a run on one's own images ------------------------------------------------------------------------------
+
+
+def own_run(root: Path, images: Path, *overrides: str) -> Experiment:
+    chosen = ["experiment=digits08/hkr_mlp", "dataset=folder", f"dataset.root={images}", "dataset.size=6", *overrides]
+    chosen += [f"data_root={root}", f"results={root}/results", "training.epochs=1", "attack=[fgm]", "images=6"]
+    chosen += ["model.widths=[8]"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=[*chosen, "progress=false", "device=cpu"])
+    return experiment_of(cfg, "digits08/hkr_mlp", chosen[1:4])
+
+
+def test_a_run_keeps_no_path_and_refuses_other_images_under_the_same_name(images: Path, tmp_path: Path) -> None:
+    job = own_run(tmp_path, images)
+    summary = job.run()
+    assert summary["violations"] == 0
+    assert job.folder.parent.name == "dataset.size=6,dataset=folder"
+    assert str(tmp_path) not in "".join(path.read_text() for path in job.folder.glob("*.[jy]*"))
+    moved = images.rename(images.with_name("moved"))
+    again = own_run(tmp_path, moved)
+    assert again.folder == job.folder
+    assert again.run() == summary, "a folder that moved is the same data"
+    paint(moved / "cat" / "30.png", 95)
+    with pytest.raises(ResultsError, match=r"was made with other images\.[\s\S]*train\.images: 43 -> 44"):
+        own_run(tmp_path, moved).run()
+
+
+def test_a_large_test_set_is_certified_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
+    images, labels = torch.randint(0, 256, (50, 3, 2, 2), dtype=torch.uint8), torch.randint(0, 2, (50,))
+    whole = certify_images(model, images, labels, certify).table
+    seen = []
+
+    def watching(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return certify(model, x, y)
+
+    monkeypatch.setattr("lipbench.evaluation.HELD", 12 * 16)
+    assert certify_images(model, images, labels, watching).table.equals(whole)
+    assert seen == [16, 16, 16, 2]
+
+
+def test_images_at_once_bound_the_memory_and_leave_small_images_alone() -> None:
+    shapes = ((1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 5000, 5000))
+    assert [images_at_once(shape) for shape in shapes] == [1000, 1000, 250, 1]
