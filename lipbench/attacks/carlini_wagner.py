@@ -74,8 +74,8 @@ def _descend(
     origin = torch.atanh((start - 0.5) / REACH)
     pace = per_image(pace, x)
     # Short memories: the margin's gradient changes its direction along the way (measured on MNIST: 1 % nearer images).
-    # Adam moves each entry of v by at most about its learning rate, whatever the gradient: w = origin + pace v. Its usual
-    # eps would stop images near the boundary, whose gradients are as small as their distances.
+    # Adam moves each entry of v by at most about its learning rate, whatever the gradient: w = origin + pace v. Its
+    # usual eps would stop images near the boundary, whose gradients are as small as their distances.
     v = torch.zeros_like(origin).requires_grad_()
     optimizer = torch.optim.Adam([v], lr=1.0, betas=(0.8, 0.9), eps=1e-30)
     best, shortest = start.clone(), torch.full_like(weight, torch.inf)
