@@ -30,8 +30,9 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import lipbench
+from lipbench.bounds import attack_images
 from lipbench.commandline import CONF
-from lipbench.evaluation import ATTACKS, attack_images
+from lipbench.evaluation import ATTACKS
 from lipbench.experiment import environment
 from lipbench.results import ResultsError, atomic, file_hash, run_folders, write_text
 

@@ -26,10 +26,10 @@ import torch
 from torch import nn
 
 from lipbench import data, layers, losses
+from lipbench.bounds import certify_images
 from lipbench.certificate import certify
 from lipbench.data.cache import cores
 from lipbench.data.faces import write_faces
-from lipbench.evaluation import certify_images
 from lipbench.layers import bake
 from lipbench.models import convnet
 from lipbench.results import write_text

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lipbench.attacks.judging import first_line
+from lipbench.bounds import as_pixels
 from lipbench.certificate import layer_table
 from lipbench.data import Dataset
-from lipbench.evaluation import as_pixels
 from lipbench.layers import Construction, bake
 from lipbench.models import OnnxError, load_onnx, load_weights
 from lipbench.results import file_hash, write_json, write_text
@@ -65,8 +65,10 @@ class Brought(RunFolder):
 
     model: nn.Module
 
-    def _network(self, dataset: Dataset) -> nn.Module:
+    def _check(self, dataset: Dataset) -> None:
         check_classifier(self.model, dataset)
+
+    def _network(self, dataset: Dataset) -> nn.Module:
         model = _baked(self.model, dataset).to(self.device)
         table = layer_table(model, dataset.shape)
         write_text(self.folder / "layers.csv", table.to_csv(index=False, lineterminator="\n"))
@@ -123,7 +125,7 @@ def load_model(
     name = file.name if file and not _is_module(path) else path
     identity = {
         "source": f"{name}:{function}" if function else name,
-        "sha256": file_hash(file) if file else None,
+        "sha256": _code_hash(file) if file else None,
         "checkpoint": file_hash(Path(checkpoint)) if checkpoint is not None else None,
         "weights": _weights_hash(model),
     }
@@ -153,6 +155,8 @@ def check_classifier(model: nn.Module, dataset: Dataset) -> None:
     if not isinstance(logits, Tensor):
         kind = type(logits).__name__
         raise ModelError(f"The model gives a {kind} for {where}: wrap it in a module that gives the logits alone.")
+    if logits.dtype not in (torch.float32, torch.float64):
+        raise ModelError(f"The model computes in {logits.dtype}, too coarse for distances: bring model.float().")
     if tuple(logits.shape) == (2, 1) and classes == 2:
         raise ModelError(
             "The model gives one logit: return lipbench.antipodal(model), whose two logits are (-f/2, f/2)."
@@ -312,6 +316,23 @@ class _InBatches(nn.Module):
         filled = torch.cat((x, x[-1:].expand(max(0, self.smallest - len(x)), *x.shape[1:])))
         logits: Tensor = self.module(filled)[: len(x)]
         return logits
+
+
+def _code_hash(file: Path) -> str:
+    """SHA-256 of a model's file; where that is Python, with the modules beside it that are imported by now."""
+    if file.suffix != ".py":
+        return file_hash(file)
+    folder, digest = file.resolve().parent, hashlib.sha256(file_hash(file).encode())
+    beside = {}
+    for module in list(sys.modules.values()):
+        found = getattr(module, "__file__", None)
+        if found and Path(found).resolve().is_relative_to(folder) and Path(found).resolve() != file.resolve():
+            beside[Path(found).resolve().relative_to(folder).as_posix()] = Path(found)
+    for name, path in sorted(beside.items()):
+        # Not the libraries of an environment inside the folder, nor lipbench in a checkout of its own.
+        if "site-packages" not in name and not name.startswith("lipbench/") and path.exists():
+            digest.update(f"{name} {file_hash(path)}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _weights_hash(model: nn.Module) -> str:

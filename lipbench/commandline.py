@@ -92,8 +92,11 @@ def judging(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         MissingExtra: an attack of another library that is not installed; before any training.
-        ValueError: a device that is not there.
+        ValueError: a device that is not there, no image.
     """
+    for key in ("images", "batch_size"):
+        if options[key] < 1:
+            raise ValueError(f"{key}={options[key]}: a number of images, 1 or more.")
     attacks, certificates = options.get("attack") or {}, options.get("certificate") or {}
     return {
         "attacks": {key: _method(value) for key, value in attacks.items()},

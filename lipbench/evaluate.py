@@ -42,8 +42,8 @@ def brought_of(cfg: DictConfig, dataset_name: str) -> Brought:
     dataset = instantiate({**plain["dataset"], "_partial_": True}, _convert_="all")()
     brought = load_model(source, plain["checkpoint"], shape=dataset.shape, classes=len(dataset.classes))
     name = str(plain["name"] or default_name(source))
-    if "/" in name:
-        raise ModelError(f"name={name} is one folder's name: without a slash.")
+    if "/" in name or name in (".", ".."):
+        raise ModelError(f"name={name} is one folder's name: without a slash, and not {'.'!r} or {'..'!r}.")
     for place in PLACES:
         plain["dataset"].pop(place, None)
     return Brought(
@@ -72,7 +72,7 @@ def task(cfg: DictConfig) -> None:
     try:
         brought = brought_of(cfg, str(HydraConfig.get().runtime.choices["dataset"]))
         summary = brought.run()
-    except (LawViolation, ImportError, OSError, ValueError) as error:
+    except (LawViolation, ImportError, OSError, ValueError, TypeError, RuntimeError) as error:
         print(f"\n{error}\n", file=sys.stderr)
         raise SystemExit(1) from error
     print(layers_text(pd.read_csv(brought.folder / "layers.csv", keep_default_na=False)))

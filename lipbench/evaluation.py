@@ -1,32 +1,36 @@
-"""Judging methods on one network: the rows of the table, what they cost, and the two laws."""
+"""Judging somebody's classifier by several methods: the whole table, the health flags and the two laws."""
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lipbench import attacks as attack_room
-from lipbench import norms
-from lipbench.attacks import Float64, Judge, distance, margin, undisturbed, warm
-from lipbench.batching import HELD, images_at_once
+from lipbench.attacks import Float64, margin, undisturbed
+from lipbench.batching import images_at_once
+from lipbench.bounds import (
+    Attack,
+    Certificate,
+    as_pixels,
+    attack_images,
+    certified,
+    certify_images,
+    model_images,
+    on_device,
+    predict,
+    to_device,
+)
 from lipbench.certificate import certify, gaps
 from lipbench.health import Flag, HealthWarning, model_flags, returned_flags, table_flags
 from lipbench.layers import bake
 from lipbench.losses import binary_function
-from lipbench.results import LawViolation, best, bounds_table, violations
+from lipbench.results import LawViolation, violations
 from lipbench.state import duplicate, float32_products, same_random_numbers
 from lipbench.transport import wasserstein
-
-Attack = Callable[..., Tensor]
-Certificate = Callable[..., Tensor]
 
 ATTACKS: dict[str, Attack] = {
     "fgsm": attack_room.fgsm,
@@ -37,164 +41,6 @@ ATTACKS: dict[str, Attack] = {
     "lipbench": attack_room.strongest,
 }
 CERTIFICATES: dict[str, Certificate] = {"certificate": certify}
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One method on one set of images.
-
-    Attributes:
-        table: its rows.
-        images: the adversarial images of an attack, [N, C, H, W] on the CPU; None for a certificate.
-        seconds: wall time.
-        passes: images that went through the network forwards, per image judged.
-    """
-
-    table: pd.DataFrame
-    images: Tensor | None
-    seconds: float
-    passes: float
-
-
-class _Counter:
-    """A count that copies of a model share."""
-
-    def __init__(self) -> None:
-        self.images = 0
-
-    def __deepcopy__(self, memo: dict) -> "_Counter":
-        return self
-
-
-class _Counted(nn.Module):
-    """The same classifier, counting the images that pass; it gets copies of them, which it may overwrite."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        self.counter = _Counter()
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.counter.images += len(x)
-        return self.model(x.clone())
-
-
-def as_pixels(images: Tensor) -> Tensor:
-    """uint8 or float images [N, C, H, W] -> float32 in [0, 1].
-
-    Raises:
-        ValueError: another type, or floats outside [0, 1].
-    """
-    if images.ndim != 4:
-        raise ValueError(f"Images are [N, C, H, W]; got {list(images.shape)}.")
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    if not images.is_floating_point():
-        raise ValueError(f"Images are uint8 in 0..255 or float in [0, 1]; got {images.dtype}.")
-    if len(images) and (not images.isfinite().all() or images.min() < 0 or images.max() > 1):
-        raise ValueError(
-            f"Float images are in [0, 1]; these span [{float(images.min()):g}, {float(images.max()):g}]. "
-            "Put the normalisation inside the model: lipbench.layers.Normalize."
-        )
-    return images.float()
-
-
-@float32_products()
-def certify_images(
-    model: nn.Module, images: Tensor, labels: Tensor, certificate: Certificate, name: str = "certificate"
-) -> Judged:
-    """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm.
-
-    Images of a mapped file (`lipbench.data`) are read part by part, never as a whole.
-    """
-    shape = images.shape[1:]
-    size = images_at_once(shape, HELD, len(images))
-    parts, seconds = [], 0.0
-    for first in range(0, len(images), size):
-        x, y = _on_device(model, images[first : first + size], labels[first : first + size])
-        predictions = predict(model, x, first)
-        started = time.perf_counter()
-        distances = certificate(model, x, y)
-        seconds += time.perf_counter() - started
-        parts.append((y, predictions, distances.masked_fill(predictions != y, 0.0)))
-    y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
-    table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
-    return Judged(table, None, seconds, 1.0)
-
-
-@float32_products()
-def attack_images(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    attack: Attack,
-    name: str,
-    *,
-    lower: Tensor | None = None,
-    batch_size: int = 500,
-    progress: bool = False,
-) -> Judged:
-    """Upper bounds of one attack, N rows per norm. What it returns is judged afresh: in the box, misclassified in both
-    precisions, distance in float64.
-
-    Args:
-        lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
-
-    An image that is misclassified as it is has distance 0; an attack that fails has inf. A non-finite or out-of-box
-    image is a failure.
-    """
-    x, y = _on_device(model, images, labels)
-    predictions = predict(model, x)
-    judge, counted = Judge(model), _Counted(model)
-    found, lengths = [], []
-    started = time.perf_counter()
-    bounds = torch.zeros(len(x)) if lower is None else lower
-    batches = zip(x.split(batch_size), y.split(batch_size), bounds.to(x.device).split(batch_size), strict=True)
-    for xs, ys, ls in tqdm(
-        batches, total=-(-len(x) // batch_size), desc=name, disable=None if progress else True, leave=False
-    ):
-        with undisturbed(model):
-            returned = attack(counted, xs, ys, **warm(attack, lower=ls)).detach().to(xs)
-        if returned.shape != xs.shape:
-            raise ValueError(f"{name} returned images of shape {list(returned.shape)} for {list(xs.shape)}.")
-        valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
-        success = judge(returned, ys) & valid
-        length = distance(xs, returned).where(success, torch.inf)
-        lengths.append(length.masked_fill(judge(xs, ys), 0.0))
-        found.append(returned.cpu())
-    seconds = time.perf_counter() - started
-    adversarial = torch.cat(found)
-    table = _table(y, predictions, name, "upper", norms.distances(x.cpu(), adversarial, torch.cat(lengths).cpu()))
-    return Judged(table, adversarial, seconds, counted.counter.images / max(1, len(x)))
-
-
-def certified(table: pd.DataFrame) -> Tensor:
-    """The largest certified L2 distance of each image of a table, in the order of their indices, float64 [N]."""
-    return torch.from_numpy(best(table, "lower").sort_index().to_numpy().copy())
-
-
-@torch.no_grad()
-def predict(model: nn.Module, x: Tensor, first: int = 0) -> Tensor:
-    """Labels given by the model as deployed, [N].
-
-    Args:
-        first: number of the first image, for messages.
-
-    Raises:
-        ValueError: the logits are not [N, K >= 2], or not finite: with the images.
-    """
-    predictions, batch_size = [], images_at_once(x.shape[1:])
-    for start, xs in zip(range(0, len(x), batch_size), x.split(batch_size), strict=True):
-        logits = model(xs.clone())  # a first layer with inplace=True would overwrite the images
-        margin(logits, torch.zeros(len(xs), dtype=torch.long, device=xs.device))
-        bad = (~logits.isfinite()).any(1).nonzero()[:, 0]
-        if len(bad):
-            raise ValueError(
-                f"The model gives NaN or infinite logits on {len(bad)} images, the first is "
-                f"image {first + start + int(bad[0])}: there is no distance to judge."
-            )
-        predictions.append(logits.argmax(1))
-    return torch.cat(predictions)
 
 
 def evaluate(
@@ -227,9 +73,17 @@ def evaluate(
             "warning" are issued as `HealthWarning` as well.
 
     Raises:
-        ValueError: images, labels or logits of a wrong kind, an unknown name.
+        TypeError: no module, labels that are no integers.
+        ValueError: images or logits of a wrong kind (float32 and float64 are judged), an unknown name, an attack that
+            returns no images or changes the weights.
         LawViolation: a certificate exceeds an attack's distance; it carries the table.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"The model is a {type(model).__name__}, not a torch.nn.Module: wrap it in one.")
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        raise TypeError("Labels are a tensor of integers [N], such as torch.as_tensor(labels).long().")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is the number of images attacked at once, 1 or more, not {batch_size}.")
     if len(images) != len(labels) or not len(images):
         raise ValueError(f"As many labels as images, at least one: got {len(images)} images and {len(labels)} labels.")
     chosen_attacks = _named(attacks, ATTACKS, "attack")
@@ -261,7 +115,7 @@ def evaluate(
 @float32_products()
 def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> list[Flag]:
     """The flags of a baked network in evaluation mode before it is attacked, from its first images (at most 100)."""
-    x, y = _on_device(model, images[:100], labels[:100])
+    x, y = on_device(model, images[:100], labels[:100])
     predict(model, x)  # refuses logits that are not finite
     return model_flags(model, x, y, min(100, batch_size))
 
@@ -276,8 +130,8 @@ def certify_model(model: nn.Module, images: Tensor, labels: Tensor | None = None
         labels: radius 0 where the model disagrees with them; None: the model's own predictions.
     """
     with _baked(model) as baked:
-        x = _model_images(baked, images)
-        y = predict(baked, x) if labels is None else _to_device(baked, labels.long())
+        x = model_images(baked, images)
+        y = predict(baked, x) if labels is None else to_device(baked, labels.long())
         return certify(baked, x, y)
 
 
@@ -314,7 +168,7 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
     size = min(len(rows) for rows in first)
     if int(labels.max()) > 1 or not size:
         return {}
-    samples = [_model_images(model, images[rows[:size]]) for rows in first]
+    samples = [model_images(model, images[rows[:size]]) for rows in first]
     with torch.no_grad():
         if model(samples[0][:1].clone()).shape[1] != 2:
             return {}
@@ -361,12 +215,14 @@ def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
         ValueError: no logits, one logit, or labels that are not those of the logits.
     """
     with torch.no_grad():
-        logits = model(_model_images(model, x[:1]).clone())
+        logits = model(model_images(model, x[:1]).clone())
     if not isinstance(logits, Tensor):
         kind = type(logits).__name__
         raise ValueError(
             f"A classifier gives a tensor of logits [N, K]; this one a {kind}. Wrap it in a module of one."
         )
+    if logits.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"The model computes in {logits.dtype}, too coarse for distances: judge model.float().")
     margin(logits, torch.zeros(1, dtype=torch.long, device=logits.device))  # refuses one logit, by name
     classes = logits.shape[1]
     if int(y.min()) < 0 or int(y.max()) >= classes:
@@ -382,39 +238,3 @@ def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, C
     if unknown:
         raise ValueError(f"Unknown {kind} {', '.join(map(repr, unknown))}: there are {', '.join(known)}.")
     return {name: known[name] for name in chosen}
-
-
-def _on_device(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return _model_images(model, images), _to_device(model, labels.long())
-
-
-def _model_images(model: nn.Module, images: Tensor) -> Tensor:
-    """Pixels on the device and in the precision of the model."""
-    x = _to_device(model, as_pixels(images))
-    kinds = [t.dtype for t in _tensors(model) if t.is_floating_point()]
-    return x.to(kinds[0]) if kinds else x
-
-
-def _to_device(model: nn.Module, tensor: Tensor) -> Tensor:
-    return tensor.to(next(_tensors(model), torch.zeros(())).device)
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-
-
-def _table(y: Tensor, predictions: Tensor, name: str, side: str, distances: Mapping[str, Tensor]) -> pd.DataFrame:
-    """The rows of one method: those of each norm together.
-
-    Args:
-        distances: norm -> [N].
-    """
-    index, labels, predicted = np.arange(len(y)), y.cpu().numpy(), predictions.cpu().numpy()
-    return pd.concat(
-        [
-            bounds_table(index, labels, predicted, name, side, values.cpu().numpy(), norm)
-            for norm, values in distances.items()
-        ],
-        ignore_index=True,
-    )

@@ -19,10 +19,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from lipbench.bounds import as_pixels
 from lipbench.certificate import certify, gaps, layerwise, lipschitz, radius
 from lipbench.commandline import CONF, CommandError, check_overrides, quoted
 from lipbench.data import Dataset
-from lipbench.evaluation import as_pixels
 from lipbench.exporting import (
     CERTIFICATE,
     FILES,

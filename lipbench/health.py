@@ -14,14 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks import Judge, margin, undisturbed
-from lipbench.attacks.judging import first_line
+from lipbench.attacks.box import unit
+from lipbench.attacks.judging import first_line, margin_and_gradient
 from lipbench.results import best
 
-# Attacks that use no gradient: where they find nearer images than all others, the gradients are masked.
-BLACK_BOX = frozenset({"hop_skip_jump", "square"})
+# Attacks that use no gradient, by how their names end (foolbox_hop_skip_jump too): where they find nearer images than
+# all others, the gradients are masked.
+BLACK_BOX = ("hop_skip_jump", "square", "boundary", "pixle")
 # A black-box attack is ahead where its distance is this much shorter, and ahead of the others as a family where it is
 # so on this share of the images: below, it is luck.
 NEARER, SHARE = 0.99, 0.05
+# A gradient is right where a short step along it changes the margin by what it predicts, up to this factor.
+RIGHT = 2.0
+# Length of that step: short against a distance, long against rounding.
+STEP = 1e-3
 # Units of the precision within which two forward passes of the same images agree.
 ROUNDING = 64
 
@@ -56,7 +62,7 @@ class Flag:
 
 def model_flags(model: nn.Module, x: Tensor, y: Tensor, limit: int = 100) -> list[Flag]:
     """What can be seen before any attack: `randomised`, `batch_dependent`, `probabilities`, `zero_gradients`,
-    `nan_gradients`, `no_gradients`, `float64`, `float64_differs`.
+    `nan_gradients`, `no_gradients`, `wrong_gradients`, `float64`, `float64_differs`.
 
     Args:
         model: images -> logits [N, K]; it is left as it was.
@@ -69,7 +75,8 @@ def model_flags(model: nn.Module, x: Tensor, y: Tensor, limit: int = 100) -> lis
         outputs = list(_outputs(model, x))
         random = any(flag.name == "randomised" for flag in outputs)
         # Two draws of noise differ in any precision.
-        return [*outputs, *_gradients(model, x, y), *(() if random else _precision(model, x))]
+        still = () if random else (*_wrong_gradients(model, x, y), *_precision(model, x))
+        return [*outputs, *_gradients(model, x, y), *still]
 
 
 def returned_flags(model: nn.Module, method: str, images: Tensor, batch_size: int = 500) -> list[Flag]:
@@ -115,7 +122,7 @@ def table_flags(table: pd.DataFrame, black_box: Collection[str] = BLACK_BOX) -> 
 
     Args:
         table: the rows of all methods, with the columns of `lipbench.results.COLUMNS`.
-        black_box: the methods that use no gradient.
+        black_box: how the names of methods that use no gradient end.
     """
     table = table[table["norm"] == "l2"]
     right = table[table["label"] == table["prediction"]]
@@ -193,6 +200,37 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         )
 
 
+def _wrong_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
+    try:
+        value, gradient = margin_and_gradient(model, x, y)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return  # `no_gradients` has said it
+    direction = -unit(gradient)[0] * STEP
+    # In the box, where a model may clamp its input.
+    move = (x + direction).clamp(0, 1) - x
+    predicted = (gradient * move).flatten(1).sum(1).double()
+    exact = Judge(model).exact
+    with torch.no_grad():
+        before, after = exact(x), exact(x + move)
+        if before is None or after is None:
+            before, after = model(x.clone()), model(x + move)
+        rounding = ROUNDING * torch.finfo(before.dtype).eps * before.abs().amax(1).double()
+    change = (margin(after, y) - margin(before, y)).double()
+    asked = predicted.isfinite() & (predicted.abs() > RIGHT * rounding)
+    wrong = asked & ~((change / predicted > 1 / RIGHT) & (change / predicted < RIGHT))
+    count, of = int(wrong.sum()), int(asked.sum())
+    if 2 * count > of:
+        yield Flag(
+            "wrong_gradients",
+            "warning",
+            f"on {count} of {of} images a step of {STEP:g} along the gradient changes the margin by less than a half or "
+            "more than twice of what the gradient says (a backward pass of its own, quantisation, noise?): attacks by "
+            "gradients are misled, and distances may be far too large. Add attack hop_skip_jump, which uses none.",
+        )
+
+
 def _precision(model: nn.Module, x: Tensor) -> Iterator[Flag]:
     judge = Judge(model)
     with torch.no_grad():
@@ -263,7 +301,7 @@ def _unbroken(right: pd.DataFrame) -> Iterator[Flag]:
 
 
 def _black_box(right: pd.DataFrame, black_box: Collection[str]) -> Iterator[Flag]:
-    mine = right["method"].isin(list(black_box))
+    mine = right["method"].map(lambda name: name.endswith(tuple(black_box)))
     black, white = best(right[mine], "upper"), best(right[~mine], "upper")
     both = pd.concat({"black": black, "white": white}, axis=1, join="inner")
     both = both[np.isfinite(both["black"])]

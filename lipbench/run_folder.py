@@ -20,9 +20,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from lipbench.certificate import lipschitz
-from lipbench.data import Dataset, Split
-from lipbench.evaluation import (
+from lipbench.bounds import (
     Attack,
     Certificate,
     Judged,
@@ -30,9 +28,10 @@ from lipbench.evaluation import (
     attack_images,
     certified,
     certify_images,
-    health,
-    transport_law,
 )
+from lipbench.certificate import lipschitz
+from lipbench.data import Dataset, Split
+from lipbench.evaluation import health, transport_law
 from lipbench.health import Flag, returned_flags, table_flags
 from lipbench.results import (
     LawViolation,
@@ -80,6 +79,9 @@ class RunFolder(ABC):
     def _network(self, dataset: Dataset) -> nn.Module:
         """The network: baked, in evaluation mode, on the device. It is made now where the folder does not hold it."""
 
+    def _check(self, dataset: Dataset) -> None:
+        """Refuses what cannot be judged, before the folder is anybody's."""
+
     @abstractmethod
     def _facts(self) -> dict[str, Any]:
         """What the summary says of the network besides its bounds."""
@@ -94,8 +96,9 @@ class RunFolder(ABC):
             ResultsError: the folder holds another network, or a table with other options, and `force` is not set.
             LawViolation: a law does not hold; the rows and the offending pairs are saved first.
         """
-        self._claim()
         dataset = self.load_dataset()
+        self._check(dataset)
+        self._claim()
         self._claim_data(dataset)
         model = self._network(dataset)
         test = dataset.test
@@ -130,7 +133,7 @@ class RunFolder(ABC):
                 raise ResultsError(
                     f"{self.folder} holds another network. Differences (there -> asked for):\n  "
                     + "\n  ".join(lines)
-                    + "\nUse force=true to replace it, or another results=."
+                    + "\nUse force=true to replace it, or another results= (of a model of your own: another name=)."
                 )
             if lines or self.force:
                 shutil.rmtree(self.folder)
@@ -289,8 +292,7 @@ def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, machine and commit: what a reader of the results needs to know besides the configuration."""
-    # Of the libraries of the extras: those that are there.
-    # Of the libraries of the extras: those that are there.
+    # Of libraries that are extras: those that are there.
     peers = ("torchattacks", "foolbox", "adv-lib", "deel-torchlip", "orthogonium")
     packages = ("torch", "numpy", "pandas", "lipbench", *peers)
     commit = subprocess.run(

@@ -10,8 +10,9 @@ import lipbench
 from lipbench import layers
 from lipbench.attacks import Judge
 from lipbench.attacks.judging import margin_and_gradient
+from lipbench.bounds import attack_images, predict
 from lipbench.certificate import certify, layerwise, lipschitz, radius, singular_range
-from lipbench.evaluation import attack_images, evaluate, predict
+from lipbench.evaluation import evaluate
 
 
 def reason(module: nn.Module, shape: tuple[int, ...]) -> str:

@@ -14,10 +14,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from lipbench.batching import images_at_once
+from lipbench.bounds import certify_images
 from lipbench.certificate import certify
 from lipbench.commandline import CONF
 from lipbench.data import DataError, Dataset, arrays, folder
-from lipbench.evaluation import certify_images
 from lipbench.experiment import Experiment
 from lipbench.results import ResultsError
 from lipbench.run import experiment_of
@@ -337,7 +337,7 @@ def test_a_large_test_set_is_certified_part_by_part(monkeypatch: pytest.MonkeyPa
         seen.append(len(x))
         return certify(model, x, y)
 
-    monkeypatch.setattr("lipbench.evaluation.HELD", 12 * 16)
+    monkeypatch.setattr("lipbench.bounds.HELD", 12 * 16)
     assert certify_images(model, images, labels, watching).table.equals(whole)
     assert seen == [16, 16, 16, 2]
 

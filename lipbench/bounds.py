@@ -1,0 +1,235 @@
+"""The bounds of one method on one network: its rows of the table, its images, and what they cost."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lipbench import norms
+from lipbench.attacks import Judge, distance, margin, undisturbed, warm
+from lipbench.batching import HELD, images_at_once
+from lipbench.results import best, bounds_table
+from lipbench.state import float32_products
+
+Attack = Callable[..., Tensor]
+Certificate = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One method on one set of images.
+
+    Attributes:
+        table: its rows.
+        images: the adversarial images of an attack, [N, C, H, W] on the CPU; None for a certificate.
+        seconds: wall time.
+        passes: images that went through the network forwards, per image judged.
+    """
+
+    table: pd.DataFrame
+    images: Tensor | None
+    seconds: float
+    passes: float
+
+
+class _Counter:
+    """A count that copies of a model share."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def __deepcopy__(self, memo: dict) -> "_Counter":
+        return self
+
+
+class _Counted(nn.Module):
+    """The same classifier, counting the images that pass; it gets copies of them, which it may overwrite."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.counter = _Counter()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.counter.images += len(x)
+        return self.model(x.clone())
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """uint8 or float images [N, C, H, W] -> float32 in [0, 1].
+
+    Raises:
+        ValueError: another type, or floats outside [0, 1].
+    """
+    if images.ndim != 4:
+        raise ValueError(f"Images are [N, C, H, W]; got {list(images.shape)}.")
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    if not images.is_floating_point():
+        raise ValueError(f"Images are uint8 in 0..255 or float in [0, 1]; got {images.dtype}.")
+    if len(images) and (not images.isfinite().all() or images.min() < 0 or images.max() > 1):
+        raise ValueError(
+            f"Float images are in [0, 1]; these span [{float(images.min()):g}, {float(images.max()):g}]. "
+            "Put the normalisation inside the model: lipbench.layers.Normalize."
+        )
+    return images.float()
+
+
+@float32_products()
+def certify_images(
+    model: nn.Module, images: Tensor, labels: Tensor, certificate: Certificate, name: str = "certificate"
+) -> Judged:
+    """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm.
+
+    Images of a mapped file (`lipbench.data`) are read part by part, never as a whole.
+    """
+    shape = images.shape[1:]
+    size = images_at_once(shape, HELD, len(images))
+    parts, seconds = [], 0.0
+    for first in range(0, len(images), size):
+        x, y = on_device(model, images[first : first + size], labels[first : first + size])
+        predictions = predict(model, x, first)
+        started = time.perf_counter()
+        distances = certificate(model, x, y)
+        seconds += time.perf_counter() - started
+        parts.append((y, predictions, distances.masked_fill(predictions != y, 0.0)))
+    y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
+    table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
+    return Judged(table, None, seconds, 1.0)
+
+
+@float32_products()
+def attack_images(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    name: str,
+    *,
+    lower: Tensor | None = None,
+    batch_size: int = 500,
+    progress: bool = False,
+) -> Judged:
+    """Upper bounds of one attack, N rows per norm. What it returns is judged afresh: in the box, misclassified in both
+    precisions, distance in float64.
+
+    Args:
+        lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
+
+    An image that is misclassified as it is has distance 0; an attack that fails has inf. A non-finite or out-of-box
+    image is a failure.
+
+    Raises:
+        ValueError: the attack returns no images of the shape of its own, or changes the weights of the model.
+    """
+    x, y = on_device(model, images, labels)
+    predictions = predict(model, x)
+    judge, counted = Judge(model), _Counted(model).eval()
+    found, lengths = [], []
+    started = time.perf_counter()
+    bounds = torch.zeros(len(x)) if lower is None else lower
+    batches = zip(x.split(batch_size), y.split(batch_size), bounds.to(x.device).split(batch_size), strict=True)
+    with tqdm(total=len(x), desc=name, unit="image", disable=None if progress else True, leave=False) as bar:
+        for xs, ys, ls in batches:
+            returned = _returned(counted, xs, ys, ls, attack, name)
+            valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
+            success = judge(returned, ys) & valid
+            length = distance(xs, returned).where(success, torch.inf)
+            lengths.append(length.masked_fill(judge(xs, ys), 0.0))
+            found.append(returned.cpu())
+            bar.update(len(xs))
+    seconds = time.perf_counter() - started
+    adversarial = torch.cat(found)
+    table = _table(y, predictions, name, "upper", norms.distances(x.cpu(), adversarial, torch.cat(lengths).cpu()))
+    return Judged(table, adversarial, seconds, counted.counter.images / max(1, len(x)))
+
+
+def _returned(model: nn.Module, x: Tensor, y: Tensor, lower: Tensor, attack: Attack, name: str) -> Tensor:
+    """What the attack returns for copies of the images: it may overwrite what it gets, but not the network."""
+    before = _checksum(model)
+    with undisturbed(model):
+        returned = attack(model, x.clone(), y.clone(), **warm(attack, lower=lower.clone()))
+    if not isinstance(returned, Tensor):
+        raise ValueError(f"{name} returned a {type(returned).__name__} instead of a tensor of images.")
+    if returned.shape != x.shape:
+        raise ValueError(f"{name} returned images of shape {list(returned.shape)} for {list(x.shape)}.")
+    if not torch.equal(_checksum(model), before):
+        raise ValueError(f"{name} changed the weights of the model: what comes after would judge another network.")
+    return returned.detach().to(x)
+
+
+@torch.no_grad()
+def _checksum(model: nn.Module) -> Tensor:
+    """One number per weight and buffer. A NaN that was there before is no change."""
+    sums = [t.detach().double().sum().cpu() for t in _tensors(model) if not t.is_complex()]
+    return torch.stack(sums).nan_to_num(0.0) if sums else torch.zeros(0)
+
+
+def certified(table: pd.DataFrame) -> Tensor:
+    """The largest certified L2 distance of each image of a table, in the order of their indices, float64 [N]."""
+    return torch.from_numpy(best(table, "lower").sort_index().to_numpy().copy())
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, first: int = 0) -> Tensor:
+    """Labels given by the model as deployed, [N].
+
+    Args:
+        first: number of the first image, for messages.
+
+    Raises:
+        ValueError: the logits are not [N, K >= 2], or not finite: with the images.
+    """
+    predictions, batch_size = [], images_at_once(x.shape[1:])
+    for start, xs in zip(range(0, len(x), batch_size), x.split(batch_size), strict=True):
+        logits = model(xs.clone())  # a first layer with inplace=True would overwrite the images
+        margin(logits, torch.zeros(len(xs), dtype=torch.long, device=xs.device))
+        bad = (~logits.isfinite()).any(1).nonzero()[:, 0]
+        if len(bad):
+            raise ValueError(
+                f"The model gives NaN or infinite logits on {len(bad)} images, the first is "
+                f"image {first + start + int(bad[0])}: there is no distance to judge."
+            )
+        predictions.append(logits.argmax(1))
+    return torch.cat(predictions)
+
+
+def on_device(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return model_images(model, images), to_device(model, labels.long())
+
+
+def model_images(model: nn.Module, images: Tensor) -> Tensor:
+    """Pixels on the device and in the precision of the model."""
+    x = to_device(model, as_pixels(images))
+    kinds = [t.dtype for t in _tensors(model) if t.is_floating_point()]
+    return x.to(kinds[0]) if kinds else x
+
+
+def to_device(model: nn.Module, tensor: Tensor) -> Tensor:
+    return tensor.to(next(_tensors(model), torch.zeros(())).device)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _table(y: Tensor, predictions: Tensor, name: str, side: str, distances: Mapping[str, Tensor]) -> pd.DataFrame:
+    """The rows of one method: those of each norm together.
+
+    Args:
+        distances: norm -> [N].
+    """
+    index, labels, predicted = np.arange(len(y)), y.cpu().numpy(), predictions.cpu().numpy()
+    return pd.concat(
+        [
+            bounds_table(index, labels, predicted, name, side, values.cpu().numpy(), norm)
+            for norm, values in distances.items()
+        ],
+        ignore_index=True,
+    )
