@@ -68,6 +68,8 @@ def as_pixels(images: Tensor) -> Tensor:
     """
     if images.ndim != 4:
         raise ValueError(f"Images are [N, C, H, W]; got {list(images.shape)}.")
+    if images.is_inference():
+        images = images.clone()  # what was made in inference mode has no gradients, but its copy has
     if images.dtype == torch.uint8:
         return images.float() / 255
     if not images.is_floating_point():

@@ -43,6 +43,7 @@ ATTACKS: dict[str, Attack] = {
 CERTIFICATES: dict[str, Certificate] = {"certificate": certify}
 
 
+@torch.inference_mode(False)  # in the caller's, no attack would see a gradient
 def evaluate(
     model: nn.Module,
     images: Tensor,
@@ -107,7 +108,7 @@ def evaluate(
     table.attrs["flags"] = [flag.as_dict() for flag in flags]
     for flag in flags:
         if flag.severity == "warning":
-            warnings.warn(str(flag), HealthWarning, stacklevel=2)
+            warnings.warn(str(flag), HealthWarning, stacklevel=3)  # over the decorator, to the caller
     check(table)
     return table
 

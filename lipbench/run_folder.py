@@ -79,7 +79,7 @@ class RunFolder(ABC):
     def _network(self, dataset: Dataset) -> nn.Module:
         """The network: baked, in evaluation mode, on the device. It is made now where the folder does not hold it."""
 
-    def _check(self, dataset: Dataset) -> None:
+    def _check(self, dataset: Dataset) -> None:  # noqa: B027 (most have nothing to check)
         """Refuses what cannot be judged, before the folder is anybody's."""
 
     @abstractmethod

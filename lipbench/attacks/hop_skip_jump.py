@@ -34,7 +34,10 @@ def hop_skip_jump(
         start: images to begin at; None: see `foothold`.
     """
     key = keys(x, seed)
-    z = foothold(model, x, y, seed) if start is None else start.clone()
+    z = x.clone() if start is None else start.clone()
+    lost = (z == x).flatten(1).all(1).nonzero()[:, 0]
+    if len(lost):
+        z[lost] = foothold(model, x[lost], y[lost], seed)
     rows = Judge(model)(z, y).nonzero()[:, 0]
     draw = 0
     with torch.no_grad():

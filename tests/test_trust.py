@@ -1,0 +1,220 @@
+"""Nothing is trusted: what attacks, starts and callers do cannot make a distance too short, nor lose one."""
+
+import copy
+import math
+
+import pytest
+import torch
+from test_attacks import ALL, ITERATIVE, Hyperplane, exact, interior, judged
+from torch import Tensor, nn
+
+import lipbench
+from lipbench import attacks
+from lipbench.attacks import alma, carlini_wagner, chain, ddn, deepfool, hop_skip_jump, l2_pgd, strongest, tangent
+from lipbench.health import model_flags
+
+SHAPE = (1, 6, 6)
+
+
+def network(*first: nn.Module) -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(*first, nn.Flatten(), nn.Linear(36, 24), nn.ReLU(), nn.Linear(24, 3)).eval()
+
+
+def medians(table) -> dict[str, float]:
+    rows = table[(table["norm"] == "l2") & (table["side"] == "upper") & (table["label"] == table["prediction"])]
+    return rows.groupby("method")["distance"].median().to_dict()
+
+
+def test_an_attack_may_overwrite_what_it_gets():
+    def blank(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        y.fill_(0)
+        return x.zero_()
+
+    model, x = network(), torch.rand(12, *SHAPE)
+    y = model(x).argmax(1)
+    images, labels = x.clone(), y.clone()
+    table = lipbench.evaluate(model, x, y, {"blank": blank, "deepfool": deepfool}, [], progress=False)
+    assert torch.equal(x, images)
+    assert torch.equal(y, labels)
+    alone = lipbench.evaluate(model, x, y, {"deepfool": deepfool}, [], progress=False)
+    assert medians(table)["deepfool"] == medians(alone)["deepfool"] > 0
+
+
+def test_an_attack_that_changes_the_weights_is_refused():
+    def spoil(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            next(model.parameters()).mul_(-1)
+        return x
+
+    model, x = network(), torch.rand(4, *SHAPE)
+    with pytest.raises(ValueError, match="spoil changed the weights"):
+        lipbench.evaluate(model, x, model(x).argmax(1), {"spoil": spoil}, [], progress=False)
+
+
+@pytest.mark.parametrize("returned", [None, (1, 2), "images"])
+def test_an_attack_that_returns_no_tensor_is_named(returned):
+    model, x = network(), torch.rand(4, *SHAPE)
+    with pytest.raises(ValueError, match="mine returned a"):
+        lipbench.evaluate(model, x, model(x).argmax(1), {"mine": lambda *_: returned}, [], progress=False)
+
+
+@pytest.mark.filterwarnings("ignore::lipbench.health.HealthWarning")
+def test_inference_mode_changes_nothing():
+    model, x = network(), torch.rand(12, *SHAPE)
+    y = model(x).argmax(1)
+    chosen = ["deepfool", "carlini_wagner", "lipbench"]
+    usual = medians(lipbench.evaluate(model, x, y, chosen, [], progress=False))
+    with torch.inference_mode():
+        made = x + 0
+        inside = medians(lipbench.evaluate(model, made, y, chosen, [], progress=False))
+    outside = medians(lipbench.evaluate(model, made, y, chosen, [], progress=False))
+    for found in (inside, outside):
+        assert found == pytest.approx(usual, rel=1e-4)
+
+
+@pytest.mark.parametrize("attack", [strongest, chain(deepfool, ddn), attacks.best_of(deepfool, ddn)])
+def test_combinations_leave_a_training_model_as_it_was(attack):
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), *network()).train()
+    x, before, generator = torch.rand(6, *SHAPE), copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    attack(model, x, torch.zeros(6, dtype=torch.long))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("start", ["noise", "outside", "nan"])
+@pytest.mark.parametrize("attack", [l2_pgd, ddn, alma, tangent, carlini_wagner, hop_skip_jump, strongest])
+def test_a_useless_start_is_no_start(attack, start):
+    model, x = network(), torch.rand(12, *SHAPE)
+    y = model(x).argmax(1)
+    noise = torch.randn_like(x)
+    first = {"noise": x + 1e-3 * noise, "outside": x + 3 * noise, "nan": x + torch.nan * noise}[start]
+    assert judged(model, x, attack(model, x, y, start=first), y).isfinite().all()
+
+
+def test_a_start_of_another_shape_is_refused():
+    model, x = network(), torch.rand(3, *SHAPE)
+    with pytest.raises(ValueError, match="start= holds images of shape"):
+        alma(model, x, model(x).argmax(1), start=x[:2])
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-5])
+@pytest.mark.parametrize("attack", ITERATIVE)
+def test_images_almost_on_the_boundary(attack, gap):
+    model, x = Hyperplane(), interior()
+    y = model(x).argmax(1)
+    foot = attacks.deepfool(copy.deepcopy(model).double(), x.double(), y).float()
+    ray = (x - foot) / (x - foot).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    near = (foot + gap * ray).clamp(0, 1)
+    y = model(near).argmax(1)
+    ratio = judged(model, near, attack(model, near, y), y) / exact(model, near, y)
+    assert ratio.isfinite().all(), "an attack failed"
+    # In float32 the distance itself is of the order of the rounding of the margin.
+    assert ratio.median() <= 1.2
+
+
+@pytest.mark.parametrize("gap", [1e-4, 1e-6])
+def test_carlini_wagner_follows_small_gradients(gap):
+    model, x = Hyperplane().double(), interior().double()
+    y = model(x).argmax(1)
+    foot = deepfool(model, x, y)
+    ray = (x - foot) / (x - foot).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    near = foot + gap * ray
+    y = model(near).argmax(1)
+    ratio = judged(model, near, carlini_wagner(model, near, y), y) / exact(model, near, y)
+    assert ratio.max() <= 1.01
+
+
+@pytest.mark.parametrize("shift", [1e3, 1e4])
+@pytest.mark.parametrize("attack", [deepfool, l2_pgd, strongest])
+def test_logits_shifted_by_far_more_than_they_differ(attack, shift):
+    class Shifted(nn.Module):
+        def __init__(self, model: nn.Module):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x) + shift
+
+    model, x = network(), torch.rand(12, *SHAPE)
+    y = model(x).argmax(1)
+    usual = judged(model, x, attack(model, x, y), y)
+    moved = Shifted(model)
+    found = judged(moved, x, attack(moved, x, y), y)
+    assert found.isfinite().all()
+    assert found.median() <= 1.1 * usual.median()
+
+
+class InPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(0.5).mul_(3)
+
+
+class Pure(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - 0.5) * 3
+
+
+@pytest.mark.parametrize("attack", ALL)
+def test_a_first_layer_that_works_in_place_weakens_nothing(attack):
+    model, twin, x = network(InPlace()), network(Pure()), torch.rand(12, *SHAPE)
+    y = twin(x).argmax(1)
+    found, usual = (judged(twin, x, attack(m, x, y), y) for m in (model, twin))
+    assert torch.equal(found.isfinite(), usual.isfinite())
+    assert found.median() <= 1.01 * usual.median()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_coarse_precisions_are_refused_with_the_remedy(dtype):
+    x = torch.rand(4, *SHAPE)
+    with pytest.raises(ValueError, match=r"too coarse for distances: judge model.float\(\)"):
+        lipbench.evaluate(network().to(dtype), x, torch.zeros(4, dtype=torch.long), ["fgm"], [], progress=False)
+
+
+def test_what_is_no_module_and_what_are_no_labels():
+    model, x = network(), torch.rand(4, *SHAPE)
+    with pytest.raises(TypeError, match=r"not a torch.nn.Module"):
+        lipbench.evaluate(model.forward, x, torch.zeros(4, dtype=torch.long))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Labels are a tensor of integers"):
+        lipbench.evaluate(model, x, torch.zeros(4))
+    with pytest.raises(ValueError, match="batch_size"):
+        lipbench.evaluate(model, x, torch.zeros(4, dtype=torch.long), batch_size=0)
+
+
+class _Backwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return torch.ones_like(gradient)
+
+
+class Lying(nn.Module):
+    """The identity, whose backward pass says something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Backwards.apply(x)
+
+
+@pytest.mark.parametrize(("first", "flagged"), [((Lying(),), True), ((), False), ((Pure(),), False)])
+def test_gradients_that_do_not_say_what_the_margin_does(first, flagged):
+    model, x = network(*first), torch.rand(40, *SHAPE)
+    flags = {flag.name: flag for flag in model_flags(model, x, model(x).argmax(1))}
+    assert ("wrong_gradients" in flags) == flagged
+    if flagged:
+        assert "hop_skip_jump" in flags["wrong_gradients"].message
+
+
+def test_two_starts_find_the_nearer_class():
+    """From x itself ALMA follows the class of the largest logit, which a steep other one can be nearer than."""
+    torch.manual_seed(0)
+    model, x = Hyperplane(10), interior(60)
+    with torch.no_grad():
+        model.weight.mul_(torch.linspace(0.3, 3, 10)[:, None])
+    y = model(x).argmax(1)
+    ratio = judged(model, x, strongest(model, x, y), y) / exact(model, x, y)
+    assert ratio.mean() <= 1.01
+    assert not math.isnan(float(ratio.mean()))
