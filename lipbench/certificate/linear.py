@@ -34,7 +34,7 @@ def spectral_norm(matrix: Tensor) -> float:
     """Largest singular value of [..., m, n] over all matrices, from above, in float64.
 
     From the eigenvalues of the smaller Gram matrix: their error is a small multiple of n eps ||W||^2, far inside the
-        slack of 1e-9.
+    slack of 1e-9.
     """
     matrix = matrix.to(torch.complex128 if matrix.is_complex() else torch.float64)
     if matrix.shape[-2] < matrix.shape[-1]:
@@ -65,8 +65,7 @@ def convolution_norm(layer: nn.Conv2d, size: tuple[int, int]) -> float:
     """Upper bound of the norm of a convolution on images of this size.
 
     The smallest of: the reshaped kernel's norm times the strict factor (exact for stride = kernel); the Fourier bound
-        on a torus; the exact
-    norm of the dense operator where that is small.
+    on a torus; the exact norm of the dense operator where that is small.
 
     Raises:
         Unbounded: a padding mode other than zeros and circular, a circular padding wider than the kernel, or
