@@ -296,6 +296,33 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
     run(*command, "force=true")
 
 
+def test_code_beside_the_file_belongs_to_the_model(file, tmp_path, monkeypatch):
+    first = load_model(f"{file}:build").identity
+    assert load_model(f"{file}:build").identity == first
+    # As in another process: the module is read again.
+    monkeypatch.delitem(sys.modules, "beside")
+    (tmp_path / "beside.py").write_text("WIDTH = 12  # and something that changes no weight\n")
+    second = load_model(f"{file}:build").identity
+    assert second["weights"] == first["weights"]
+    assert second["sha256"] != first["sha256"]
+
+
+def test_a_model_that_was_refused_leaves_its_name_free(file, tmp_path, capsys):
+    results = tmp_path / "results"
+    (tmp_path / "net.py").write_text(CODE.replace("beside.WIDTH, 10", "beside.WIDTH, 3"))
+    run(f"model={file}:build", f"results={results}", *QUICK, code=1)
+    assert "expected logits [2, 10]" in capsys.readouterr().err
+    assert not list(results.rglob("config.yaml"))
+    (tmp_path / "net.py").write_text(CODE)
+    run(f"model={file}:build", f"results={results}", *QUICK)
+
+
+@pytest.mark.parametrize("option", ["images=0", "batch_size=-1", "name=.."])
+def test_options_that_are_no_numbers_of_images_or_names(option, file, tmp_path, capsys):
+    run(f"model={file}:build", f"results={tmp_path / 'results'}", *QUICK, option, code=1)
+    assert option in capsys.readouterr().err
+
+
 def test_flags_of_an_attack_stay_with_its_table(file, tmp_path):
     results = tmp_path / "results"
     outside = "{far: {_target_: tests.test_bring.outside, _partial_: true}}"
