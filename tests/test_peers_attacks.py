@@ -4,7 +4,6 @@ import importlib
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,12 +42,6 @@ NAMESAKES = {
     "carlini_wagner": ["foolbox_cw", "adv_lib_cw", "torchattacks_cw"],
     "ddn": ["foolbox_ddn", "adv_lib_ddn"],
     "alma": ["adv_lib_alma"],
-}
-# Not yet: remove the line once the test passes.
-BEHIND = {
-    "deepfool": "its median distance is 3 % larger",
-    "carlini_wagner": "its median distance is 3 % larger",
-    "alma": "it misses one image of forty",
 }
 # Fewer and longer steps than the configuration's.
 SHORT = {
@@ -304,14 +297,9 @@ def test_peers_run_by_configuration(tmp_path, need_library_of):
     assert np.isfinite(distances[found]).all(axis=None)
 
 
-def pairs() -> Iterator[Any]:
-    for native, rivals in NAMESAKES.items():
-        for rival in rivals:
-            reason = BEHIND.get(native)
-            yield pytest.param(native, rival, marks=pytest.mark.xfail(reason=reason, strict=True) if reason else ())
-
-
-@pytest.mark.parametrize(("native", "rival"), list(pairs()))
+@pytest.mark.parametrize(
+    ("native", "rival"), [(native, rival) for native, rivals in NAMESAKES.items() for rival in rivals]
+)
 def test_native_attacks_are_as_near_as_their_namesakes(native, rival, need_library_of):
     need_library_of(rival)
     torch.manual_seed(7)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lipbench.attacks.boundary import nearest, to_boundary
 from lipbench.attacks.box import per_image
+from lipbench.attacks.foothold import foothold
 from lipbench.attacks.judging import Judge, distance, margin, undisturbed
 
 Attack = Callable[..., Tensor]
@@ -29,6 +30,8 @@ def minimum_distance(core: Attack) -> Attack:
     * start: images [N, C, H, W], the best known so far. The result is never farther; a search that has an argument
       `start` also begins there. Where it is not adversarial the search begins at x. None: a cold start.
     * lower: certified distances [N]. No search where `start` is within 0.1 % of it.
+
+    Where a search that has an argument `start` finds nothing, it is run again from some adversarial image (`foothold`).
 
     It leaves the model as it was (modes, gradients, flags), runs under `torch.no_grad()`, passes only images on
     whose distance is still open, and ends with `to_boundary`.
@@ -59,7 +62,11 @@ def minimum_distance(core: Attack) -> Attack:
             if takes_start:
                 options["start"] = None if start is None else start[rows]
             images = core(model, x[rows], y[rows], **options).detach()
-            candidates = [to_boundary(model, x[rows], images, y[rows])]
+            found = to_boundary(model, x[rows], images, y[rows])
+            if takes_start:
+                lost = (found == x[rows]).flatten(1).all(1).nonzero()[:, 0]
+                found[lost] = _from_foothold(core, model, x[rows][lost], y[rows][lost], options)
+            candidates = [found]
             if start is not None:
                 candidates.append(start[rows])
             result[rows] = nearest(model, x[rows], y[rows], *candidates)
@@ -75,6 +82,17 @@ def warm(attack: Attack, **options: Tensor | None) -> dict[str, Tensor | None]:
     """Those of the options `start` and `lower` that the attack takes: a function of a user's own may take neither."""
     known = inspect.signature(attack).parameters
     return {name: value for name, value in options.items() if name in known}
+
+
+def _from_foothold(core: Attack, model: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> Tensor:
+    """A second search, for images where the first found nothing: from some adversarial image; x where none is known."""
+    result = foothold(model, x, y) if len(x) else x
+    known = (result != x).flatten(1).any(1).nonzero()[:, 0]
+    if len(known):
+        origin, labels, first = x[known], y[known], result[known]
+        images = core(model, origin, labels, **{**options, "start": first}).detach()
+        result[known] = nearest(model, origin, labels, to_boundary(model, origin, images, labels), first)
+    return result
 
 
 def _usable(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
