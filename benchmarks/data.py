@@ -203,10 +203,11 @@ def main() -> None:
     device = torch.device(options.device)
     reading, batches = measure_reading(3), measure_batches(options.rounds, device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    seconds = "processor" if device.type == "cpu" and options.threads == 1 else "clock"
     text = (
         f"# The data path\n\n`python benchmarks/data.py --device {options.device}`: {name}, {options.threads} threads, "
         f"torch {torch.__version__}. Reading happens once per run, medians of 3; batches of {BATCH} images 3x32x32, "
-        f"medians of {options.rounds} interleaved rounds.\n\n"
+        f"medians of {options.rounds} interleaved rounds. Seconds are of the {seconds}.\n\n"
     )
     parts = [frame.to_markdown(index=False, floatfmt=("", ".0f", *[".2f"] * 9)) for frame in (reading, batches)]
     write_text(options.out, text + "\n\n".join(parts) + "\n")
