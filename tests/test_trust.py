@@ -1,7 +1,6 @@
 """Nothing is trusted: what attacks, starts and callers do cannot make a distance too short, nor lose one."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -217,4 +216,3 @@ def test_two_starts_find_the_nearer_class():
     y = model(x).argmax(1)
     ratio = judged(model, x, strongest(model, x, y), y) / exact(model, x, y)
     assert ratio.mean() <= 1.01
-    assert not math.isnan(float(ratio.mean()))
