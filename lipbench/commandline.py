@@ -98,10 +98,12 @@ def judging(options: Mapping[str, Any]) -> dict[str, Any]:
         if options[key] < 1:
             raise ValueError(f"{key}={options[key]}: a number of images, 1 or more.")
     attacks, certificates = options.get("attack") or {}, options.get("certificate") or {}
+    measures = options.get("measure") or {}
     return {
         "attacks": {key: _method(value) for key, value in attacks.items()},
         "certificates": {key: _method(value) for key, value in certificates.items()},
-        "options": {**attacks, **certificates},
+        "measures": {key: _method(value) for key, value in measures.items()},
+        "options": {**attacks, **certificates, **measures},
         "device": _device(options["device"]),
         **{key: options[key] for key in ("images", "batch_size", "epsilons", "force", "progress")},
     }

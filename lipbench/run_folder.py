@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,6 +50,9 @@ from lipbench.results import (
 
 GALLERY = 16
 
+# (model, images uint8 [N, C, H, W], labels [N]) -> a table. The images are those of the test set.
+Measure = Callable[[nn.Module, Tensor, Tensor], pd.DataFrame]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder(ABC):
@@ -58,8 +61,9 @@ class RunFolder(ABC):
     Attributes:
         folder: `<root>/<dataset>/<experiment>/<variant>/<seed>`.
         network: everything that the network depends on: its identity.
-        options: method name -> its configuration, part of the identity of its table.
+        options: method or measure -> its configuration, part of the identity of its table.
         images: how many test images are attacked.
+        measures: name of a table -> what makes it, of the network and the test set: `<folder>/<name>.csv`.
     """
 
     folder: Path
@@ -72,6 +76,7 @@ class RunFolder(ABC):
     batch_size: int
     epsilons: Sequence[float]
     device: torch.device
+    measures: Mapping[str, Measure] = field(default_factory=dict)
     force: bool = False
     progress: bool = True
 
@@ -111,6 +116,8 @@ class RunFolder(ABC):
             if judged is not None and judged.images is not None:
                 self._add_to_gallery(attacked, name, judged.images)
                 self._add_flags(name, returned_flags(model, name, judged.images, self.batch_size))
+        for name, measure in self.measures.items():
+            self._measure(name, partial(measure, model, test.images, test.labels))
         facts = {
             **self._facts(),
             "lipschitz": lipschitz(model, dataset.shape),
@@ -167,20 +174,39 @@ class RunFolder(ABC):
                 "images": images,
             }
         )
-        table = self.folder / "bounds" / f"{name}.csv"
-        if table.exists():
-            lines = differences(read_json(table.with_suffix(".json")), identity)
-            if not lines:
-                return None
+        if self._kept(self.folder / "bounds" / f"{name}.csv", identity):
+            return None
+        judged = compute()
+        write_bounds(self.folder, judged.table, identity)
+        self._add_cost(name, judged.seconds, judged.passes)
+        return judged
+
+    def _measure(self, name: str, compute: Callable[[], pd.DataFrame]) -> None:
+        """Writes `<name>.csv` unless it is there, and before it `<name>.json`, what it depends on."""
+        path = self.folder / f"{name}.csv"
+        identity = read_back({"network": fingerprint(self.network), "measure": name, "options": self.options[name]})
+        if not self._kept(path, identity):
+            table = compute()
+            write_json(path.with_suffix(".json"), identity)
+            write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+    @staticmethod
+    def _kept(table: Path, identity: Mapping[str, Any]) -> bool:
+        """Whether a table is there already.
+
+        Raises:
+            ResultsError: it is, but depends on something else than what is asked for.
+        """
+        if not table.exists():
+            return False
+        lines = differences(read_json(table.with_suffix(".json")), identity)
+        if lines:
             raise ResultsError(
                 f"{table} was made with other options. Differences (there -> asked for):\n  "
                 + "\n  ".join(lines)
                 + "\nUse force=true to replace the run, delete that table, or use another results=."
             )
-        judged = compute()
-        write_bounds(self.folder, judged.table, identity)
-        self._add_cost(name, judged.seconds, judged.passes)
-        return judged
+        return True
 
     def _attack(self, model: nn.Module, attacked: Split, name: str, attack: Attack) -> Judged:
         lower = certified(read_bounds(self.folder))[: len(attacked.labels)] if self.certificates else None

@@ -44,7 +44,10 @@ def experiment(name: str, root: Path, *overrides: str) -> Experiment:
 def drawn(name: str) -> Dataset:
     """Random images in the shape of a data set: enough to run its experiments without its files."""
     generator = torch.Generator().manual_seed(0)
-    classes, shape = 2 if name.endswith("08") else 10, (3, 32, 32) if name.startswith("cifar") else (1, 28, 28)
+    classes, shape = (
+        2 if name.endswith(("08", "oneclass")) else 10,
+        (3, 32, 32) if name.startswith("cifar") else (1, 28, 28),
+    )
 
     def split(count: int) -> Split:
         labels = torch.arange(count) % classes

@@ -8,6 +8,8 @@ from lipbench.data.digits import digits
 from lipbench.data.folder import folder
 from lipbench.data.idx import DataError
 from lipbench.data.mnist import mnist
+from lipbench.data.one_class import digits_one_class, mnist_one_class, one_class
+from lipbench.data.plane import two_circles, two_moons, two_spirals
 
 __all__ = [
     "DataError",
@@ -20,8 +22,14 @@ __all__ = [
     "cifar10_jpeg",
     "cifar100",
     "digits",
+    "digits_one_class",
     "folder",
     "hold_out",
     "keep_classes",
     "mnist",
+    "mnist_one_class",
+    "one_class",
+    "two_circles",
+    "two_moons",
+    "two_spirals",
 ]

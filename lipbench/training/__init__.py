@@ -6,6 +6,7 @@ from lipbench.training.checkpoint import CheckpointError
 from lipbench.training.events import event_log
 from lipbench.training.fit import TrainingDiverged, constant, cosine, fit, quadratic
 from lipbench.training.history import pixels
+from lipbench.training.negatives import level_set_negatives
 from lipbench.training.optimizers import adam, auto, sgd, spectral
 from lipbench.training.spectral import SpectralDescent
 
@@ -21,6 +22,7 @@ __all__ = [
     "event_log",
     "fit",
     "l2_pgd_adversary",
+    "level_set_negatives",
     "pixels",
     "quadratic",
     "random_affine",
