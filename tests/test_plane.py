@@ -20,7 +20,7 @@ def test_two_shapes_that_touch_nowhere_and_no_line_separates(make):
     between = torch.cdist(points[labels == 0], points[labels == 1]).min()
     assert 0.02 < between < 0.25
     best = torch.linalg.lstsq(
-        torch.cat([points, torch.ones(2000, 1, dtype=torch.float64)], 1), 2.0 * labels[:, None] - 1
+        torch.cat([points, torch.ones(2000, 1, dtype=torch.float64)], 1), 2.0 * labels[:, None].double() - 1
     )
     guess = (points @ best.solution[:2] + best.solution[2])[:, 0] > 0
     assert (guess == (labels == 1)).double().mean() < 0.95
