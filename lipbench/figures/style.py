@@ -12,6 +12,9 @@ from lipbench.results import atomic
 # Okabe and Ito (2008), without yellow, which is too light for lines on white. Black is kept for the headline.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
+# Widths in inches: one column of a paper, and a page.
+ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9
+
 STYLE = {
     "pdf.fonttype": 42,  # TrueType: editors and publishers can use the text
     "ps.fonttype": 42,
