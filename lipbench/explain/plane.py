@@ -11,7 +11,7 @@ from lipbench.state import float32_products
 
 
 @float32_products()
-def plane(model: nn.Module, images: Tensor, labels: Tensor, *, cells: int = 60) -> pd.DataFrame:
+def plane(model: nn.Module, images: Tensor, labels: Tensor, *, cells: int = 50) -> pd.DataFrame:
     """f = z_1 - z_0 and its gradient on a grid over the unit square, and at the images; the network is left as it was.
 
     Args:
@@ -42,4 +42,4 @@ def plane(model: nn.Module, images: Tensor, labels: Tensor, *, cells: int = 60) 
     table["label"] = [-1] * len(grid) + labels.tolist()
     table["f"] = f.detach().cpu().numpy()
     table[["gradient_x", "gradient_y"]] = slope.cpu().numpy()
-    return table
+    return table.round(5)  # a picture shows no more

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lipbench.figures.explanations import explanations
 from lipbench.figures.inputs import Results
+from lipbench.figures.one_class import one_class
+from lipbench.figures.plane import plane, plane_lambda
 from lipbench.figures.robustness import robustness
 
 Drawn = tuple[Figure, pd.DataFrame]
@@ -54,6 +57,34 @@ FIGURES = (
         "per network: solid under the combined attack, dashed as certified. A certificate lies below its attack.",
         robustness,
         each=False,
+    ),
+    Recipe(
+        "explanations",
+        "What explanations are worth",
+        "Dots with intervals, one row per network and one panel per metric (mu-fidelity, deletion, insertion, "
+        "stability), a colour per attribution; the last rows are published values of mu-fidelity.",
+        explanations,
+    ),
+    Recipe(
+        "one_class",
+        "Outlier detection: AUROC against epsilon",
+        "Left, curves of AUROC that fall as epsilon grows: solid under attack, dashed as certified, below it. Right, "
+        "one line per inlier class from its certified AUROC at the largest epsilon to that at 0.",
+        one_class,
+    ),
+    Recipe(
+        "plane",
+        "Networks on points of the plane",
+        "Squares with points of two classes, the classical network left and the 1-Lipschitz one right: the frontier is "
+        "a black line; level lines are evenly spaced around it for the 1-Lipschitz network and crowd for the other.",
+        plane,
+        each=False,
+    ),
+    Recipe(
+        "plane_lambda",
+        "HKR of growing lambda",
+        "The same points in several squares: the larger lambda, the closer the frontier follows the points.",
+        plane_lambda,
     ),
 )
 

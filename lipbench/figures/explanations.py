@@ -1,0 +1,100 @@
+"""What explanations are worth, network beside network."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lipbench.figures.inputs import Results, Run
+from lipbench.figures.lineup import lineup, look
+from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
+
+# Metric -> its name, and which values are better.
+METRICS = {
+    "mu_fidelity": "\u03bc-fidelity \u2191",
+    "deletion": "deletion \u2193",
+    "insertion": "insertion \u2191",
+    "stability": "stability \u2193",
+}
+ATTRIBUTIONS = {
+    "gradient": ("gradient", PALETTE[0], "o"),
+    "smooth_gradient": ("SmoothGrad", PALETTE[1], "s"),
+    "integrated_gradients": ("integrated gradients", PALETTE[2], "D"),
+}
+# Of gradient maps of classifiers of these data sets (Serrurier et al., 2023, arXiv 2206.06854), by rank correlation.
+PUBLISHED = (
+    ("CelebA", "1-Lipschitz", 0.244),
+    ("CelebA", "unconstrained", 0.052),
+    ("Fashion-MNIST", "1-Lipschitz", 0.156),
+    ("Fashion-MNIST", "unconstrained", -0.001),
+)
+# Half the width of a 95 % interval of a mean, in standard errors.
+NORMAL = 1.96
+
+
+def explanations(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+    """Means of every metric over the images, with 95 % intervals: a row per network of one data set, a mark per
+    attribution; below, the published values of mu-fidelity.
+
+    Returns:
+        the figure, and columns network, attribution, metric, mean, low, high, images (0 of those that are
+        published); None where no run has a table of explanations (measure=[explanations]).
+    """
+    rows = [row for name, runs in lineup(results).items() for row in _means(name, runs)]
+    if not rows:
+        return None
+    for dataset, kind, value in PUBLISHED:
+        rows.append((f"published: {kind}, {dataset}", "gradient", "mu_fidelity", value, value, value, 0))
+    table = pd.DataFrame(rows, columns=["network", "attribution", "metric", "mean", "low", "high", "images"])
+    names = list(dict.fromkeys(table["network"]))
+    own = int(table[table["images"] > 0]["network"].nunique())
+    with style():
+        figure = Figure(figsize=(TWO_COLUMNS, 0.24 * len(names) + 1.1))
+        axes = figure.subplots(1, len(METRICS), sharey=True)
+        for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
+            _panel(axis, table[table["metric"] == metric], names)
+            axis.axhline(own - 0.5, color="0.6", linewidth=0.6)
+            axis.set_title(title)
+        axes[0].set_yticks(range(len(names)), [_label(name) for name in names])
+        axes[0].set_ylim(len(names) - 0.4, -0.6)
+        axes[0].axvline(0, color="0.6", linewidth=0.6)
+        handles = [
+            Line2D([], [], color=color, marker=marker, linestyle="", markersize=4, label=label)
+            for label, color, marker in ATTRIBUTIONS.values()
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure, table
+
+
+def _means(name: str, runs: list[Run]) -> list[tuple[Any, ...]]:
+    """Rows of one network, its seeds pooled."""
+    paths = [run.folder / "explanations.csv" for run in runs]
+    tables = [pd.read_csv(path) for path in paths if path.exists()]
+    if not tables:
+        return []
+    rows = []
+    for (attribution, metric), group in pd.concat(tables).groupby(["attribution", "metric"], sort=True):
+        values = group["value"].to_numpy(dtype=float)
+        half = NORMAL * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+        rows.append((name, attribution, metric, values.mean(), values.mean() - half, values.mean() + half, len(values)))
+    return rows
+
+
+def _panel(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
+    kinds = [kind for kind in ATTRIBUTIONS if kind in set(table["attribution"])]
+    for i, kind in enumerate(kinds):
+        _, color, marker = ATTRIBUTIONS[kind]
+        mine = table[table["attribution"] == kind]
+        published = mine["images"] == 0
+        places = np.array([names.index(name) for name in mine["network"]]) + np.where(published, 0, 0.2 * (i - 1))
+        axis.hlines(places, mine["low"], mine["high"], color=color, linewidth=1.0)
+        for faces, chosen in ((color, ~published), ("none", published)):
+            axis.scatter(mine["mean"][chosen], places[chosen], s=13, marker=marker, color=color, facecolors=faces)
+    axis.grid(axis="y", visible=False)
+
+
+def _label(network: str) -> str:
+    return network if network.startswith("published") else look(network).label

@@ -1,0 +1,87 @@
+"""Outlier detection: AUROC against epsilon, certified and under attack."""
+
+import re
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lipbench.figures.inputs import Results, Run
+from lipbench.figures.lineup import look
+from lipbench.figures.style import TWO_COLUMNS, style
+
+# Certified AUROC on MNIST, mean of the ten digits (Béthune et al., 2023, arXiv 2303.01978), % at epsilon * 255.
+PUBLISHED = {0: 95.5, 8: 93.2, 16: 89.9, 36: 78.4, 72: 57.5}
+# Data sets of which the published numbers are.
+MNIST = "mnist_oneclass"
+
+
+def one_class(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+    """Left the mean over the inlier classes of the AUROC against epsilon, solid under attack, dashed as certified; on
+    MNIST the published certificates beside it. Right each inlier class: a line from the largest epsilon to 0.
+
+    Returns:
+        the figure, and columns experiment, inlier, seed, epsilon, certified, attacked (%), lipschitz; None where no run
+        of the data set has a table of AUROC (measure=[one_class]).
+    """
+    parts = [_rows(run) for run in results.runs if (run.folder / "one_class.csv").exists()]
+    if not parts:
+        return None
+    table = pd.concat(parts, ignore_index=True)
+    published = results.datasets == [MNIST]
+    with style():
+        figure = Figure(figsize=(TWO_COLUMNS, 2.6))
+        left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+        _curves(left, table, published)
+        _classes(right, table)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure, table
+
+
+def _rows(run: Run) -> pd.DataFrame:
+    table = pd.read_csv(run.folder / "one_class.csv")
+    _, experiment, variant, seed = run.key
+    chosen = re.search(r"dataset\.inlier=(\d+)", variant)
+    front = {"experiment": experiment, "inlier": int(chosen.group(1)) if chosen else 0, "seed": seed}
+    numbers = {
+        "epsilon": table["epsilon"],
+        "certified": 100 * table["certified_auroc"],
+        "attacked": 100 * table["attacked_auroc"],
+        "lipschitz": table["lipschitz"],
+    }
+    return pd.DataFrame({**front, **numbers})
+
+
+def _curves(axis: Axes, table: pd.DataFrame, published: bool) -> None:
+    for experiment, rows in table.groupby("experiment", sort=True):
+        means, kind = rows.groupby("epsilon")[["certified", "attacked"]].mean(), look(str(experiment))
+        known = {"color": kind.color, "marker": kind.marker, "markersize": 3.5}
+        axis.plot(means.index, means["attacked"], label=f"{kind.label}, attacked", **known)
+        axis.plot(means.index, means["certified"], linestyle="--", label=f"{kind.label}, certified", **known)
+    if published:
+        places = np.array(list(PUBLISHED)) / 255
+        axis.plot(places, list(PUBLISHED.values()), "kx--", markersize=4, linewidth=0.8, label="certified, published")
+    count = table["inlier"].nunique()
+    axis.set_title("mean of all inlier classes" if count > 1 else f"inliers: {table['inlier'].iloc[0]}")
+    axis.set_xlabel("epsilon (L2)")
+    axis.set_ylabel("AUROC (%)")
+
+
+def _classes(axis: Axes, table: pd.DataFrame) -> None:
+    experiments = sorted(set(table["experiment"]))
+    classes = sorted(set(table["inlier"]))
+    largest = table["epsilon"].max()
+    for i, experiment in enumerate(experiments):
+        mine = table[table["experiment"] == experiment].groupby(["inlier", "epsilon"])["certified"].mean().unstack()
+        places = np.array([classes.index(k) for k in mine.index]) + 0.3 * (i - (len(experiments) - 1) / 2)
+        kind = look(experiment)
+        axis.hlines(places, mine[largest], mine[mine.columns[0]], color=kind.color, linewidth=1.2)
+        axis.scatter(mine[mine.columns[0]], places, s=16, color=kind.color, marker=kind.marker)
+        axis.scatter(mine[largest], places, s=16, color=kind.color, marker=kind.marker, facecolors="white")
+    axis.set_yticks(range(len(classes)), [str(k) for k in classes])
+    axis.set_ylim(len(classes) - 0.5, -0.5)
+    axis.grid(axis="y", visible=False)
+    axis.set_title(f"certified at 0 (full) and {largest:.2f} (empty)")
+    axis.set_xlabel("AUROC (%)")
+    axis.set_ylabel("inlier class")
