@@ -47,7 +47,8 @@ def plane(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def plane_lambda(results: Results) -> tuple[Figure, pd.DataFrame] | None:
-    """HKR of growing lambda = alpha / (1 - alpha) on one data set of points: panels as in `plane`.
+    """HKR of growing lambda = alpha / (1 - alpha) on one data set of points: panels as in `plane`. Without the hinge
+    (lambda = 0) f is known up to a constant alone, and its frontier says nothing.
 
     Returns:
         as `plane`; None unless the plane is there for two values of alpha or more.
@@ -60,7 +61,7 @@ def plane_lambda(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     if len(found) < 2:
         return None
     with style():
-        figure = Figure(figsize=(TWO_COLUMNS, TWO_COLUMNS / len(found) + 0.2))
+        figure = Figure(figsize=(TWO_COLUMNS, TWO_COLUMNS / len(found) + 0.35))
         rows = []
         for axis, (alpha, run) in zip(figure.subplots(1, len(found)), sorted(found.items()), strict=True):
             strength = f"{alpha / (1 - alpha):.3g}" if alpha < 1 else "\u221e"
@@ -101,7 +102,7 @@ def _panel(axis: Axes, run: Run | None, title: str) -> list[dict[str, object]]:
         arrows = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.006, "color": "0.1", "zorder": 3}
         axis.quiver(mine["x"][:ARROWS], mine["y"][:ARROWS], ends[:, 0], ends[:, 1], **arrows)
     axis.set_title(title, fontsize=8)
-    axis.set_xlabel(f"f from {f.min():.2g} to {f.max():.2g}", fontsize=7)
+    axis.set_xlabel(f"f from {f.min():.2g} to {f.max():.2g}, lines every {reach / LEVELS:.2g}", fontsize=7)
     norms = np.hypot(grid["gradient_x"], grid["gradient_y"])
     return [
         {
