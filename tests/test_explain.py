@@ -121,10 +121,17 @@ def test_the_table_leaves_the_network_as_it_was(curved, images):
     table = explain.explanations(curved, images, LABELS, number=3, subsets=10, samples=2)
     assert curved.training
     assert all(p.grad is None and p.requires_grad for p in curved.parameters())
-    assert list(table.columns) == ["index", "label", "prediction", "attribution", "metric", "value"]
-    assert len(table) == 3 * 4 * 3
+    assert list(table.columns) == ["index", "label", "prediction", "attribution", "metric", "baseline", "value"]
+    assert len(table) == 3 * 3 * (2 * 3 + 1)
     assert set(table["index"]) == {0, 1, 2}
     assert np.isfinite(table["value"]).all()
+    # Integrated gradients start from the baseline of the metric.
+    by_baseline = table[(table["metric"] == "mu_fidelity") & (table["attribution"] == "integrated_gradients")]
+    for baseline, rows in by_baseline.groupby("baseline"):
+        y = curved(images[:3]).argmax(1)
+        own = explain.integrated_gradients(curved, images[:3], y, baseline=baseline)
+        expected = explain.mu_fidelity(curved, images[:3], y, own, subsets=10, baseline=baseline)
+        assert np.allclose(rows["value"], expected)
     with torch.no_grad():
         assert table.groupby("index")["prediction"].first().tolist() == curved(images[:3]).argmax(1).tolist()
     same = explain.explanations(curved, images, LABELS, number=3, subsets=10, samples=2)

@@ -23,7 +23,7 @@ def gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def smooth_gradient(
-    model: nn.Module, x: Tensor, y: Tensor, *, samples: int = 32, sigma: float = 0.15, seed: int = 0
+    model: nn.Module, x: Tensor, y: Tensor, *, samples: int = 16, sigma: float = 0.15, seed: int = 0
 ) -> Tensor:
     """abs of the mean gradient over noisy copies of the image, SmoothGrad (Smilkov et al., 2017, arXiv 1706.03825).
 

@@ -1,6 +1,7 @@
 """The table of explanations: every attribution, judged by every metric, image by image."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -14,7 +15,9 @@ from lipbench.explain import attributions, metrics
 from lipbench.explain.metrics import Attribution
 from lipbench.state import float32_products
 
-COLUMNS = ["index", "label", "prediction", "attribution", "metric", "value"]
+COLUMNS = ["index", "label", "prediction", "attribution", "metric", "baseline", "value"]
+# Black and grey.
+BASELINES = (0.0, 0.5)
 ATTRIBUTIONS: dict[str, Attribution] = {
     "gradient": attributions.gradient,
     "smooth_gradient": attributions.smooth_gradient,
@@ -30,58 +33,79 @@ def explanations(
     *,
     number: int = 200,
     attributions: Mapping[str, Attribution] | None = None,
-    baseline: float = 0.0,
+    baselines: Sequence[float] = BASELINES,
     steps: int = 28,
     subsets: int = 200,
     share: float = 0.2,
     cells: int | None = None,
     radius: float = 0.5,
-    samples: int = 8,
+    samples: int = 4,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Deletion, insertion, mu-fidelity and stability (`lipbench.explain.metrics`) of the explanations of a network's
     own predictions, in float32 and evaluation mode; the network is left as it was.
 
+    What removed pixels become decides much. Black removes nothing from a black background, so that an attribution there
+    (a stroke that would change the class, were it drawn) is never tried; grey changes every pixel.
+
     Args:
         model: baked.
         images: uint8, or float in [0, 1]; the first `number` of them are used.
-        attributions: name -> function (model, x, y) -> [N, C, H, W]; None: `ATTRIBUTIONS`.
-        baseline: the value of removed pixels, and of the image from which gradients are integrated by default.
+        attributions: name -> function (model, x, y) -> [N, C, H, W]; None: `ATTRIBUTIONS`. One with a parameter
+            `baseline` is given that of the metric.
+        baselines: values of removed pixels, in [0, 1]; everything but stability is there for each of them.
         steps: of deletion and insertion.
         subsets, share, cells: of `mu_fidelity`.
-        radius, samples: of `stability`.
+        radius, samples: of `stability`, whose explanations are those of the first baseline.
         seed: of everything random.
 
     Returns:
-        the columns index, label, prediction, attribution, metric, value.
+        the columns index, label, prediction, attribution, metric, baseline, value.
     """
     chosen = dict(ATTRIBUTIONS if attributions is None else attributions)
     x, y = on_device(model, images[:number], labels[:number])
     predictions = predict(model, x)
-    size = images_at_once(tuple(x.shape[1:]))
-    judges = {
-        "deletion": partial(metrics.deletion, steps=steps, baseline=baseline),
-        "insertion": partial(metrics.insertion, steps=steps, baseline=baseline),
-        "mu_fidelity": partial(
-            metrics.mu_fidelity, subsets=subsets, share=share, cells=cells, baseline=baseline, seed=seed
-        ),
-    }
     parts = []
     with undisturbed(model):
         for name, explain in chosen.items():
-            found: dict[str, list[Tensor]] = {metric: [] for metric in (*judges, "stability")}
-            for xs, ps in zip(x.split(size), predictions.split(size), strict=True):
-                attribution = explain(model, xs, ps)
-                for metric, judge in judges.items():
-                    found[metric].append(judge(model, xs, ps, attribution))
-                found["stability"].append(
-                    metrics.stability(model, xs, ps, attribution, explain, radius=radius, samples=samples, seed=seed)
-                )
-            for metric, values in found.items():
-                parts.append(_rows(y, predictions, name, metric, torch.cat(values)))
+            for baseline in baselines:
+                at = _at(explain, baseline)
+                judges = {
+                    "deletion": partial(metrics.deletion, steps=steps, baseline=baseline),
+                    "insertion": partial(metrics.insertion, steps=steps, baseline=baseline),
+                    "mu_fidelity": partial(
+                        metrics.mu_fidelity, subsets=subsets, share=share, cells=cells, baseline=baseline, seed=seed
+                    ),
+                }
+                if baseline == baselines[0]:
+                    judges["stability"] = partial(
+                        metrics.stability, explain=at, radius=radius, samples=samples, seed=seed
+                    )
+                for metric, values in _judged(model, x, predictions, at, judges).items():
+                    parts.append(_rows(y, predictions, name, metric, baseline, values))
     return pd.concat(parts, ignore_index=True)
 
 
-def _rows(y: Tensor, predictions: Tensor, attribution: str, metric: str, values: Tensor) -> pd.DataFrame:
-    columns = (range(len(y)), y.cpu().numpy(), predictions.cpu().numpy(), attribution, metric, values.cpu().numpy())
+def _at(explain: Attribution, baseline: float) -> Attribution:
+    """The attribution relative to a baseline, where it has one."""
+    if "baseline" not in inspect.signature(explain).parameters:
+        return explain
+    return partial(explain, baseline=baseline)
+
+
+def _judged(
+    model: nn.Module, x: Tensor, y: Tensor, explain: Attribution, judges: Mapping[str, Callable[..., Tensor]]
+) -> dict[str, Tensor]:
+    """Metric -> its values [N], computed in batches."""
+    size, found = images_at_once(tuple(x.shape[1:])), []
+    for xs, ys in zip(x.split(size), y.split(size), strict=True):
+        attribution = explain(model, xs, ys)
+        found.append({metric: judge(model, xs, ys, attribution) for metric, judge in judges.items()})
+    return {metric: torch.cat([batch[metric].cpu() for batch in found]) for metric in judges}
+
+
+def _rows(
+    y: Tensor, predictions: Tensor, attribution: str, metric: str, baseline: float, values: Tensor
+) -> pd.DataFrame:
+    columns = (range(len(y)), y.cpu(), predictions.cpu(), attribution, metric, baseline, values)
     return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))

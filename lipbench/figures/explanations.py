@@ -12,12 +12,14 @@ from lipbench.figures.inputs import Results, Run
 from lipbench.figures.lineup import lineup, look
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
 
-# Metric -> its name, and which values are better.
+# (metric, value of removed pixels) -> its name, and which values are better.
+BLACK, GREY = 0.0, 0.5
 METRICS = {
-    "mu_fidelity": "\u03bc-fidelity \u2191",
-    "deletion": "deletion \u2193",
-    "insertion": "insertion \u2191",
-    "stability": "stability \u2193",
+    ("mu_fidelity", GREY): "\u03bc-fidelity,\nto grey \u2191",
+    ("mu_fidelity", BLACK): "\u03bc-fidelity,\nto black \u2191",
+    ("deletion", BLACK): "deletion,\nto black \u2193",
+    ("insertion", BLACK): "insertion,\nfrom black \u2191",
+    ("stability", BLACK): "stability\n\u2193",
 }
 ATTRIBUTIONS = {
     "gradient": ("gradient", PALETTE[0], "o"),
@@ -31,6 +33,7 @@ PUBLISHED = (
     ("Fashion-MNIST", "1-Lipschitz", 0.156),
     ("Fashion-MNIST", "unconstrained", -0.001),
 )
+COLUMNS = ["network", "attribution", "metric", "baseline", "mean", "low", "high", "images"]
 # Half the width of a 95 % interval of a mean, in standard errors.
 NORMAL = 1.96
 
@@ -40,27 +43,30 @@ def explanations(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     attribution; below, the published values of mu-fidelity.
 
     Returns:
-        the figure, and columns network, attribution, metric, mean, low, high, images (0 of those that are
-        published); None where no run has a table of explanations (measure=[explanations]).
+        the figure, and columns network, attribution, metric, baseline (unknown of those that are published), mean,
+        low, high, images (0 of those that are published); None where no run
+        has a table of explanations (measure=[explanations]).
     """
     rows = [row for name, runs in lineup(results).items() for row in _means(name, runs)]
     if not rows:
         return None
     for dataset, kind, value in PUBLISHED:
-        rows.append((f"published: {kind}, {dataset}", "gradient", "mu_fidelity", value, value, value, 0))
-    table = pd.DataFrame(rows, columns=["network", "attribution", "metric", "mean", "low", "high", "images"])
+        rows.append((f"{dataset}, {kind} (published)", "gradient", "mu_fidelity", np.nan, value, value, value, 0))
+    table = pd.DataFrame(rows, columns=COLUMNS)
     names = list(dict.fromkeys(table["network"]))
     own = int(table[table["images"] > 0]["network"].nunique())
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, 0.24 * len(names) + 1.1))
         axes = figure.subplots(1, len(METRICS), sharey=True)
-        for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
-            _panel(axis, table[table["metric"] == metric], names)
+        for axis, ((metric, baseline), title) in zip(axes, METRICS.items(), strict=True):
+            shown = (table["metric"] == metric) & (table["baseline"].isna() | (table["baseline"] == baseline))
+            _panel(axis, table[shown], names)
             axis.axhline(own - 0.5, color="0.6", linewidth=0.6)
             axis.set_title(title)
         axes[0].set_yticks(range(len(names)), [_label(name) for name in names])
         axes[0].set_ylim(len(names) - 0.4, -0.6)
-        axes[0].axvline(0, color="0.6", linewidth=0.6)
+        for axis in axes[:2]:
+            axis.axvline(0, color="0.6", linewidth=0.6)
         handles = [
             Line2D([], [], color=color, marker=marker, linestyle="", markersize=4, label=label)
             for label, color, marker in ATTRIBUTIONS.values()
@@ -76,10 +82,10 @@ def _means(name: str, runs: list[Run]) -> list[tuple[Any, ...]]:
     if not tables:
         return []
     rows = []
-    for (attribution, metric), group in pd.concat(tables).groupby(["attribution", "metric"], sort=True):
+    for key, group in pd.concat(tables).groupby(COLUMNS[1:4], sort=True):
         values = group["value"].to_numpy(dtype=float)
         half = NORMAL * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-        rows.append((name, attribution, metric, values.mean(), values.mean() - half, values.mean() + half, len(values)))
+        rows.append((name, *key, values.mean(), values.mean() - half, values.mean() + half, len(values)))
     return rows
 
 
@@ -97,4 +103,4 @@ def _panel(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
 
 
 def _label(network: str) -> str:
-    return network if network.startswith("published") else look(network).label
+    return network if network.endswith("(published)") else look(network).label

@@ -83,8 +83,8 @@ FIGURES = (
     Recipe(
         "plane_lambda",
         "HKR of growing lambda",
-        "The same points in several squares: the larger lambda, the closer the frontier follows the points; for lambda = "
-        "0, without the hinge, it is anywhere.",
+        "The same points in several squares: the larger lambda, the closer the frontier follows the points. "
+        "For lambda = 0, without the hinge, it is anywhere.",
         plane_lambda,
     ),
 )
