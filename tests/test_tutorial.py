@@ -1,0 +1,36 @@
+"""docs/tutorial.md: its commands and its code run, in its order."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from lipbench.commandline import CONF
+
+TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
+
+
+@pytest.mark.skipif(not TUTORIAL.exists(), reason="the documentation is not there")
+def test_the_tutorial(tmp_path, monkeypatch, capfd):
+    import subprocess
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(CONF.parent))
+    scope: dict = {}
+    for language, code in re.findall(r"^```(bash|python)\n(.*?)^```", TUTORIAL.read_text(), re.M | re.S):
+        if language == "python":
+            exec(code, scope)
+            continue
+        for line in code.splitlines():
+            command = shlex.split(line)
+            assert command[0] == "python"
+            subprocess.run([sys.executable, *command[1:]], check=True)
+    assert 0 < scope["radius"].item() <= scope["found"]
+    assert scope["label"].item() == 0, "an ellipse is a 0"
+    assert scope["model"](scope["nearest"]).argmax().item() == 1
+    assert "No image within" in capfd.readouterr().out
+    folder = tmp_path / "results" / "runs"
+    assert (folder / "digits08/hkr_mlp/default/0/explanations.csv").exists()
+    assert (folder / "leaderboard.md").read_text().count("_mlp") >= 2
