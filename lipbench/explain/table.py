@@ -90,7 +90,7 @@ def _at(explain: Attribution, baseline: float) -> Attribution:
     """The attribution relative to a baseline, where it has one."""
     if "baseline" not in inspect.signature(explain).parameters:
         return explain
-    return partial(explain, baseline=baseline)
+    return partial(explain, baseline=baseline)  # type: ignore[call-arg]
 
 
 def _judged(

@@ -1,6 +1,7 @@
 """Outlier detection: AUROC against epsilon, certified and under attack."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,7 @@ def _rows(run: Run) -> pd.DataFrame:
 def _curves(axis: Axes, table: pd.DataFrame, published: bool) -> None:
     for experiment, rows in table.groupby("experiment", sort=True):
         means, kind = rows.groupby("epsilon")[["certified", "attacked"]].mean(), look(str(experiment))
-        known = {"color": kind.color, "marker": kind.marker, "markersize": 3.5}
+        known: dict[str, Any] = {"color": kind.color, "marker": kind.marker, "markersize": 3.5}
         axis.plot(means.index, means["attacked"], label=f"{kind.label}, attacked", **known)
         axis.plot(means.index, means["certified"], linestyle="--", label=f"{kind.label}, certified", **known)
     if published:

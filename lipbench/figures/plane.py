@@ -1,6 +1,7 @@
 """The picture of the plane: frontier, level lines and transport directions of networks on points."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,18 +100,25 @@ def _panel(axis: Axes, run: Run | None, title: str) -> list[dict[str, object]]:
         mine = points[points["label"] == label]
         axis.scatter(mine["x"][:POINTS], mine["y"][:POINTS], s=3, color=color, linewidths=0)
         ends = _steps(mine[:ARROWS])
-        arrows = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.006, "color": "0.1", "zorder": 3}
+        arrows: dict[str, Any] = {
+            "angles": "xy",
+            "scale_units": "xy",
+            "scale": 1,
+            "width": 0.006,
+            "color": "0.1",
+            "zorder": 3,
+        }
         axis.quiver(mine["x"][:ARROWS], mine["y"][:ARROWS], ends[:, 0], ends[:, 1], **arrows)
     axis.set_title(title, fontsize=8)
     axis.set_xlabel(f"f from {f.min():.2g} to {f.max():.2g}, lines every {reach / LEVELS:.2g}", fontsize=7)
-    norms = np.hypot(grid["gradient_x"], grid["gradient_y"])
+    norms = np.hypot(*grid[["gradient_x", "gradient_y"]].to_numpy(float).T)
     return [
         {
             "dataset": run.key[0],
             "network": run.key[1] if run.key[2] == "default" else f"{run.key[1]} {run.key[2]}",
             "frontier_distance": float(np.median(np.hypot(*_steps(points, np.inf).T))),
-            "gradient_low": float(norms.quantile(0.05)),
-            "gradient_high": float(norms.quantile(0.95)),
+            "gradient_low": float(np.quantile(norms, 0.05)),
+            "gradient_high": float(np.quantile(norms, 0.95)),
             "f_low": float(f.min()),
             "f_high": float(f.max()),
         }
