@@ -1,6 +1,6 @@
 """The gap between training and test."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from lipbench.figures.lineup import first_seeds
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import best
 
+HALF = 0.5
 QUANTITIES = {"accuracy": "accuracy (%)", "certified": "certified accuracy at {epsilon:g} (%)"}
 
 
@@ -20,7 +21,7 @@ def generalisation(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     """A row per network: accuracy, and certified accuracy at one epsilon, on training images (filled) and on the test
     set (open). The longer the line between them, the more the network has overfitted.
 
-    Epsilon is the one of the history's certified accuracy, the largest of the networks'.
+    Epsilon is the largest of the summaries' at which some network certifies half of the test set.
 
     Returns:
         the figure, and columns dataset, experiment, quantity, epsilon, train, test (%).
@@ -28,7 +29,7 @@ def generalisation(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     runs = {name: run for name, run in first_seeds(results).items() if "train_radii" in run.arrays("illustrations.npz")}
     if not runs:
         return None
-    epsilon = max(float(run.summary.get("validation_epsilon", 0.5)) for run in runs.values())
+    epsilon = _epsilon(runs.values())
     table = pd.DataFrame([row for name, run in runs.items() for row in _rows(name, run, epsilon)])
     table.insert(0, "dataset", results.datasets[0])
     with style():
@@ -43,6 +44,12 @@ def generalisation(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         }
         legend_below(figure, handles)
     return figure, table
+
+
+def _epsilon(runs: Iterable[Run]) -> float:
+    known = [(run.summary.get("certified_accuracy") or {}).items() for run in runs]
+    shares = [(float(eps), share) for curve in known for eps, share in curve]
+    return max((eps for eps, share in shares if share >= HALF), default=min((eps for eps, _ in shares), default=0.5))
 
 
 def _rows(name: str, run: Run, epsilon: float) -> list[dict[str, object]]:

@@ -64,15 +64,15 @@ FIGURES = (
     Recipe(
         "sandwich",
         "Certificate against empirical distance, image by image",
-        "A panel per network with a point per test image: its certificate to the right, its distance under the combined "
-        "attack upwards. No point may lie below the line of equality; in tight networks they lie just above it.",
+        "A panel per network with a point per test image: its certificate to the right, its distance under the "
+        "combined attack upwards. No point may lie below the line of equality; of tight networks they lie just on it.",
         sandwich,
     ),
     Recipe(
         "tightness",
         "Tightness by attack: distance over certificate",
-        "A row per attack and a panel per network: median, quartiles and 5 to 95 % of distance over certificate, from 1 "
-        "(perfect) to the right.",
+        "A row per attack and a panel per network: median, quartiles and 5 to 95 % of distance over certificate, from "
+        "1 (perfect) to the right.",
         tightness,
     ),
     Recipe(
@@ -114,7 +114,7 @@ FIGURES = (
     Recipe(
         "gradients",
         "Norms of the gradient of the margin",
-        "A histogram per network of the L2 norm of the margin's gradient at test images, with the certified bound dashed.",
+        "A histogram per network of the L2 norm of the margin's gradient at test images; its bound is dashed.",
         gradient_norms,
     ),
     Recipe(

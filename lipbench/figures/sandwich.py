@@ -5,11 +5,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.lineup import first_seeds
-from lipbench.figures.style import TWO_COLUMNS, legend_below, method_look, network_look, style
+from lipbench.figures.style import TWO_COLUMNS, legend_below, method_look, network_look, plain_log, style
 from lipbench.results import best
 
 COMBINED = "combined attack"
@@ -34,15 +33,14 @@ def sandwich(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     columns = min(5, len(tables))
     lines = -(-len(tables) // columns)
     with style():
-        figure = Figure(figsize=(TWO_COLUMNS, 0.5 + lines * (TWO_COLUMNS / max(columns, 3) + 0.25)))
+        side = (TWO_COLUMNS - 0.5) / max(columns, 3)
+        figure = Figure(figsize=(TWO_COLUMNS, 0.35 + lines * (side + 0.35)))
         axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axis, (name, rows) in zip(axes, tables.items(), strict=False):
             _points(axis, name, rows, limit)
         for axis in axes[len(tables) :]:
             axis.set_visible(False)
-        for line in range(lines):
-            axes[line * columns].set_ylabel("distance (L2)")
-        figure.supxlabel("certificate (L2, pixels in [0, 1])", fontsize=8)
+        _outer_labels(axes, columns, len(tables), "certificate (L2)", "distance (L2)")
     return figure, table
 
 
@@ -69,8 +67,18 @@ def tightness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         for axis, name in zip(axes, names, strict=True):
             _intervals(axis, table[table["experiment"] == name], methods, limit)
             axis.set_title(network_look(name).label)
-        figure.supxlabel("distance / certificate", fontsize=8)
+            axis.set_xlabel("distance / certificate")
     return figure, table
+
+
+def _outer_labels(axes: np.ndarray, columns: int, count: int, x: str, y: str) -> None:
+    """Labels of the axes at the left and of the lowest one in each column, of a grid of which `count` are used."""
+    for position, axis in enumerate(axes[:count]):
+        if position % columns == 0:
+            axis.set_ylabel(y)
+        if position + columns >= count:
+            axis.set_xlabel(x)
+            axis.tick_params(labelbottom=True)
 
 
 def _pairs(run: Run) -> pd.DataFrame:
@@ -125,10 +133,9 @@ def _intervals(axis: Axes, rows: pd.DataFrame, methods: list[str], limit: float)
     axis.set_yticks(range(len(methods)), [m if m == COMBINED else method_look(m).label for m in reversed(methods)])
     axis.set_ylim(-0.6, len(methods) - 0.4)
     axis.grid(axis="y", visible=False)
-    axis.set(xscale="log", xlim=(0.97, limit))
-    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if limit > 2 else (1.0, 1.2, 1.5, 2.0)))
-    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlim(1 - 0.03 * (limit - 1), limit)
+    if limit > LOOSE:
+        plain_log(axis.xaxis)
 
 
 def attack_costs(results: Results) -> tuple[Figure, pd.DataFrame] | None:
@@ -155,9 +162,8 @@ def attack_costs(results: Results) -> tuple[Figure, pd.DataFrame] | None:
             axis.set_title(network_look(name).label.replace(", ", "\n"))
         for axis in axes[len(names) :]:
             axis.set_visible(False)
-        for line in range(lines):
-            axes[line * columns].set_ylabel("best / distance (%)")
-        figure.supxlabel("seconds per 1000 images", fontsize=8)
+        _outer_labels(axes, columns, len(names), "s per 1000 images", "best / distance (%)")
+        axes[0].set_ylim(table["quality"].min() - 4, 103)
         looks = [method_look(method) for method in dict.fromkeys(table["method"])]
         legend_below(
             figure, {look.label: Line2D([], [], color=look.color, marker=look.marker, linestyle="") for look in looks}
@@ -195,5 +201,4 @@ def _plane(axis: Axes, rows: pd.DataFrame) -> None:
         axis.scatter(
             [row["seconds"]], [row["quality"]], s=26, color=look.color, marker=look.marker, label=look.label, zorder=2
         )
-    axis.set_xscale("log")
-    axis.set_ylim(min(60.0, rows["quality"].min() - 4), 103)
+    plain_log(axis.xaxis)

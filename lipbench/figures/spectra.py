@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.inputs import Results
 from lipbench.figures.lineup import first_seeds
-from lipbench.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_below, network_look, style
+from lipbench.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_below, network_look, plain_log, style
 
 PREFIX = "singular/"
 # Bins of the histogram of norms, per factor of ten.
@@ -37,10 +37,15 @@ def spectra(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         figure = Figure(figsize=(TWO_COLUMNS, 2.7))
         left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1]})
         _dots(left, values)
-        for experiment, rows in bounds.groupby("experiment", sort=False):
-            right.plot(rows["x"], rows["value"], color=network_look(str(experiment)).color, label=experiment)
-        right.set(yscale="log", xlabel="share of the training (%)", ylabel="Lipschitz bound of the network")
+        for i, (experiment, rows) in enumerate(bounds.groupby("experiment", sort=False)):
+            # Thinner and thinner: constrained networks lie on top of each other.
+            width = max(1.0, 3.0 - 0.5 * i)
+            right.plot(
+                rows["x"], rows["value"], color=network_look(str(experiment)).color, linewidth=width, label=experiment
+            )
+        right.set(xlabel="share of the training (%)", ylabel="Lipschitz bound of the logits")
         right.set_xlim(0, 100)
+        plain_log(right.yaxis)
         legend_below(figure, _handles(table))
     return figure, table
 
@@ -61,7 +66,7 @@ def gradient_norms(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     edges = np.logspace(low, high, max(10, int(BINS * (high - low))) + 1)
     tables = []
     with style():
-        figure = Figure(figsize=(ONE_COLUMN, 2.5))
+        figure = Figure(figsize=(ONE_COLUMN, 2.1 + 0.15 * len(known)))
         axis = figure.subplots()
         for name, held in known.items():
             look, bound = network_look(name), float(np.median(held["norm_bounds"]))
@@ -73,8 +78,10 @@ def gradient_norms(results: Results) -> tuple[Figure, pd.DataFrame] | None:
                 axis.axvline(bound, color=look.color, linewidth=0.9, linestyle="--")
             columns = {"experiment": name, "norm": edges[:-1], "upper": edges[1:], "share": shares, "bound": bound}
             tables.append(pd.DataFrame(columns))
-        axis.set(xscale="log", xlabel="L2 norm of the gradient of the margin", ylabel="test images (%)")
+        axis.set(xlabel="L2 norm of the gradient of the margin", ylabel="test images (%)")
+        axis.set_xlim(edges[0], edges[-1])
         axis.set_ylim(bottom=0)
+        plain_log(axis.xaxis)
         table = pd.concat(tables, ignore_index=True)
         table.insert(0, "dataset", results.datasets[0])
         legend_below(figure, _handles(table) | {"bound": Line2D([], [], color="0.3", linewidth=0.9, linestyle="--")})
@@ -113,7 +120,9 @@ def _dots(axis: Axes, values: pd.DataFrame) -> None:
         x = rows["x"] + (i - (len(names) - 1) / 2) * step
         axis.scatter(x, rows["value"], s=5, color=color, alpha=0.35, linewidths=0, label=name)
         for at, column in rows.groupby(x):
-            axis.vlines(float(str(at)), column["value"].min(), column["value"].max(), color=color, linewidth=0.8)
+            # Of the last layer of two classes there is one value, and it would be pale.
+            axis.plot(2 * [at], [column["value"].min(), column["value"].max()], color=color, linewidth=0.8)
+            axis.plot(2 * [at], [column["value"].min(), column["value"].max()], color=color, marker="_", markersize=4)
     axis.set(xlabel="layer", ylabel="singular values")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(axis="x", visible=False)

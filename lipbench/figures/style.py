@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from lipbench.results import atomic
 
@@ -89,6 +91,15 @@ def method_look(method: str) -> Look:
         return METHODS[method]
     kin = next((look for name, look in METHODS.items() if method.endswith(f"_{name}")), Look("", GREY, "."))
     return Look(method.replace("_", " "), kin.color, kin.marker)
+
+
+def plain_log(axis: Axis) -> None:
+    """A logarithmic axis whose numbers are written out: 0.5, 1, 2, 5, ..."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:

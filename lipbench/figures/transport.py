@@ -10,9 +10,6 @@ from lipbench.figures.inputs import Results, Run
 from lipbench.figures.lineup import first_seeds
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
 
-# Bounds that leave a picture of the second law: a plain network says almost nothing of the distance.
-SMALLEST = 1e-3
-
 
 def transport(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     """Above: pairs of test images that the optimal plan between the two classes matches, with their L2 distance. Below
@@ -38,21 +35,22 @@ def transport(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     shown = first["pair_images"].shape[1]
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, 4.7))
-        above, below = figure.subfigures(2, 1, height_ratios=[1, 1.45])
-        axes = above.subplots(2, shown, squeeze=False)
+        above, below = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])
+        axes = above.subgridspec(2, shown).subplots(squeeze=False)
         for column in range(shown):
             for row in (0, 1):
                 _picture(axes[row, column], first["pair_images"][row, column])
             axes[1, column].set_xlabel(f"{first['pair_distances'][column]:.2f}", fontsize=7, labelpad=2)
         for row in (0, 1):
             axes[row, 0].set_ylabel(f"\u201c{first['classes'][row]}\u201d")
-        left, right = below.subplots(1, 2)
-        _scatter(left, pairs)
-        _law(right, estimates)
+        panels = below.subgridspec(1, 2 if len(estimates) else 1).subplots(squeeze=False)[0]
+        _scatter(panels[0], pairs)
+        if len(estimates):
+            _law(panels[1], estimates)
         looks = [network_look(name) for name in runs]
         handles = {look.label: Line2D([], [], color=look.color, marker=look.marker, markersize=4) for look in looks}
-        handles["equality; exact distance"] = Line2D([], [], color="black", linestyle="--")
-        legend_below(below, handles)
+        handles["exact"] = Line2D([], [], color="black", linestyle="--")
+        legend_below(figure, handles)
     return figure, table
 
 
@@ -100,9 +98,6 @@ def _scatter(axis: Axes, pairs: pd.DataFrame) -> None:
 def _law(axis: Axes, estimates: pd.DataFrame) -> None:
     axis.set(xlabel="share of the training (%)", ylabel="KR estimate / bound of f")
     axis.set_xlim(0, 100)
-    if estimates.empty:
-        axis.set_visible(False)
-        return
     for name, rows in estimates.groupby("experiment", sort=False):
         axis.plot(rows["x"], rows["value"], color=network_look(str(name)).color, label=name)
     exact = float(estimates["exact"].iloc[0])
