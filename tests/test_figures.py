@@ -231,7 +231,7 @@ def test_tradeoff_along_a_sweep(drawn):
     assert table["epsilon"].unique().tolist() == [1.0]
     assert table["value"].tolist() == [0.5, 1.0, 2.0]
     assert table["front"].tolist() == [True, True, False]
-    assert np.allclose(points(drawn["tradeoff_made08"].figure, "front"), [[50, 99], [70, 98]])
+    assert np.allclose(points(drawn["tradeoff_made08"].figure, "Pareto front"), [[50, 99], [70, 98]])
 
 
 def test_pareto_front_of_equal_points():

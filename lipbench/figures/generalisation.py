@@ -14,6 +14,8 @@ from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, styl
 from lipbench.results import best
 
 HALF = 0.5
+# Per cent: of a network that certifies less there is nothing to compare.
+NOTHING = 1.0
 QUANTITIES = {"accuracy": "accuracy (%)", "certified": "certified accuracy at {epsilon:g} (%)"}
 
 
@@ -71,6 +73,9 @@ def _rows(name: str, run: Run, epsilon: float) -> list[dict[str, object]]:
 def _lines(axis: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     for experiment, train, test in zip(rows["experiment"], rows["train"], rows["test"], strict=True):
         y, color = len(names) - 1 - list(names).index(experiment), network_look(experiment).color
+        if max(train, test) < NOTHING:  # and the others would be squeezed into a corner
+            axis.text(0.02, y, "0", transform=axis.get_yaxis_transform(), va="center", color=color)
+            continue
         axis.plot([train, test], [y, y], color=color, linewidth=1.6, label=experiment)
         axis.plot([train], [y], color=color, marker="o", markersize=6)
         axis.plot([test], [y], color=color, marker="o", markersize=6, markerfacecolor="white")

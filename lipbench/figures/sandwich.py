@@ -60,7 +60,7 @@ def tightness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     table.insert(0, "dataset", results.datasets[0])
     names, methods = list(dict.fromkeys(table["experiment"])), list(dict.fromkeys(table["method"]))
     finite = table["q95"][np.isfinite(table["q95"])]
-    limit = 1.15 * float(finite.max()) if len(finite) else 2.0
+    limit = 1 + 1.1 * float(finite.max() - 1) if len(finite) else 2.0
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, 0.9 + 0.2 * len(methods)))
         axes = figure.subplots(1, len(names), sharey=True, sharex=True, squeeze=False)[0]

@@ -38,11 +38,8 @@ def spectra(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1]})
         _dots(left, values)
         for i, (experiment, rows) in enumerate(bounds.groupby("experiment", sort=False)):
-            # Thinner and thinner: constrained networks lie on top of each other.
-            width = max(1.0, 3.0 - 0.5 * i)
-            right.plot(
-                rows["x"], rows["value"], color=network_look(str(experiment)).color, linewidth=width, label=experiment
-            )
+            look = network_look(str(experiment))
+            right.plot(rows["x"], rows["value"], color=look.color, linewidth=_width(i), label=experiment)
         right.set(xlabel="share of the training (%)", ylabel="Lipschitz bound of the logits")
         right.set_xlim(0, 100)
         plain_log(right.yaxis)
@@ -68,12 +65,12 @@ def gradient_norms(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     with style():
         figure = Figure(figsize=(ONE_COLUMN, 2.1 + 0.15 * len(known)))
         axis = figure.subplots()
-        for name, held in known.items():
+        for i, (name, held) in enumerate(known.items()):
             look, bound = network_look(name), float(np.median(held["norm_bounds"]))
             counts, _ = np.histogram(np.clip(held["norms"], edges[0], None), edges)
             shares = 100 * counts / len(held["norms"])
             axis.stairs(shares, edges, color=look.color, fill=True, alpha=0.25)
-            axis.stairs(shares, edges, color=look.color, linewidth=1.2, label=look.label)
+            axis.stairs(shares, edges, color=look.color, linewidth=_width(i), label=look.label)
             if bound <= edges[-1]:
                 axis.axvline(bound, color=look.color, linewidth=0.9, linestyle="--")
             columns = {"experiment": name, "norm": edges[:-1], "upper": edges[1:], "share": shares, "bound": bound}
@@ -86,6 +83,11 @@ def gradient_norms(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         table.insert(0, "dataset", results.datasets[0])
         legend_below(figure, _handles(table) | {"bound": Line2D([], [], color="0.3", linewidth=0.9, linestyle="--")})
     return figure, table
+
+
+def _width(number: int) -> float:
+    """Thinner and thinner: constrained networks lie on top of each other."""
+    return max(0.9, 2.2 - 0.4 * number)
 
 
 def _singular_values(results: Results) -> pd.DataFrame:

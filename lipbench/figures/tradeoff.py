@@ -6,11 +6,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from omegaconf import OmegaConf
 
 from lipbench.figures.inputs import Results, Run
-from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, style
+from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
 from lipbench.results import fingerprint
 
 # Of the loss; in the order of the panels.
@@ -36,18 +35,17 @@ def tradeoff(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     parameters = [name for name in PARAMETERS if name in set(table["parameter"])]
     with style():
         columns = max(2, len(parameters))
-        figure = Figure(figsize=(TWO_COLUMNS * len(parameters) / columns, 2.9))
+        most = int(table.groupby("parameter")["sweep"].nunique().max())
+        figure = Figure(figsize=(TWO_COLUMNS * len(parameters) / columns, 2.5 + 0.15 * most))
         axes = figure.subplots(1, len(parameters), sharex=True, sharey=True, squeeze=False)[0]
-        sweeps = list(dict.fromkeys(table["sweep"]))
-        colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(sweeps)}
         for axis, parameter in zip(axes, parameters, strict=True):
-            _panel(axis, table[table["parameter"] == parameter], colors)
+            _panel(axis, table[table["parameter"] == parameter])
             axis.set_title(PARAMETERS[parameter])
             axis.set_xlabel(f"certified at {table['epsilon'].iloc[0]:g} (%)")
         axes[0].set_ylabel("accuracy (%)")
-        handles = {name: Line2D([], [], color=color, marker="o", markersize=4) for name, color in colors.items()}
-        ring = {"color": "black", "marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": ""}
-        legend_below(figure, handles | {"Pareto front": Line2D([], [], **ring)})
+        # Where all are as good, there is no accuracy above 100 %.
+        low = table["accuracy"].min()
+        axes[0].set_ylim(low - 0.08 * (100.5 - low) - 0.5, min(100.5, table["accuracy"].max() + 0.1 * (100.5 - low)))
     return figure, table
 
 
@@ -104,14 +102,14 @@ def _described(run: Run) -> Iterator[dict[str, Any]]:
             }
 
 
-def _panel(axis: Axes, rows: pd.DataFrame, colors: dict[str, str]) -> None:
-    for sweep, line in rows.groupby("sweep", sort=False):
-        axis.plot(
-            line["certified"], line["accuracy"], color=colors[str(sweep)], marker="o", markersize=3.5, label=sweep
-        )
-        for row in line.to_dict("records"):
-            place = (row["certified"], row["accuracy"])
-            axis.annotate(f"{row['value']:g}", place, (4, -7), textcoords="offset points", fontsize=6, color="0.3")
+def _panel(axis: Axes, rows: pd.DataFrame) -> None:
+    """A line per sweep, the first and the last value written at its ends; a legend below."""
+    for i, (sweep, line) in enumerate(rows.groupby("sweep", sort=False)):
+        color = PALETTE[i % len(PALETTE)]
+        axis.plot(line["certified"], line["accuracy"], color=color, marker="o", markersize=3.5, label=sweep)
+        for end in (line.iloc[0], line.iloc[-1]):
+            place = (end["certified"], end["accuracy"])
+            axis.annotate(f"{end['value']:g}", place, (0, -9), textcoords="offset points", fontsize=6, ha="center")
     front = rows[rows["front"]]
     axis.scatter(
         front["certified"],
@@ -120,5 +118,6 @@ def _panel(axis: Axes, rows: pd.DataFrame, colors: dict[str, str]) -> None:
         facecolors="none",
         edgecolors="black",
         linewidths=0.8,
-        label="front",
+        label="Pareto front",
     )
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
