@@ -93,7 +93,7 @@ def nearest_images(gallery: Mapping[str, np.ndarray], table: pd.DataFrame, model
     count = min(len(gallery["images"]), max(1, VALUES // gallery["images"][0].size), rows["index"].nunique())
     distances = rows.pivot_table(index="index", columns="method", values="distance", dropna=False).iloc[:count]
     images = as_pixels(torch.from_numpy(gallery["images"][:count])).numpy()
-    for i, method in enumerate(distances.idxmin(axis=1)):
+    for i, method in enumerate(distances.idxmin(axis=1).astype(str)):
         if 0 < distances[method].iloc[i] < np.inf:
             images[i] = gallery[method][i]
     return {

@@ -42,8 +42,9 @@ def points(figure, label: str, axis: int = 0) -> np.ndarray:
     return np.concatenate([*lines, *(c.get_offsets() for c in panel.collections if c.get_label() == label)])
 
 
-def picture(axis) -> np.ndarray:
-    return np.asarray(axis.images[0].get_array())
+def pictures(drawing) -> list[np.ndarray]:
+    """Of a gallery, row by row."""
+    return [np.asarray(image.get_array()) for image in drawing.figure.axes[0].images]
 
 
 def test_every_figure_is_drawn_where_its_inputs_are(drawn):
@@ -152,7 +153,7 @@ def test_adversarial_images_and_their_differences(results, drawn):
     arrays = results.runs[0].arrays("illustrations.npz")
     first = drawing.table.iloc[0]
     image = int(first["index"])
-    original, adversarial, difference = (picture(axis) for axis in drawing.figure.axes[:3])
+    original, adversarial, difference = pictures(drawing)[:3]
     assert np.allclose(original, arrays["images"][image, 0] / 255)
     chosen = {name: run.arrays("illustrations.npz") for name, (run, *_) in lineup(results).items()}["plain_cnn"]
     assert np.allclose(adversarial, chosen["adversarial"][image, 0].astype(float), atol=1e-6)
@@ -162,11 +163,11 @@ def test_adversarial_images_and_their_differences(results, drawn):
 
 
 def test_saliency_maps_are_the_gradients(results, drawn):
-    table, axes = drawn["saliency_made08"].table, drawn["saliency_made08"].figure.axes
+    table, shown = drawn["saliency_made08"].table, pictures(drawn["saliency_made08"])
     arrays = [run.arrays("illustrations.npz") for (run, *_) in lineup(results).values()]
     for i, held in enumerate(arrays):
         row = table.iloc[i]
-        assert np.allclose(picture(axes[1 + i]), held["gradients"][int(row["index"]), 0].astype(float))
+        assert np.allclose(shown[1 + i], held["gradients"][int(row["index"]), 0].astype(float))
         assert row["gradient_norm"] == held["gradient_norms"][int(row["index"])]
 
 
@@ -178,8 +179,8 @@ def test_counterfactuals_move_against_the_gradient(results, drawn):
     mine = rows[rows["index"] == image]
     assert np.allclose(mine["f"], held["margins"][image] * (1 - mine["t"]))
     step = held["margins"][image] / held["gradient_norms"][image] * held["gradients"][image, 0].astype(float)
-    for axis, t in zip(drawing.figure.axes, mine["t"], strict=False):
-        assert np.allclose(picture(axis), np.clip(held["images"][image, 0] / 255 - t * step, 0, 1))
+    for shown, t in zip(pictures(drawing), mine["t"], strict=False):
+        assert np.allclose(shown, np.clip(held["images"][image, 0] / 255 - t * step, 0, 1))
 
 
 def test_singular_values_and_bounds(drawn):

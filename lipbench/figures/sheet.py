@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from lipbench.figures.style import TWO_COLUMNS, style
 
@@ -51,6 +52,10 @@ class Sheet:
         with style():
             self.figure = Figure(figsize=(self._width, self._height))
             self.figure.set_layout_engine("none")
+            # One for all pictures, in inches: the ticks of one each would take most of the time.
+            self._axis = self.figure.add_axes((0, 0, 1, 1))
+            self._axis.set(xlim=(0, self._width), ylim=(0, self._height))
+            self._axis.axis("off")
             for (heading, count), start in zip(blocks, starts, strict=True):
                 middle = start + (count * self._size + (count - 1) * GAP) / 2
                 self._text(middle, self._height - HEADING / 2, heading, 7, "center")
@@ -80,19 +85,17 @@ class Sheet:
         return self._height - HEADING - row * (self._size + CAPTION) - row // self._group * BLOCK_GAP
 
     def _show(self, row: int, column: int, image: np.ndarray, caption: str, **options: object) -> None:
+        left, low = self._lefts[column], self._top(row) - self._size
+        box = (left, left + self._size, low, low + self._size)
         with style():
-            box = (self._lefts[column], self._top(row) - self._size, self._size, self._size)
-            scales = (self._width, self._height, self._width, self._height)
-            axis = self.figure.add_axes(tuple(v / s for v, s in zip(box, scales, strict=True)))  # type: ignore[arg-type]
-            axis.imshow(image, interpolation="nearest", **options)  # type: ignore[arg-type]
-            axis.set(xticks=[], yticks=[])
-            axis.grid(visible=False)
-            for spine in axis.spines.values():
-                spine.set(visible=True, linewidth=0.4, color="0.7")
-            self._text(box[0] + self._size / 2, box[1] - CAPTION / 2 - 0.005, caption, 6.5, "center")
+            self._axis.imshow(image, extent=box, aspect="auto", interpolation="nearest", **options)  # type: ignore[arg-type]
+            border = Rectangle((left, low), self._size, self._size, fill=False, linewidth=0.4, edgecolor="0.7")
+            self._axis.add_patch(border)
+            self._axis.set(xlim=(0, self._width), ylim=(0, self._height))  # imshow changes them
+            self._text(left + self._size / 2, low - CAPTION / 2 - 0.005, caption, 6.5, "center")
 
     def _text(self, x: float, y: float, text: str, size: float, side: str) -> None:
-        self.figure.text(x / self._width, y / self._height, text, fontsize=size, ha=side, va="center")
+        self._axis.text(x, y, text, fontsize=size, ha=side, va="center")
 
 
 def strongest(change: np.ndarray) -> np.ndarray:

@@ -2,8 +2,6 @@
 gradients.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -131,6 +129,6 @@ def _dots(axis: Axes, values: pd.DataFrame) -> None:
     axis.set_ylim(bottom=0)
 
 
-def _handles(table: pd.DataFrame) -> Mapping[str, Line2D]:
+def _handles(table: pd.DataFrame) -> dict[str, Line2D]:
     looks = [network_look(name) for name in dict.fromkeys(table["experiment"])]
     return {look.label: Line2D([], [], color=look.color) for look in looks}

@@ -61,19 +61,24 @@ def _sweeps(results: Results) -> pd.DataFrame:
     if runs.empty:
         return runs
     tables = []
-    for (_, _), group in runs.groupby(["parameter", "others"], sort=True):
+    for _, group in runs.groupby(["parameter", "sweep", "others"], sort=True):
         if group["value"].nunique() >= FEWEST:
             tables.append(group)
     if not tables:
         return pd.DataFrame()
     found = pd.concat(tables, ignore_index=True)
-    epsilons = [str(c) for c in found if isinstance(c, float) and found[c].notna().all()]
-    # Where the networks differ most.
-    epsilon = max(map(float, epsilons), key=lambda e: (found[e].std(), -e))
+    certified = found["certified_accuracy"].apply(pd.Series).dropna(axis=1)
+    if certified.empty:
+        return pd.DataFrame()
+    # Where the networks differ most; of equal ones the smallest.
+    column = max(certified, key=lambda eps: (certified[eps].std(), -float(eps)))
+    found["certified"], epsilon = 100 * certified[column], float(column)
     means = (
-        found.groupby(["parameter", "others", "sweep", "value"], sort=True)[["accuracy", epsilon]].mean().reset_index()
+        found.groupby(["parameter", "sweep", "others", "value"], sort=True)[["accuracy", "certified"]]
+        .mean()
+        .reset_index()
     )
-    means = means.rename(columns={epsilon: "certified"}).assign(dataset=results.datasets[0], epsilon=epsilon)
+    means = means.assign(dataset=results.datasets[0], epsilon=epsilon)
     means["front"] = pareto(means["certified"], means["accuracy"])
     return means[["dataset", "parameter", "sweep", "value", "epsilon", "accuracy", "certified", "front"]]
 
@@ -98,7 +103,7 @@ def _described(run: Run) -> Iterator[dict[str, Any]]:
                 "sweep": ", ".join([str(run.key[1]), *fixed]),
                 "value": float(loss[name]),
                 "accuracy": 100 * summary["accuracy"],
-                **{float(eps): 100 * value for eps, value in summary["certified_accuracy"].items()},
+                "certified_accuracy": summary["certified_accuracy"],
             }
 
 
@@ -107,9 +112,10 @@ def _panel(axis: Axes, rows: pd.DataFrame) -> None:
     for i, (sweep, line) in enumerate(rows.groupby("sweep", sort=False)):
         color = PALETTE[i % len(PALETTE)]
         axis.plot(line["certified"], line["accuracy"], color=color, marker="o", markersize=3.5, label=sweep)
-        for end in (line.iloc[0], line.iloc[-1]):
+        # Where points lie close, numbers at all of them would cover each other.
+        for end, height in ((line.iloc[0], -9), (line.iloc[-1], 5)):
             place = (end["certified"], end["accuracy"])
-            axis.annotate(f"{end['value']:g}", place, (0, -9), textcoords="offset points", fontsize=6, ha="center")
+            axis.annotate(f"{end['value']:g}", place, (0, height), textcoords="offset points", fontsize=6, ha="center")
     front = rows[rows["front"]]
     axis.scatter(
         front["certified"],

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.lineup import first_seeds
@@ -32,18 +33,11 @@ def transport(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     table = pd.concat([pairs, estimates], ignore_index=True)
     table.insert(0, "dataset", results.datasets[0])
     first = next(iter(arrays.values()))
-    shown = first["pair_images"].shape[1]
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, 4.7))
-        above, below = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])
-        axes = above.subgridspec(2, shown).subplots(squeeze=False)
-        for column in range(shown):
-            for row in (0, 1):
-                _picture(axes[row, column], first["pair_images"][row, column])
-            axes[1, column].set_xlabel(f"{first['pair_distances'][column]:.2f}", fontsize=7, labelpad=2)
-        for row in (0, 1):
-            axes[row, 0].set_ylabel(f"\u201c{first['classes'][row]}\u201d")
-        panels = below.subgridspec(1, 2 if len(estimates) else 1).subplots(squeeze=False)[0]
+        grid = figure.add_gridspec(2, 1, height_ratios=[1, 1.3])
+        _pictures(figure.add_subplot(grid[0]), first)
+        panels = grid[1].subgridspec(1, 2 if len(estimates) else 1).subplots(squeeze=False)[0]
         _scatter(panels[0], pairs)
         if len(estimates):
             _law(panels[1], estimates)
@@ -71,15 +65,24 @@ def _estimates(name: str, run: Run, arrays: dict[str, np.ndarray]) -> pd.DataFra
     return pd.DataFrame({**columns, "value": history["wasserstein_bound"]})
 
 
-def _picture(axis: Axes, image: np.ndarray) -> None:
-    if image.shape[0] == 1:
-        axis.imshow(image[0], cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
-    else:
-        axis.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-    axis.set(xticks=[], yticks=[])
-    axis.grid(visible=False)
-    for spine in axis.spines.values():
-        spine.set(visible=True, linewidth=0.4, color="0.7")
+def _pictures(axis: Axes, arrays: dict[str, np.ndarray]) -> None:
+    """Pairs above each other, their distance below; in units of a picture, of which a tenth is a gap."""
+    images, side = arrays["pair_images"], 0.9
+    for row, column in np.ndindex(*images.shape[:2]):
+        pixels = images[row, column]
+        grey = pixels.shape[0] == 1
+        options = {"cmap": "gray_r", "vmin": 0, "vmax": 255} if grey else {}
+        box = (column, column + side, 1 - row, 1 - row + side)
+        shown = pixels[0] if grey else pixels.transpose(1, 2, 0)
+        axis.imshow(shown, extent=box, interpolation="nearest", **options)
+        border = Rectangle((box[0], box[2]), side, side, fill=False, linewidth=0.4, edgecolor="0.7")
+        axis.add_patch(border)
+    for column, distance in enumerate(arrays["pair_distances"][: images.shape[1]]):
+        axis.text(column + side / 2, -0.05, f"{distance:.2f}", fontsize=7, ha="center", va="top")
+    for row in (0, 1):
+        axis.text(-0.1, 1 - row + side / 2, f"\u201c{arrays['classes'][row]}\u201d", ha="right", va="center")
+    axis.set(xlim=(-0.4, images.shape[1]), ylim=(-0.3, 2), aspect="equal")
+    axis.axis("off")
 
 
 def _scatter(axis: Axes, pairs: pd.DataFrame) -> None:
