@@ -1,5 +1,7 @@
 """Optimal transport between two classes: pairs of the exact plan, and how near a network comes to it."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -71,7 +73,7 @@ def _pictures(axis: Axes, arrays: dict[str, np.ndarray]) -> None:
     for row, column in np.ndindex(*images.shape[:2]):
         pixels = images[row, column]
         grey = pixels.shape[0] == 1
-        options = {"cmap": "gray_r", "vmin": 0, "vmax": 255} if grey else {}
+        options: dict[str, Any] = {"cmap": "gray_r", "vmin": 0, "vmax": 255} if grey else {}
         box = (column, column + side, 1 - row, 1 - row + side)
         shown = pixels[0] if grey else pixels.transpose(1, 2, 0)
         axis.imshow(shown, extent=box, interpolation="nearest", **options)
