@@ -1,0 +1,17 @@
+"""What a results folder holds, for readers: leaderboard, LaTeX tables, one page for a browser."""
+
+from lipbench.pages.latex import write_latex
+from lipbench.pages.leaderboard import leaderboard, write_leaderboard
+from lipbench.pages.page import write_page
+from lipbench.pages.runs import Problem, Run, Runs, find_runs
+
+__all__ = [
+    "Problem",
+    "Run",
+    "Runs",
+    "find_runs",
+    "leaderboard",
+    "write_latex",
+    "write_leaderboard",
+    "write_page",
+]

@@ -1,0 +1,70 @@
+"""The pictures in a results folder, with the words that travel inside of them (see `lipbench.figures.save_figure`)."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+# Screens show a figure at this many of its pixels per inch: half of those that it is saved with.
+SCALE = 0.5
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture for a page.
+
+    Attributes:
+        name: of its file, without the suffix.
+        title: its caption.
+        alt: what it shows.
+        width, height: in the pixels of a page.
+        source: the picture itself, as an address (data:).
+        files: the names of all its files.
+    """
+
+    name: str
+    title: str
+    alt: str
+    width: int
+    height: int
+    source: str
+    files: list[str]
+
+
+def pictures(folder: Path) -> tuple[list[Picture], list[str]]:
+    """Every PNG file of a folder, in the order of the names; and those that are no pictures, with the reason."""
+    found, broken = [], []
+    for path in sorted(folder.glob("*.png")):
+        try:
+            found.append(_picture(path))
+        except OSError as error:
+            broken.append(f"{path.name}: no picture ({error}). Delete it and run the report again.")
+    return found, broken
+
+
+def _picture(path: Path) -> Picture:
+    with Image.open(path) as image:
+        image.load()
+        words = {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
+        small = _small(image)
+    title = words.get("Title") or path.stem.replace("_", " ")
+    return Picture(
+        name=path.stem,
+        title=title,
+        alt=words.get("Description") or f"Figure: {title}.",
+        width=round(SCALE * image.width),
+        height=round(SCALE * image.height),
+        source="data:image/png;base64," + base64.b64encode(small).decode(),
+        files=[other.name for other in sorted(path.parent.glob(f"{path.stem}.*")) if other.stem == path.stem],
+    )
+
+
+def _small(image: Image.Image) -> bytes:
+    """A PNG file of at most 256 colours on white: a third of the bytes, and to the eye the same."""
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    file = io.BytesIO()
+    white.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
