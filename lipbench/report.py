@@ -22,8 +22,17 @@ from lipbench.figures import (
     training_comparison,
     training_curves,
 )
-from lipbench.pages import Runs, find_runs, leaderboard, write_latex, write_leaderboard, write_page
-from lipbench.results import ResultsError, read_histories
+from lipbench.pages import (
+    Runs,
+    compare_runs,
+    find_runs,
+    leaderboard,
+    write_comparison,
+    write_latex,
+    write_leaderboard,
+    write_page,
+)
+from lipbench.results import Comparison, ResultsError, read_histories
 
 
 @dataclass(frozen=True)
@@ -196,7 +205,7 @@ def draw(runs: Runs, datasets: Sequence[str], training: bool | str | Sequence[st
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def task(cfg: DictConfig) -> None:
-    """The report of one results folder."""
+    """The report of one results folder, and how it differs from another."""
     try:
         table = _report(cfg)
     except (ResultsError, FileNotFoundError) as error:
@@ -208,6 +217,10 @@ def task(cfg: DictConfig) -> None:
 
 
 def _report(cfg: DictConfig) -> pd.DataFrame:
+    """
+    Raises:
+        ResultsError: there is nothing to report; or, once everything else is written, nothing to compare.
+    """
     runs = find_runs(Path(cfg.results))
     for problem in runs.problems:
         print(f"Left out: {problem}", file=sys.stderr)
@@ -216,11 +229,27 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
     table = leaderboard(runs)
     print(write_leaderboard(table, runs))
     written = [runs.root / "leaderboard.csv", runs.root / "leaderboard.md", *write_latex(table, runs.root)]
+    comparison, failure = None, None
+    if cfg.compare is not None:
+        try:
+            comparison = _compare(runs, Path(cfg.compare))
+            written.append(runs.root / "comparison.csv")
+        except ResultsError as error:
+            failure = error
     if cfg.figures:
         written += draw(runs, list(table["dataset"].unique()), cfg.training_curves)
-    written.append(write_page(table, runs))
+    written.append(write_page(table, runs, comparison))
     print("\nWritten: " + ", ".join(map(str, written)))
+    if failure is not None:
+        raise failure
     return table
+
+
+def _compare(runs: Runs, other: Path) -> Comparison:
+    second = find_runs(other).of({run.summary["dataset"] for run in runs.finished})
+    comparison = compare_runs(runs, second)
+    print("\n" + write_comparison(comparison, runs.root))
+    return comparison
 
 
 def _only(runs: Runs, datasets: list[str]) -> Runs:
@@ -231,7 +260,9 @@ def _only(runs: Runs, datasets: list[str]) -> Runs:
     known = {run.summary["dataset"] for run in runs.finished}
     missing = [name for name in datasets if name not in known]
     if missing:
-        raise ResultsError(f"datasets={datasets}: no run of {', '.join(missing)}. There are: {', '.join(sorted(known))}.")
+        raise ResultsError(
+            f"datasets={datasets}: no run of {', '.join(missing)}. There are: {', '.join(sorted(known))}."
+        )
     return runs.of(datasets)
 
 

@@ -1,5 +1,6 @@
 """What a results folder holds, for readers: leaderboard, LaTeX tables, one page for a browser."""
 
+from lipbench.pages.comparison import compare_runs, write_comparison
 from lipbench.pages.latex import write_latex
 from lipbench.pages.leaderboard import leaderboard, write_leaderboard
 from lipbench.pages.page import write_page
@@ -9,8 +10,10 @@ __all__ = [
     "Problem",
     "Run",
     "Runs",
+    "compare_runs",
     "find_runs",
     "leaderboard",
+    "write_comparison",
     "write_latex",
     "write_leaderboard",
     "write_page",

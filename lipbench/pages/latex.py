@@ -1,7 +1,9 @@
 """The leaderboard for a paper: one LaTeX table per data set, for the package booktabs."""
 
+from collections.abc import Hashable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +21,7 @@ HEADINGS = {
     "violations": ("", "viol."),
 }
 RADII = {"rob": r"robust at $\varepsilon$", "cert": r"certified at $\varepsilon$"}
+HEAD = "% Needs \\usepackage{booktabs}. Accuracies in %; distances are L2, pixels in [0, 1]. Means over seeds."
 # Of these the best of a column is bold: the largest.
 BEST = ("accuracy", *BY_CLASS, "rob @", "cert @", "median")
 
@@ -37,17 +40,18 @@ def _tabular(rows: pd.DataFrame) -> str:
     if set(shown["variant"]) == {"default"}:
         shown = shown.drop(columns="variant")
     words = [c for c in shown if c in GROUP]
+    for column in shown.columns.drop(words):
+        # As they are read: what looks equal is equally good.
+        shown[column] = pd.to_numeric(shown[column].map(partial(written, str(column))), errors="coerce")
     headings = {c: _heading(str(c)) for c in shown}
-    best = [headings[c] for c in shown if str(c).startswith(BEST)] if len(shown) > 1 else []
-    formats = {headings[c]: partial(written, str(c)) for c in shown}
+    best: list[Hashable] = [headings[c] for c in shown if str(c).startswith(BEST)] if len(shown) > 1 else []
+    formats: dict[Any, Any] = {headings[c]: partial(written, str(c)) for c in shown}
     shown.columns = pd.MultiIndex.from_tuples(headings.values())
     look = shown.style.hide(axis="index").format(formats, escape="latex").highlight_max(best, props="textbf:--rwrap;")
     tabular: str = look.to_latex(
         hrules=True, column_format="l" * len(words) + "r" * (len(shown.columns) - len(words)), multicol_align="c"
     )
-    return "% Needs \\usepackage{booktabs}. Accuracies in %; distances are L2, pixels in [0, 1]. Means over seeds.\n" + (
-        tabular
-    )
+    return f"{HEAD}\n{tabular}"
 
 
 def _heading(column: str) -> tuple[str, str]:

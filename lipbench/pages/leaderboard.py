@@ -160,5 +160,3 @@ def _verdict(values: pd.Series) -> str | None:
     if not len(known):
         return None
     return "holds" if known.astype(bool).all() else "VIOLATED"
-
-

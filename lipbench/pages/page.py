@@ -12,10 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lipbench.pages.cards import Card, cards
+from lipbench.pages.comparison import EXPLAINED, HEADINGS, compared_rows
 from lipbench.pages.leaderboard import GROUP, hidden, written
 from lipbench.pages.pictures import pictures
 from lipbench.pages.runs import Problem, Runs
-from lipbench.results import write_text
+from lipbench.results import Comparison, write_text
 
 # Column -> group of columns, heading, what it says. Radii stand in between.
 WORDS = {
@@ -60,29 +61,40 @@ class Cell:
     value: str
 
 
-def write_page(table: pd.DataFrame, runs: Runs) -> Path:
+def write_page(table: pd.DataFrame, runs: Runs, comparison: Comparison | None = None) -> Path:
     """`report.html`: leaderboard, the figures in `figures/`, a card per network, what was left out.
 
     The same results give the same bytes.
 
     Args:
         table: as `leaderboard` returns it.
+        comparison: with another results folder, as `compare_runs` returns it.
     """
     found, broken = pictures(runs.root / "figures")
     columns = _columns(table)
-    problems = [*runs.problems, *(Problem("figures", why) for why in broken)]
+    problems = [
+        *runs.problems,
+        *(Problem(f"figures/{name}", "no picture. Delete it and run the report again.") for name in broken),
+    ]
     style, script = (_asset(name) for name in ("report.css", "report.js"))
-    page = _environment().get_template("report.html").render(
-        style=Markup(style),
-        script=Markup(script),
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
-        columns=columns,
-        groups=_groups(columns),
-        rows=_rows(table, columns, cards(runs)),
-        datasets=sorted(set(table["dataset"])),
-        pictures=found,
-        problems=problems,
-        runs=len(runs.finished),
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            style=Markup(style),
+            script=Markup(script),
+            policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
+            columns=columns,
+            groups=_groups(columns),
+            rows=_rows(table, columns, cards(runs)),
+            datasets=sorted(set(table["dataset"])),
+            pictures=found,
+            comparison=comparison
+            and {"headings": HEADINGS, "rows": compared_rows(comparison), "notes": comparison.notes},
+            explained=EXPLAINED,
+            problems=problems,
+            runs=len(runs.finished),
+        )
     )
     path = runs.root / "report.html"
     write_text(path, page)
@@ -94,7 +106,9 @@ def _columns(table: pd.DataFrame) -> list[Column]:
     columns = []
     for name in map(str, shown):
         kind, _, radius = name.partition(" @ ")
-        group, heading, meaning = (RADII[kind][0], radius, RADII[kind][1]) if radius else WORDS.get(name, ("", name, ""))
+        group, heading, meaning = (
+            (RADII[kind][0], radius, RADII[kind][1]) if radius else WORDS.get(name, ("", name, ""))
+        )
         meaning = f"{group} {radius}, {meaning}" if radius else meaning
         columns.append(Column(name, group, heading, meaning, name != "transport law"))
     return columns

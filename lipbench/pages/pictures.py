@@ -34,13 +34,13 @@ class Picture:
 
 
 def pictures(folder: Path) -> tuple[list[Picture], list[str]]:
-    """Every PNG file of a folder, in the order of the names; and those that are no pictures, with the reason."""
+    """Every PNG file of a folder, in the order of the names; and the names of those that are no pictures."""
     found, broken = [], []
     for path in sorted(folder.glob("*.png")):
         try:
             found.append(_picture(path))
-        except OSError as error:
-            broken.append(f"{path.name}: no picture ({error}). Delete it and run the report again.")
+        except OSError:
+            broken.append(path.name)
     return found, broken
 
 

@@ -109,10 +109,10 @@ def find_runs(root: Path) -> Runs:
                 )
             finished[run.key] = run
         except ResultsError as error:
-            problems.append(Problem(_name(folder, root), str(error)))
-    for path in sorted(root.glob("*/*/*/*/config.yaml")):
-        if not any((path.parent / "bounds").glob("*.csv")):
-            problems.append(Problem(_name(path.parent, root), "unfinished: it has no tables. Run it again."))
+            problems.append(Problem(_name(folder, root), str(error).replace(f"{root}/", "")))
+    begun = [path.parent for path in sorted(root.glob("*/*/*/*/config.yaml"))]
+    without = [folder for folder in begun if not any((folder / "bounds").glob("*.csv"))]
+    problems += [Problem(_name(folder, root), "unfinished: it has no tables. Run it again.") for folder in without]
     if not finished:
         listed = "".join(f"\n  {problem}" for problem in problems)
         raise ResultsError(f"{root} holds no finished run. Make some: make benchmark, or {_example(root)}{listed}")
