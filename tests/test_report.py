@@ -1,216 +1,190 @@
-"""The report of a results folder: what is broken is listed, the page in a real browser, tables for papers."""
+"""What the report writes besides its page: leaderboard, LaTeX, figures with words and data; what it leaves out."""
 
-import itertools
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import subprocess
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from PIL import Image
+from runs_on_disk import IMAGES, make
 
-from lipbench.pages import find_runs, leaderboard, write_page
-from lipbench.results import bounds_table, write_bounds, write_json, write_summary, write_text
-
-IMAGES = 40
-
-
-def make(root: Path, name: str, shift: float = 0.0, seed: int = 0, dataset: str = "data", **facts: Any) -> Path:
-    """A run without a network: a certificate, and two attacks that keep the law."""
-    folder = root / dataset / name / str(seed) if "/" in name else root / dataset / name / "default" / str(seed)
-    random = np.random.default_rng([len(name), seed])
-    lower = np.round(random.uniform(0.1, 2.0, IMAGES) + shift, 3)
-    labels = np.arange(IMAGES) % 2
-    for method, side, distances in (
-        ("certificate", "lower", lower),
-        ("fgm", "upper", lower * 1.5),
-        ("alma", "upper", lower * 1.1),
-    ):
-        images = None if side == "lower" else IMAGES
-        table = bounds_table(range(IMAGES), labels, labels, method, side, distances)
-        write_bounds(folder, table, {"network": "0", "method": method, "options": {}, "images": images})
-    write_text(folder / "config.yaml", f"loss:\n  margin: 1.0\nmodel:\n  widths:\n  - 64\n  - 32\nseed: {seed}\n")
-    write_json(folder / "environment.json", {"python": "3.11", "packages": {"torch": "2.13"}, "commit": "abc"})
-    write_text(folder / "costs.csv", "method,seconds,passes\ntraining,12.5,1000\nfgm,0.5,12\n")
-    write_json(folder / "data.json", {"shape": [1, 2, 2], "test": {"images": IMAGES, "hash": "00"}})
-    write_summary(folder, {"lipschitz": 1.0, "flags": [], **facts}, {"training": 12.5, "fgm": 0.5})
-    return folder
+from lipbench import report
+from lipbench.commandline import CONF
+from lipbench.figures import save_figure
+from lipbench.figures.data import drawn
+from lipbench.pages import find_runs, leaderboard, write_latex, write_page
+from lipbench.pages.cards import cards
+from lipbench.results import ResultsError, read_json, table_hashes, write_json
 
 
-FLAG = {"name": "zero_gradients", "severity": "warning", "message": "<b>half</b> of them", "method": "fgm"}
+def run_report(*options: str) -> pd.DataFrame:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return report._report(compose("report", overrides=list(options)))
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    """Three networks on two data sets, one of them broken, and two figures."""
-    root = tmp_path_factory.mktemp("results")
-    make(root, "hkr_cnn", 1.0)
-    make(root, "hkr_cnn", 1.0, seed=1)
-    make(root, "plain_cnn", 0.0, flags=[FLAG])
-    make(root, "hkr_mlp/model.widths=_64_32_,loss.margin=1", 2.0, dataset="other")
-    (make(root, "cut") / "bounds" / "fgm.csv").write_text("index,label\n0,0\n")
-    (root / "figures").mkdir()
-    Image.new("RGB", (3000, 600), "white").save(root / "figures" / "wide_figure.png")
-    (root / "figures" / "broken.png").write_text("no picture")
-    runs = find_runs(root)
-    write_page(leaderboard(runs), runs)
-    return root
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install lipbench[dev]")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium here: apt install chromium")
-    with api.sync_playwright() as playwright:
-        # As root, as in a container, Chromium starts without its sandbox alone.
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def page(browser, results) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 390, "height": 800})
-    opened = context.new_page()
-    opened.asked, opened.errors = [], []
-    opened.on("request", lambda request: opened.asked.append(request.url))
-    opened.on("console", lambda message: opened.errors.append(message.text))
-    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
-    opened.goto((results / "report.html").as_uri())
-    yield opened
-    assert opened.errors == []
-    context.close()
-
-
-def shown(page, column: int = 0) -> list[str]:
-    rows = page.locator("#board tbody tr:visible")
-    return [rows.nth(i).locator("th, td").nth(column).inner_text().split("\n")[0] for i in range(rows.count())]
-
-
-def test_the_page_asks_for_nothing_but_itself(page, results):
-    for details in page.locator("details > summary").all():
-        details.click()
-    assert {url.partition(":")[0] for url in page.asked if not url.endswith("/report.html")} <= {"data"}
-    # And could not: the browser refuses what is written into the page from outside.
-    page.evaluate("document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/x.png', id: 'foreign'}))")
-    page.wait_for_timeout(50)
-    assert page.evaluate("document.getElementById('foreign').naturalWidth") == 0
-    assert any("Content Security Policy" in text for text in page.errors)
-    page.errors.clear()
-
-
-def test_nothing_overflows_a_phone(page):
-    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
-    assert page.evaluate("document.documentElement.scrollWidth") == 390
-    box = page.locator("#board").locator("..")
-    assert box.evaluate("(box) => box.scrollWidth > box.clientWidth"), "a wide table scrolls inside of its box"
-    assert page.locator("figure img").evaluate("(img) => img.clientWidth") == 640
-
-
-def test_columns_sort_by_click_and_by_keyboard(page):
-    button = page.get_by_role("button", name="certificate", exact=False).first
-    head = page.locator("#board th[aria-sort]", has=button)
-    assert head.get_attribute("aria-sort") == "none"
-    button.click()
-    assert head.get_attribute("aria-sort") == "descending"
-    best = shown(page)
-    assert best == ["hkr_mlp", "hkr_cnn", "plain_cnn"]
-    button.focus()
-    page.keyboard.press("Enter")
-    assert head.get_attribute("aria-sort") == "ascending"
-    assert shown(page) == best[::-1]
-    page.get_by_role("button", name="experiment").focus()
-    page.keyboard.press("Space")
-    assert shown(page) == ["hkr_cnn", "hkr_mlp", "plain_cnn"]
-    assert head.get_attribute("aria-sort") == "none"
-    assert page.locator("#board th[aria-sort=ascending]").count() == 1
-
-
-def test_rows_are_filtered_by_words_and_data_set(page):
-    page.get_by_label("Search").fill("HKR")
-    assert shown(page) == ["hkr_cnn", "hkr_mlp"]
-    assert page.locator("#count").inner_text() == "2 of 3"
-    page.get_by_label("Data set").select_option("other")
-    assert shown(page) == ["hkr_mlp"]
-    page.get_by_label("Search").fill("plain")
-    assert shown(page) == []
-    page.get_by_role("button", name="Show all").click()
-    assert len(shown(page)) == 3
-
-
-def test_what_a_reader_without_eyes_or_mouse_needs(page):
-    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((h) => Number(h.tagName[1]))")
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), "no level is left out"
-    assert page.evaluate("[...document.images].every((image) => image.alt)")
-    assert {name: page.locator(name).count() for name in ("header", "nav", "main", "footer")} == dict.fromkeys(
-        ("header", "nav", "main", "footer"), 1
+def test_a_folder_with_nothing_says_what_to_do(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "lipbench.report", f"results={tmp_path}/none"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((node) => node.id)")
-    assert len(ids) == len(set(ids))
-    links = page.evaluate(
-        "[...document.querySelectorAll('a[href^=\"#\"]')].map((a) => a.getAttribute('href').slice(1))"
+    assert done.returncode == 1
+    assert "python -m lipbench.run experiment=" in done.stderr
+    assert "Traceback" not in done.stderr
+    (tmp_path / "data/a/default/0").mkdir(parents=True)
+    (tmp_path / "data/a/default/0/config.yaml").write_text("seed: 0\n")
+    with pytest.raises(ResultsError, match=r"no finished run.*make benchmark(.|\n)*data/a/default/0: unfinished"):
+        find_runs(tmp_path)
+
+
+def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
+    make(tmp_path, "good")
+    (make(tmp_path, "columns") / "bounds/fgm.csv").write_text("index,label\n0,0\n")
+    folder = make(tmp_path, "cell")
+    (folder / "bounds/fgm.csv").write_text((folder / "bounds/fgm.csv").read_text().replace("l2,", "l2,x", 1))
+    (make(tmp_path, "json") / "summary.json").write_text("{")
+    (make(tmp_path, "list") / "summary.json").write_text("[]")
+    (make(tmp_path, "history") / "history.csv").write_text("")
+    old = make(tmp_path, "old") / "summary.json"
+    write_json(old, {key: value for key, value in read_json(old).items() if key != "tightness"})
+    for name in ("columns", "cell"):  # newer than its summary, but for the hash
+        path = tmp_path / f"data/{name}/default/0/summary.json"
+        held = read_json(path)
+        write_json(path, {**held, "tables": table_hashes(path.parent)})
+    (make(tmp_path, "card") / "config.yaml").write_text("a: [1\n")
+    (tmp_path / "data/card/default/0/costs.csv").write_text("nothing\n")
+    (tmp_path / "data/card/default/0/environment.json").unlink()
+    table = run_report(f"results={tmp_path}")
+    assert table["experiment"].tolist() == ["card", "good"]
+    told = capsys.readouterr()
+    left_out = {line.split("/")[1]: line for line in told.err.splitlines()}
+    assert set(left_out) == {"columns", "cell", "json", "list", "history", "old"}
+    assert "lacks tightness" in left_out["old"]
+    assert "expected" in left_out["columns"]
+    assert str(tmp_path) not in (tmp_path / "report.html").read_text()
+    for written in ("report.html", "leaderboard.md"):
+        text = (tmp_path / written).read_text()
+        assert all(f"data/{name}/default/0" in text for name in left_out)
+    (card, _) = cards(find_runs(tmp_path))
+    assert {text.split()[0] for text in card.cautions} == {"config.yaml", "costs.csv", "environment.json"}
+
+
+def test_an_unknown_data_set_is_answered_with_those_there_are(tmp_path):
+    make(tmp_path, "a")
+    with pytest.raises(ResultsError, match=r"no run of dta\. There are: data"):
+        run_report(f"results={tmp_path}", "datasets=[dta]")
+
+
+def test_the_same_run_twice_is_not_two_seeds(tmp_path):
+    make(tmp_path / "one", "a")
+    make(tmp_path / "two", "a")
+    runs = find_runs(tmp_path)
+    assert leaderboard(runs)["seeds"].tolist() == [1]
+    assert "the same run as one/data/a/default/0" in str(runs.problems[0])
+
+
+def test_a_violation_is_loud(tmp_path):
+    folder = make(tmp_path, "a")
+    summary = read_json(folder / "summary.json")
+    write_json(folder / "summary.json", {**summary, "violations": 3, "transport_law": False})
+    (folder / "violations.csv").write_text(
+        "index,norm,lower_method,lower,upper_method,upper\n7,l2,certificate,2,fgm,1\n"
     )
-    assert set(links) <= set(ids)
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    runs = find_runs(tmp_path)
+    text = write_page(leaderboard(runs), runs).read_text()
+    assert "sandwich law VIOLATED" in text
+    assert "transport law VIOLATED" in text
+    assert text.count(' alarm" data-value=') == 2, "violations and law in the leaderboard"
+    (card,) = cards(runs)
+    assert card.violations[1] == ["0", "7", "l2", "certificate", "2", "fgm", "1"]
 
 
-# Of every text that is seen: its contrast as WCAG 2 defines it, and the beginning of its element.
-CONTRAST = """() => {
-  const size = {width: 1, height: 1};
-  const canvas = Object.assign(document.createElement("canvas"), size).getContext("2d", {willReadFrequently: true});
-  const rgba = (color) => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = color;
-    canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
-  };
-  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const luminance = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
-  const behind = (node) => {
-    for (; node; node = node.parentElement) {
-      const color = rgba(getComputedStyle(node).backgroundColor);
-      if (color[3] === 255) return color;
+def test_how_to_make_a_network_again(tmp_path):
+    make(tmp_path, "hkr/loss.margin=1,model.widths=_64_32_")
+    make(tmp_path, "hkr/" + "a" * 100 + "-0123456789abcdef")
+    make(tmp_path, "mine", source="net.py:build")
+    commands = {
+        card.experiment + card.variant[:4]: (card.command, card.cautions) for card in cards(find_runs(tmp_path))
     }
-  };
-  const has_text = (node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
-  return [...document.querySelectorAll("body *")].filter((n) => n.checkVisibility() && has_text(n)).map((n) => {
-    const pair = [rgba(getComputedStyle(n).color), behind(n)].map(luminance).sort((a, b) => a - b);
-    return [(pair[1] + 0.05) / (pair[0] + 0.05), n.outerHTML.slice(0, 80)];
-  });
-}"""
+    assert commands["hkrloss"][0] == (
+        "python -m lipbench.run experiment=data/hkr seed=0 loss.margin=1 'model.widths=[64,32]' "
+        f"'attack=[alma,fgm]' images={IMAGES}"
+    )
+    assert commands["hkraaaa"][0] == ""
+    assert "cut short" in commands["hkraaaa"][1][0]
+    assert commands["minedefa"][0].startswith("python -m lipbench.evaluate model=net.py:build dataset=data name=mine")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_the_contrast_of_wcag_aa(page, scheme):
-    page.emulate_media(color_scheme=scheme)
-    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
-    measured = page.evaluate(CONTRAST)
-    assert len(measured) > 100
-    assert min(measured)[0] >= 4.5, min(measured)
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (dark == "rgb(20, 23, 26)") == (scheme == "dark")
+def test_latex_tables_are_booktabs_with_the_best_in_bold(tmp_path):
+    make(tmp_path, "small_one", 0.0)
+    make(tmp_path, "large_one", 2.0)
+    make(tmp_path, "alone", dataset="other")
+    table = leaderboard(find_runs(tmp_path))
+    paths = write_latex(table, tmp_path)
+    assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex"]
+    head, begin, *lines, end = paths[0].read_text().strip().splitlines()
+    assert "booktabs" in head
+    assert begin.startswith(r"\begin{tabular}{lr")
+    assert end == r"\end{tabular}"
+    assert [line for line in lines if line.startswith("\\") and "rule" in line] == [
+        "\\toprule",
+        "\\midrule",
+        "\\bottomrule",
+    ]
+    (large,) = [line for line in lines if line.startswith(r"large\_one")]
+    (small,) = [line for line in lines if line.startswith(r"small\_one")]
+    assert rf"\textbf{{{table['median certificate'].max():.3f}}}" in large
+    assert r"\textbf{100.0}" in large, "accuracies that look alike are equally good"
+    assert r"\textbf{100.0}" in small
+    assert small.count("textbf") < large.count("textbf")
+    columns = begin.split("{")[2].strip("}")
+    assert all(line.count("&") == len(columns) - 1 for line in (large, small))
+    assert "textbf" not in paths[1].read_text()
 
 
-def test_the_page_says_what_each_network_is(results):
-    text = (results / "report.html").read_text()
-    assert "python -m lipbench.run -m experiment=data/hkr_cnn seed=0,1" in text
-    assert "&#39;model.widths=[64,32]&#39; loss.margin=1" in text, "brackets are those of the configuration"
-    assert "zero_gradients" in text
-    assert "&lt;b&gt;half&lt;/b&gt;" in text
-    assert "2.13" in text
-    assert "data/cut/default/0" in text, "a broken run is listed"
-    assert "broken.png" in text
+def figure() -> Figure:
+    made = Figure()
+    left, right = made.subplots(1, 2)
+    left.plot([0, 1, 2, 3], [5, 5, 5, 4], label="curve")
+    left.axhline(9)  # of no data
+    left.set_title("left\npanel")
+    right.scatter([1, 2], [3, 4], label="dots")
+    right.bar([1], [7], label="bar")
+    right.barh([1], [8], label="lying")
+    right.set(xlabel="x", ylabel="y")
+    return made
 
 
-def test_the_same_results_give_the_same_bytes_wherever_they_lie(results, tmp_path):
-    shutil.copytree(results, tmp_path / "elsewhere")
-    runs = find_runs(tmp_path / "elsewhere")
-    path = write_page(leaderboard(runs), runs)
-    assert path.read_bytes() == (results / "report.html").read_bytes()
+def test_the_data_of_a_figure_are_what_it_draws():
+    rows = [tuple(row) for row in drawn(figure()).to_numpy()]
+    assert rows[:3] == [("left panel", "curve", 0, 5), ("left panel", "curve", 2, 5), ("left panel", "curve", 3, 4)]
+    assert rows[3:] == [
+        ("y / x", "dots", 1, 3),
+        ("y / x", "dots", 2, 4),
+        ("y / x", "bar", 1, 7),
+        ("y / x", "lying", 8, 1),
+    ]
+    picture = Figure()
+    picture.subplots().imshow(np.zeros((2, 2)))
+    assert drawn(picture).empty
+
+
+def test_a_figure_carries_its_words_and_is_the_same_every_time(tmp_path):
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        files.append(save_figure(figure(), tmp_path / name / "f", title="T & t", alt="what is seen"))
+    assert [path.suffix for path in files[0]] == [".png", ".pdf", ".csv"]
+    for one, two in zip(*files, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+    with Image.open(files[0][0]) as image:
+        assert image.text["Title"] == "T & t"
+        assert image.text["Description"] == "what is seen"
+    assert b"what is seen" in files[0][1].read_bytes()
+    given = save_figure(figure(), tmp_path / "g", data=pd.DataFrame({"a": [1]}))
+    assert given[-1].read_text() == "a\n1\n"
+    assert len(save_figure(figure(), tmp_path / "h", data=pd.DataFrame())) == 2

@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from lipbench.health import Flag
-from lipbench.pages.leaderboard import GROUP, flags_of
+from lipbench.pages.leaderboard import GROUP
 from lipbench.pages.runs import Run, Runs
 from lipbench.results import ResultsError, read_json
 
@@ -29,12 +30,13 @@ class Card:
     Attributes:
         seeds: one row per seed, as text, the headings first.
         command: makes the runs again; "" where it cannot be told.
-        caution: what the command may not give back.
+        cautions: what the command may not give back; files that cannot be read.
         configuration: as YAML, of the first seed.
         environment: name -> value, of all seeds.
         costs: one row per method, as text, the headings first.
         flags: run's seed and flag.
-        violations: rows of `violations.csv`, the headings first; the law holds where it is empty.
+        is_violated: whether the sandwich law does not hold.
+        violations: the first rows of `violations.csv`, the headings first.
         law: what is said of the optimal-transport law.
     """
 
@@ -43,11 +45,12 @@ class Card:
     variant: str
     seeds: list[list[str]]
     command: str
-    caution: str
+    cautions: list[str]
     configuration: str
     environment: list[tuple[str, str]]
     costs: list[list[str]]
     flags: list[tuple[Any, Flag]]
+    is_violated: bool
     violations: list[list[str]]
     law: str
 
@@ -66,22 +69,35 @@ def cards(runs: Runs) -> list[Card]:
 
 
 def _card(runs: Sequence[Run]) -> Card:
-    first = runs[0].folder
-    configuration = _read(first / "config.yaml")
-    command, caution = _command(runs, OmegaConf.to_container(OmegaConf.create(configuration)))
+    cautions: list[str] = []
+    configuration = _configuration(runs[0].folder / "config.yaml", cautions)
     laws = {run.summary.get("transport_law") for run in runs}
     return Card(
         **{column: str(runs[0].summary[column]) for column in GROUP},
         seeds=_seeds(runs),
-        command=command,
-        caution=caution,
-        configuration=configuration,
-        environment=_environment(runs),
-        costs=_costs(runs),
-        flags=[(run.summary["seed"], flag) for run in runs for flag in flags_of(run)],
-        violations=_violations(runs),
+        command=_command(runs, configuration, cautions),
+        configuration=OmegaConf.to_yaml(OmegaConf.create(configuration)) if configuration else "",
+        environment=_environment(runs, cautions),
+        costs=_costs(runs, cautions),
+        flags=[(run.summary["seed"], flag) for run in runs for flag in run.flags],
+        is_violated=any(run.summary["violations"] for run in runs),
+        violations=_violations(runs, cautions),
         law="VIOLATED" if False in laws else "holds" if True in laws else "not tested",
+        cautions=cautions,
     )
+
+
+def _configuration(path: Path, cautions: list[str]) -> Any:
+    """What the network depends on, as plain containers."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError):
+        cautions.append(_unread(path))
+        return {}
+
+
+def _unread(path: Path) -> str:
+    return f"{path.name} of seed {path.parent.name} cannot be read."
 
 
 def _seeds(runs: Sequence[Run]) -> list[list[str]]:
@@ -97,26 +113,26 @@ def _seeds(runs: Sequence[Run]) -> list[list[str]]:
     return rows
 
 
-def _command(runs: Sequence[Run], configuration: Any) -> tuple[str, str]:
-    """The command that makes the runs again, and what it may not give back."""
+def _command(runs: Sequence[Run], configuration: Any, cautions: list[str]) -> str:
+    """The command that makes the runs again."""
     summary, seeds = runs[0].summary, [str(run.summary["seed"]) for run in runs]
     methods = _methods(runs[0].folder)
     attacks = [name for name, images in methods.items() if images is not None]
-    limits = sorted({images for images in methods.values() if images is not None})
-    options = [f"attack=[{','.join(attacks)}]", *(f"images={limit}" for limit in limits[:1])]
     certificates = [name for name, images in methods.items() if images is None]
+    options = [f"attack=[{','.join(attacks)}]", *(f"images={methods[name]}" for name in attacks[:1])]
     if certificates != ["certificate"]:
         options.append(f"certificate=[{','.join(certificates)}]")
     if "source" in summary:
+        cautions.append("Run it where the model's file is, with checkpoint= if it had one.")
         wanted = [f"model={summary['source']}", f"dataset={summary['dataset']}", f"name={summary['experiment']}"]
-        caution = "Run it where the model's file is, with checkpoint= if it had one."
-        return _joined(["python", "-m", "lipbench.evaluate", *wanted, *options]), caution
+        return _joined(["python", "-m", "lipbench.evaluate", *wanted, *options])
     overrides = _overrides(str(summary["variant"]), configuration)
     if overrides is None:
-        return "", "The name of this variant is cut short: its options are those of the configuration below."
+        cautions.append("The name of this variant is cut short: its options are those of the configuration below.")
+        return ""
     sweep = ["-m"] if len(seeds) > 1 else []
     wanted = [f"experiment={summary['dataset']}/{summary['experiment']}", f"seed={','.join(seeds)}"]
-    return _joined(["python", "-m", "lipbench.run", *sweep, *wanted, *overrides, *options]), ""
+    return _joined(["python", "-m", "lipbench.run", *sweep, *wanted, *overrides, *options])
 
 
 def _joined(words: Sequence[str]) -> str:
@@ -155,30 +171,31 @@ def _overrides(variant: str, configuration: Any) -> list[str] | None:
     return overrides
 
 
-def _environment(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _environment(runs: Sequence[Run], cautions: list[str]) -> list[tuple[str, str]]:
     """Name -> value; where seeds differ, all of their values."""
     known: dict[str, dict[str, None]] = {}
     for run in runs:
         path = run.folder / "environment.json"
         try:
-            held = read_json(path) if path.exists() else {}
-        except ResultsError:
-            held = {}
-        for key, value in {**held, **held.get("packages", {})}.items():
-            if key != "packages":
-                known.setdefault(key, {})[str(value)] = None
+            held = dict(read_json(path))
+            packages = dict(held.pop("packages", {}))
+        except (OSError, TypeError, ValueError):
+            cautions.append(_unread(path))
+            continue
+        for key, value in {**held, **packages}.items():
+            known.setdefault(key, {})[str(value)] = None
     return [(key, ", ".join(values)) for key, values in sorted(known.items())]
 
 
-def _costs(runs: Sequence[Run]) -> list[list[str]]:
+def _costs(runs: Sequence[Run], cautions: list[str]) -> list[list[str]]:
     """Seconds and passes of the training and of each method, means over the seeds."""
     tables = []
     for run in runs:
         path = run.folder / "costs.csv"
         try:
-            tables.append(pd.read_csv(path).set_index("method")[["seconds", "passes"]])
+            tables.append(pd.read_csv(path).set_index("method")[["seconds", "passes"]].astype(float))
         except (OSError, ValueError, KeyError):
-            continue
+            cautions.append(_unread(path))
     if not tables:
         return []
     means = pd.concat(tables).groupby(level=0, sort=False).mean()
@@ -186,16 +203,16 @@ def _costs(runs: Sequence[Run]) -> list[list[str]]:
     return [["method", "seconds", "images through the network"], *rows]
 
 
-def _violations(runs: Sequence[Run]) -> list[list[str]]:
+def _violations(runs: Sequence[Run], cautions: list[str]) -> list[list[str]]:
     rows: list[list[str]] = []
     for run in runs:
         path = run.folder / "violations.csv"
-        if path.exists():
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if run.summary["violations"]:
+            try:
+                table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            except (OSError, ValueError):
+                cautions.append(_unread(path))
+                continue
             rows = rows or [["seed", *table]]
             rows += [[str(run.summary["seed"]), *row] for row in table.head(SHOWN).to_numpy().tolist()]
     return rows
-
-
-def _read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""

@@ -1,6 +1,6 @@
 """Two results folders side by side: `comparison.csv`, a text for the terminal, a section of the page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,6 @@ import pandas as pd
 from lipbench.pages.runs import Runs
 from lipbench.results import COMBINED, RUN_COLUMNS, Comparison, compare, write_text
 
-EXPLAINED = (
-    "Paired by data set, experiment, variant, seed, method and image; accuracies are certified (of a certificate) or "
-    "robust (of an attack), in percent, distances L2. Difference: first - second. Interval: 95 %, images resampled. "
-    "Spread: standard deviation of the difference over the seeds."
-)
 NETWORK = RUN_COLUMNS[:3]
 HEADINGS = [
     "network",
@@ -45,13 +40,23 @@ def compare_runs(first: Runs, second: Runs) -> Comparison:
     """
     folders = [[run.folder for run in runs.finished] for runs in (first, second)]
     found = compare(folders[0], folders[1], sorted(_radii(first) & _radii(second)))
-    found.notes.extend(f"second folder, {problem}" for problem in second.problems)
-    return found
+    notes = [*found.notes, *(f"{second.root.name}, {problem}" for problem in second.problems)]
+    return replace(found, first=first.root.name, second=second.root.name, notes=notes)
 
 
 def _radii(runs: Runs) -> set[float]:
     names = ("certified_accuracy", "robust_accuracy")
     return {float(eps) for run in runs.finished for name in names for eps in (run.summary[name] or {})}
+
+
+def explained(comparison: Comparison) -> str:
+    """What the columns say."""
+    return (
+        f"First: {comparison.first}; second: {comparison.second}. Paired by data set, experiment, variant, seed, "
+        "method and image. Accuracies are certified (of a certificate) or robust (of an attack), in percent; distances "
+        "are L2. Difference: first - second. Interval: 95 %, images resampled. Spread: standard deviation of the "
+        "difference over the seeds."
+    )
 
 
 def write_comparison(comparison: Comparison, root: Path) -> str:
@@ -60,7 +65,11 @@ def write_comparison(comparison: Comparison, root: Path) -> str:
     rows = compared_rows(comparison)
     table = pd.DataFrame([row.cells for row in rows], columns=HEADINGS)
     numbers = ["left"] * 3 + ["right"] * (len(HEADINGS) - 3)
-    parts = ["# Comparison", EXPLAINED, table.to_markdown(index=False, disable_numparse=True, colalign=numbers)]
+    parts = [
+        "# Comparison",
+        explained(comparison),
+        table.to_markdown(index=False, disable_numparse=True, colalign=numbers),
+    ]
     return "\n\n".join([*parts, *(f"* {note}" for note in comparison.notes)])
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench.health import Flag
-from lipbench.pages.runs import Run, Runs
+from lipbench.pages.runs import Runs
 from lipbench.results import RUN_COLUMNS, write_text
 
 GROUP = RUN_COLUMNS[:3]
@@ -59,14 +58,9 @@ def leaderboard(runs: Runs) -> pd.DataFrame:
     return table.reset_index()
 
 
-def flags_of(run: Run) -> list[Flag]:
-    """The health flags of a run (see `lipbench.health`); summaries that are older than the flags have none."""
-    return [Flag(**flag) for flag in run.summary.get("flags", [])]
-
-
 def write_leaderboard(table: pd.DataFrame, runs: Runs) -> str:
     """`leaderboard.csv` with all digits and `leaderboard.md` for readers, whose text is returned."""
-    lines = [f"* {'/'.join(map(str, run.key))}: {flag}" for run in runs.finished for flag in flags_of(run)]
+    lines = [f"* {'/'.join(map(str, run.key))}: {flag}" for run in runs.finished for flag in run.flags]
     parts = [*_markdown(table), *_flags(lines)]
     if runs.problems:
         parts += ["## Left out", "\n".join(f"* {problem}" for problem in runs.problems)]

@@ -9,10 +9,9 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from lipbench.pages.cards import Card, cards
-from lipbench.pages.comparison import EXPLAINED, HEADINGS, compared_rows
+from lipbench.pages.comparison import HEADINGS, compared_rows, explained
 from lipbench.pages.leaderboard import GROUP, hidden, written
 from lipbench.pages.pictures import pictures
 from lipbench.pages.runs import Problem, Runs
@@ -81,17 +80,15 @@ def write_page(table: pd.DataFrame, runs: Runs, comparison: Comparison | None = 
         _environment()
         .get_template("report.html")
         .render(
-            style=Markup(style),
-            script=Markup(script),
+            style=style,
+            script=script,
             policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
             columns=columns,
             groups=_groups(columns),
             rows=_rows(table, columns, cards(runs)),
             datasets=sorted(set(table["dataset"])),
             pictures=found,
-            comparison=comparison
-            and {"headings": HEADINGS, "rows": compared_rows(comparison), "notes": comparison.notes},
-            explained=EXPLAINED,
+            comparison=comparison and _compared(comparison),
             problems=problems,
             runs=len(runs.finished),
         )
@@ -99,6 +96,11 @@ def write_page(table: pd.DataFrame, runs: Runs, comparison: Comparison | None = 
     path = runs.root / "report.html"
     write_text(path, page)
     return path
+
+
+def _compared(comparison: Comparison) -> dict[str, Any]:
+    rows = compared_rows(comparison)
+    return {"explained": explained(comparison), "headings": HEADINGS, "rows": rows, "notes": comparison.notes}
 
 
 def _columns(table: pd.DataFrame) -> list[Column]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from lipbench.health import Flag
 from lipbench.results import (
     RUN_COLUMNS,
     ResultsError,
@@ -40,10 +41,12 @@ class Run:
     Attributes:
         folder: where it lies; its last four parts are its key.
         summary: as in `summary.json`, with the key of the folder.
+        flags: its health flags (see `lipbench.health`); summaries that are older than the flags have none.
     """
 
     folder: Path
     summary: dict[str, Any]
+    flags: list[Flag]
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -132,18 +135,20 @@ def _run(folder: Path) -> Run:
     Raises:
         ResultsError: it is unfinished or broken.
     """
-    summary = read_summary(folder)
-    if summary is None:
-        raise ResultsError("unfinished: summary.json is missing or older than a table. Run it again.")
-    missing = [name for name in NEEDED if name not in summary]
-    if missing:
-        raise ResultsError(f"summary.json lacks {', '.join(missing)}. Delete it and run the experiment again.")
     try:
+        summary = read_summary(folder)
+        if summary is None:
+            raise ResultsError("unfinished: summary.json is missing or older than a table. Run it again.")
+        missing = [name for name in NEEDED if name not in summary]
+        if missing:
+            raise ResultsError(f"summary.json lacks {', '.join(missing)}. Delete it and run the experiment again.")
         if not len(read_bounds(folder)):
             raise ResultsError("its tables are empty. Run it again with force=true.")
         read_histories(folder)
+        flags = [Flag(**flag) for flag in summary.get("flags", [])]
     except ResultsError:
         raise
-    except ValueError as error:  # a cell that is no number, a file without columns
-        raise ResultsError(f"a table cannot be read ({error}). Run it again with force=true.") from error
-    return Run(folder, {**summary, **run_key(folder)})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        # A cell that is no number, a file without columns, JSON of another form.
+        raise ResultsError(f"one of its files cannot be read ({error}). Run it again with force=true.") from error
+    return Run(folder, {**summary, **run_key(folder)}, flags)

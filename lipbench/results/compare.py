@@ -45,10 +45,13 @@ class Comparison:
             for an attack, at epsilon) or "mean distance"; first and second are the two means, difference is first -
             second, low and high its confidence interval, spread its standard deviation over the seeds (NaN for one).
         notes: what was not compared, or not checked, and why.
+        first, second: what the two folders are called.
     """
 
     table: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    first: str = "the first folder"
+    second: str = "the second folder"
 
 
 def compare(
