@@ -30,7 +30,7 @@ from lipbench.layers import bake
 from lipbench.losses import binary_function
 from lipbench.results import LawViolation, violations
 from lipbench.state import duplicate, float32_products, same_random_numbers
-from lipbench.transport import wasserstein
+from lipbench.transport import LIMIT, equal_samples, wasserstein
 
 ATTACKS: dict[str, Attack] = {
     "fgsm": attack_room.fgsm,
@@ -154,7 +154,7 @@ def check(table: pd.DataFrame) -> None:
 
 
 @float32_products()
-def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int = 500) -> dict[str, Any]:
+def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int = LIMIT) -> dict[str, Any]:
     """The second law, for a two-class network: KR estimate / Lipschitz bound <= exact Wasserstein-1 distance of the
     classes.
 
@@ -165,11 +165,10 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
             whether it holds.
         Empty for more than two classes, or where a class is missing.
     """
-    first = [(labels == k).nonzero()[:limit, 0] for k in (0, 1)]
-    size = min(len(rows) for rows in first)
-    if int(labels.max()) > 1 or not size:
+    rows = equal_samples(labels.numpy(), limit)
+    if rows is None:
         return {}
-    samples = [model_images(model, images[rows[:size]]) for rows in first]
+    samples = [model_images(model, images[torch.from_numpy(chosen)]) for chosen in rows]
     with torch.no_grad():
         if model(samples[0][:1].clone()).shape[1] != 2:
             return {}

@@ -4,9 +4,11 @@ loaded.
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import hydra
 import pandas as pd
@@ -15,14 +17,21 @@ from omegaconf import DictConfig
 
 from lipbench.commandline import CONF, CommandError, check_overrides
 from lipbench.figures import (
+    FIGURES,
+    Drawing,
+    Recipe,
+    Results,
     accuracy_curves,
     best_variants,
     construction_comparison,
+    drawings,
+    drawn,
     save_figure,
     training_comparison,
     training_curves,
 )
 from lipbench.pages import (
+    Problem,
     Runs,
     compare_runs,
     find_runs,
@@ -35,99 +44,64 @@ from lipbench.pages import (
 from lipbench.results import Comparison, ResultsError, read_histories
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of the report, with its words.
-
-    Attributes:
-        name: of its files, `figures/<name>.{png,pdf,csv}`.
-        figure: as a function of `lipbench.figures` returns it.
-        title: a caption of one line.
-        alt: what it shows, for readers who do not see it.
-        data: the numbers behind it; None: those that it draws.
-    """
-
-    name: str
-    figure: Figure
-    title: str
-    alt: str
-    data: pd.DataFrame | None = None
+def _accuracy(results: Results) -> tuple[Figure, pd.DataFrame]:
+    figure = accuracy_curves(results.tables, title=f"{results.datasets[0]}: accuracy against epsilon")
+    return figure, drawn(figure)
 
 
-def drawings(runs: Runs, datasets: Sequence[str], training: bool | str | Sequence[str]) -> Iterator[Drawing]:
-    """Every figure that the report draws: a new one is one more line here.
-
-    Args:
-        datasets: those to draw.
-        training: whether each run's training is drawn as well; or the names of the experiments whose is.
-
-    Raises:
-        ResultsError: an experiment that has no history.
-    """
-    rows, histories = runs.tables(), runs.histories()
-    chosen = _chosen(training, sorted(set(histories["experiment"])))
-    for dataset in datasets:
-        yield _accuracy(dataset, rows[rows["dataset"] == dataset])
-        mine = histories[histories["dataset"] == dataset]
-        if len(mine):
-            yield _training(dataset, mine)
-        for experiment, eps, table in constructions(runs, dataset):
-            yield _constructions(f"{dataset}/{experiment}", eps, table)
-    for run in runs.of(datasets).finished:
-        if run.summary["experiment"] in chosen:
-            # Read alone, the layers of a run keep their order.
-            history = read_histories(run.folder)
-            if len(history):
-                yield _training_of_run(" ".join(map(str, run.key)), history)
+def _training(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+    histories = results.histories.dropna(axis=1, how="all")
+    if not len(histories):
+        return None
+    return training_comparison(histories, title=f"{results.datasets[0]}: training"), histories
 
 
-def _accuracy(dataset: str, rows: pd.DataFrame) -> Drawing:
-    title = f"{dataset}: accuracy against epsilon"
-    experiments = ", ".join(sorted(set(rows["experiment"])))
-    return Drawing(
-        f"accuracy_{dataset}",
-        accuracy_curves(rows, title=title),
-        title,
-        f"Curves of accuracy, falling as the L2 norm of the perturbation grows, one panel per network ({experiments}): "
-        "one curve per attack, the combined attack in black, the certificate dashed below it.",
-    )
-
-
-def _training(dataset: str, histories: pd.DataFrame) -> Drawing:
-    title = f"{dataset}: training"
-    return Drawing(
-        f"training_{dataset}",
-        training_comparison(histories, title=title),
-        f"{title}: Lipschitz bound, gradient norm, singular values",
+# What the page shows, in this order; two kinds of figures more are drawn below, of experiments and of runs.
+RECIPES = (
+    *FIGURES,
+    Recipe(
+        "accuracy",
+        "Accuracy against epsilon, attack by attack",
+        "Curves of accuracy that fall as the L2 norm of the perturbation grows, one panel per network: one curve per "
+        "attack, the combined attack in black, the certificate dashed below it.",
+        _accuracy,
+    ),
+    Recipe(
+        "training",
+        "Training: Lipschitz bound, gradient norm, singular values",
         "The networks compared over their training: Lipschitz bound of the network, norm of the gradient with respect "
         "to the image, and the range of the singular values of all layers at the end.",
-        histories.dropna(axis=1, how="all"),
-    )
+        _training,
+    ),
+)
 
 
-def _training_of_run(run: str, history: pd.DataFrame) -> Drawing:
-    title = f"{run}: training, layer by layer"
-    return Drawing(
-        "_".join(["training", *run.split()]),
-        training_curves(history, title=run),
-        title,
+def _constructions(runs: Runs) -> Iterator[Drawing]:
+    for dataset in sorted({run.summary["dataset"] for run in runs.finished}):
+        for experiment, eps, table in constructions(runs, dataset):
+            title = f"{dataset}/{experiment}: one body, every construction"
+            best = f"{table['construction'].iloc[0]} certifies most, {table['certified'].iloc[0]:.1f} %"
+            alt = (
+                f"A row of dots per construction: accuracy, certified accuracy at {eps:g}, tightness and milliseconds "
+                f"per training step; {best}."
+            )
+            figure = construction_comparison(table, eps, title=title)
+            yield Drawing(f"constructions_{dataset}_{experiment}", title, alt, figure, table)
+
+
+def _trainings(runs: Runs, experiments: Sequence[str]) -> Iterator[Drawing]:
+    alt = (
         "One run over its epochs: the range of the singular values of each layer, Lipschitz bound and gradient norm of "
-        "the network and its layers, and the accuracies.",
-        history,
+        "the network and its layers, and the accuracies."
     )
-
-
-def _constructions(experiment: str, eps: float, table: pd.DataFrame) -> Drawing:
-    title = f"{experiment}: one body, every construction"
-    best = f"; {table['construction'].iloc[0]} certifies most, {table['certified'].iloc[0]:.1f} %"
-    return Drawing(
-        f"constructions_{experiment.replace('/', '_')}",
-        construction_comparison(table, eps, title=title),
-        title,
-        f"A row of dots per construction: accuracy, certified accuracy at {eps:g}, tightness and milliseconds per "
-        f"training step{best}.",
-        table,
-    )
+    for run in runs.finished:
+        # Read alone, the layers of a run keep their order.
+        history = read_histories(run.folder) if run.summary["experiment"] in experiments else pd.DataFrame()
+        if len(history):
+            words = [str(part) for part in run.key]
+            figure = training_curves(history, title=" ".join(words))
+            title = f"{' '.join(words)}: training, layer by layer"
+            yield Drawing("_".join(["training", *words]), title, alt, figure, history)
 
 
 def constructions(runs: Runs, dataset: str) -> list[tuple[str, float, pd.DataFrame]]:
@@ -188,19 +162,31 @@ def _chosen(training: bool | str | Sequence[str], known: list[str]) -> list[str]
     return names
 
 
-def draw(runs: Runs, datasets: Sequence[str], training: bool | str | Sequence[str]) -> list[Path]:
-    """Writes the figures of `drawings`; returns the files."""
-    return [
-        path
-        for drawing in drawings(runs, datasets, training)
-        for path in save_figure(
-            drawing.figure,
-            runs.root / "figures" / drawing.name,
-            title=drawing.title,
-            alt=drawing.alt,
-            data=drawing.data,
-        )
-    ]
+def draw(runs: Runs, training: bool | str | Sequence[str]) -> tuple[list[Path], list[Problem]]:
+    """Draws everything that has its inputs; a file that is broken costs the figures that need it.
+
+    Args:
+        training: whether each run's training is drawn as well; or the names of the experiments whose is.
+
+    Returns:
+        the files, and what could not be drawn.
+
+    Raises:
+        ResultsError: an experiment that has no history.
+    """
+    results = Results(run.folder for run in runs.finished)
+    chosen = _chosen(training, sorted(set(results.histories["experiment"])))
+    sources = {recipe.name: partial(drawings, results, (recipe,)) for recipe in RECIPES}
+    sources |= {"constructions": partial(_constructions, runs), "training of a run": partial(_trainings, runs, chosen)}
+    written, problems = [], []
+    for name, source in sources.items():
+        try:
+            for one in source():
+                path = runs.root / "figures" / one.name
+                written += save_figure(one.figure, path, title=one.title, alt=one.alt, data=one.table)
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            problems.append(Problem(f"figure {name}", f"{type(error).__name__}: {error}".replace(f"{runs.root}/", "")))
+    return written, problems
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
@@ -237,8 +223,12 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
         except ResultsError as error:
             failure = error
     if cfg.figures:
-        written += draw(runs, list(table["dataset"].unique()), cfg.training_curves)
-    written.append(write_page(table, runs, comparison))
+        files, problems = draw(runs, cfg.training_curves)
+        written += files
+        for problem in problems:
+            print(f"Not drawn: {problem}", file=sys.stderr)
+        runs = replace(runs, problems=[*runs.problems, *problems])
+    written.append(write_page(table, runs, comparison, order=[recipe.name for recipe in RECIPES]))
     print("\nWritten: " + ", ".join(map(str, written)))
     if failure is not None:
         raise failure

@@ -33,6 +33,7 @@ from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
 from lipbench.evaluation import health, transport_law
 from lipbench.health import Flag, returned_flags, table_flags
+from lipbench.illustrations import VERSION, illustrate, nearest_images
 from lipbench.results import (
     LawViolation,
     ResultsError,
@@ -41,6 +42,7 @@ from lipbench.results import (
     fingerprint,
     read_bounds,
     read_json,
+    table_hashes,
     violations,
     write_bounds,
     write_json,
@@ -121,6 +123,7 @@ class RunFolder(ABC):
         seconds = {row["method"]: row["seconds"] for row in costs.to_dict("records")}
         summary = write_summary(self.folder, facts, seconds, self.epsilons)
         self._check_laws(attacked, model, summary)
+        self._illustrate(model, dataset)
         return summary
 
     def _claim(self) -> None:
@@ -245,6 +248,21 @@ class RunFolder(ABC):
         arrays["labels"] = attacked.labels[:GALLERY].numpy()
         arrays[name] = images[:GALLERY].numpy()
         _write_npz(path, arrays)
+
+    def _illustrate(self, model: nn.Module, dataset: Dataset) -> None:
+        """Writes `illustrations.npz` for the figures, unless that of this network and these tables is there."""
+        path = self.folder / "illustrations.npz"
+        identity = fingerprint([VERSION, self.network, self.images, table_hashes(self.folder)])
+        if path.exists():
+            with np.load(path) as held:
+                if str(held["identity"]) == identity:
+                    return
+        gallery, arrays = self.folder / "gallery.npz", illustrate(model, dataset, self.images)
+        if gallery.exists():
+            with np.load(gallery) as images:
+                arrays |= nearest_images(images, read_bounds(self.folder), model)
+        arrays["classes"] = np.array(dataset.classes)
+        _write_npz(path, {**arrays, "identity": np.array(identity)})
 
     def _costs(self) -> pd.DataFrame:
         path = self.folder / "costs.csv"

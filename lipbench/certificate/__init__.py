@@ -10,8 +10,8 @@ from lipbench.certificate import residual as _residual  # noqa: F401
 from lipbench.certificate.core import LayerBound, Unbounded, lipschitz, product
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.radius import certify, gaps, gaps_of, radius
-from lipbench.certificate.spectrum import has_matrix, singular_range
-from lipbench.certificate.table import layer_table
+from lipbench.certificate.spectrum import layers_with_matrix, singular_range, singular_values
+from lipbench.certificate.table import input_shapes, layer_table
 
 layerwise = lipschitz.layerwise
 
@@ -22,12 +22,14 @@ __all__ = [
     "convolution_norm",
     "gaps",
     "gaps_of",
-    "has_matrix",
+    "input_shapes",
     "layer_table",
+    "layers_with_matrix",
     "layerwise",
     "lipschitz",
     "product",
     "radius",
     "singular_range",
+    "singular_values",
     "spectral_norm",
 ]

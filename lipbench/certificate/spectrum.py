@@ -24,8 +24,6 @@ from lipbench.layers import (
 DENSE_SIDE = 512
 DENSE_ENTRIES = 2**20
 
-UNKNOWN = (math.nan, math.nan)
-
 
 def has_matrix(layer: nn.Module) -> bool:
     """Whether this is a type of layer that holds a matrix: exactly a dense layer, a convolution in one of its forms, a
@@ -34,10 +32,25 @@ def has_matrix(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, nn.Conv2d, ConvexPotential, FourierConv2d, SkewExponential, Sandwich)
 
 
-@torch.no_grad()
+def layers_with_matrix(model: nn.Module) -> dict[str, nn.Module]:
+    """Dotted path -> layer; the matrix inside a residual layer is not a layer of its own."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if has_matrix(module) and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    return found
+
+
 def singular_range(layer: nn.Module, shape: Shape) -> tuple[float, float]:
-    """Smallest and largest of the min(inputs, outputs) singular values of a layer's linear map, from its weight in
-    float64.
+    """Smallest and largest of `singular_values`; NaN twice where they are unknown."""
+    values = singular_values(layer, shape)
+    return (float(values.min()), float(values.max())) if len(values) else (math.nan, math.nan)
+
+
+@torch.no_grad()
+def singular_values(layer: nn.Module, shape: Shape) -> Tensor:
+    """The min(inputs, outputs) singular values of a layer's linear map, from its weight in float64, in no order. Those
+    that a convolution has once per patch, as it has where its patches do not overlap, are there once.
 
     Exact for dense layers, for convolutions whose patches do not overlap, for circular ones that fill their torus, and
     for those whose dense operator is small (smaller side at most 512). For the others they are the singular values of
@@ -52,31 +65,31 @@ def singular_range(layer: nn.Module, shape: Shape) -> tuple[float, float]:
         shape: of one input, without the batch.
 
     Returns:
-        NaN twice where they are unknown: another type of layer, `Sandwich` (not linear), a large `SkewExponential`,
-        weights that are not finite, a padding mode other than zeros and circular.
+        float64 [values]; empty where they are unknown: another type of layer, `Sandwich` (not linear), a large
+        `SkewExponential`, weights that are not finite, a padding mode other than zeros and circular.
     """
     if type(layer) is ConvexPotential:
-        return singular_range(layer.inner, shape)
+        return singular_values(layer.inner, shape)
     if type(layer) is nn.Linear:
-        return _range(layer.weight.double())
+        return _values(layer.weight.double())
     if type(layer) is nn.Conv2d and len(shape) == 3 and layer.padding_mode in ("zeros", "circular"):
         return _of_convolution(layer, (shape[1], shape[2]))
     if type(layer) is SkewExponential and _is_small(layer.inner, (shape[1], shape[2])):
-        return _range(_matrix(layer, layer.inner.bias, shape))
+        return _values(_matrix(layer, layer.inner.bias, shape))
     if type(layer) is FourierConv2d:
         return _of_frequencies(layer, shape)
-    return UNKNOWN
+    return _unknown()
 
 
-def _of_frequencies(layer: FourierConv2d, shape: Shape) -> tuple[float, float]:
+def _of_frequencies(layer: FourierConv2d, shape: Shape) -> Tensor:
     torus, (_, groups, _, rows, _) = layer.torus, layer.spectrum.shape
     blocks = [n // s for n, s in zip(torus.pixels, torus.stride, strict=True)]
     inputs, outputs = math.prod(shape), groups * rows * math.prod(torus.outputs)
     fills = torus.pixels == torus.size and list(torus.outputs) == blocks
     if not fills and min(inputs, outputs) <= DENSE_SIDE and inputs * outputs <= DENSE_ENTRIES:
-        return _range(_matrix(layer, layer.bias, shape))
+        return _values(_matrix(layer, layer.bias, shape))
     real, imaginary = layer.spectrum.double()
-    return _range(torch.complex(real, imaginary))
+    return _values(torch.complex(real, imaginary))
 
 
 def _is_small(layer: nn.Conv2d, size: tuple[int, int]) -> bool:
@@ -93,30 +106,33 @@ def _matrix(layer: nn.Module, bias: Tensor | None, shape: Shape) -> Tensor:
     return (image if bias is None else image - bias[:, None, None]).flatten(1)
 
 
-def _of_convolution(layer: nn.Conv2d, size: tuple[int, int]) -> tuple[float, float]:
+def _of_convolution(layer: nn.Conv2d, size: tuple[int, int]) -> Tensor:
     try:
         check_declared(layer)
     except ValueError:
-        return UNKNOWN
+        return _unknown()
     kernel = layer.weight.double()
     disjoint = all(k <= s for k, s in zip(layer.kernel_size, layer.stride, strict=True)) and set(layer.dilation) == {1}
     if disjoint and not any(map(any, padding_of(layer))):
         matrices = kernel.reshape(layer.groups, -1, math.prod(kernel.shape[1:]))
-        low, high = _range(matrices)
+        values = _values(matrices)
         # Pixels that no patch reads are zeros of a map that has outputs to spare.
         read = math.prod(output_size(layer, size)) * math.prod(layer.kernel_size)
         spare = matrices.shape[-2] > matrices.shape[-1] and read < math.prod(size)
-        return (0.0 if spare and math.isfinite(high) else low), high
+        return torch.cat((values.new_zeros(1), values)) if spare and len(values) else values
     if not fills_torus(layer, size) and _is_small(layer, size):
-        return _range(dense_operator(layer, size))
+        return _values(dense_operator(layer, size))
     try:
-        return _range(symbols(layer, kernel, size))
+        return _values(symbols(layer, kernel, size))
     except ValueError:  # a circular padding that repeats outputs
-        return UNKNOWN
+        return _unknown()
 
 
-def _range(matrices: Tensor) -> tuple[float, float]:
+def _values(matrices: Tensor) -> Tensor:
     if not matrices.isfinite().all():
-        return UNKNOWN
-    values = torch.linalg.svdvals(matrices)
-    return float(values.min()), float(values.max())
+        return _unknown()
+    return torch.linalg.svdvals(matrices).flatten()
+
+
+def _unknown() -> Tensor:
+    return torch.empty(0, dtype=torch.float64)

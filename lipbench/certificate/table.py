@@ -27,7 +27,7 @@ def layer_table(model: nn.Module, shape: Shape) -> pd.DataFrame:
     Returns:
         columns layer (dotted path, "" for the model itself), type, bound, why, remedy ("" where it is bounded).
     """
-    bounds = list(_rows(model, "", tuple(shape), _input_shapes(model, tuple(shape))))
+    bounds = list(_rows(model, "", tuple(shape), input_shapes(model, tuple(shape))))
     # A rule of somebody else's may give no remedy.
     rows = [(b.name, b.kind, b.bound, b.why, b.remedy or (REPLACE if b.why else "")) for b in bounds]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -51,7 +51,7 @@ def _inside(module: nn.Module, prefix: str, shapes: dict[str, Shape]) -> Iterato
             yield from _inside(layer, name, shapes)
 
 
-def _input_shapes(model: nn.Module, shape: Shape) -> dict[str, Shape]:
+def input_shapes(model: nn.Module, shape: Shape) -> dict[str, Shape]:
     """Dotted path -> shape of the first input, without the batch, of every module that a forward pass calls."""
     shapes: dict[str, Shape] = {}
 

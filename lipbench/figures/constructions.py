@@ -75,5 +75,5 @@ def construction_comparison(table: pd.DataFrame, epsilon: float, title: str = ""
         middle.xaxis.set_minor_locator(NullLocator())
         right.set_xlim(left=0)
         if title:
-            figure.suptitle(title, fontsize=10)
+            figure.suptitle(title, fontsize=8)
     return figure

@@ -57,7 +57,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
         handles, labels = axes[1, 1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right lower")
         if title:
-            figure.suptitle(title, fontsize=10)
+            figure.suptitle(title, fontsize=8)
     return figure
 
 
@@ -99,7 +99,7 @@ def training_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
             ncols=max(1, min(6, len(runs), int(14 * width / (longest + 7)))),
         )
         if title:
-            figure.suptitle(title, fontsize=10)
+            figure.suptitle(title, fontsize=8)
     return figure
 
 

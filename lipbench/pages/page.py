@@ -60,7 +60,9 @@ class Cell:
     value: str
 
 
-def write_page(table: pd.DataFrame, runs: Runs, comparison: Comparison | None = None) -> Path:
+def write_page(
+    table: pd.DataFrame, runs: Runs, comparison: Comparison | None = None, order: Sequence[str] = ()
+) -> Path:
     """`report.html`: leaderboard, the figures in `figures/`, a card per network, what was left out.
 
     The same results give the same bytes.
@@ -68,8 +70,9 @@ def write_page(table: pd.DataFrame, runs: Runs, comparison: Comparison | None = 
     Args:
         table: as `leaderboard` returns it.
         comparison: with another results folder, as `compare_runs` returns it.
+        order: the first words of figures' names, as they are to follow each other; others come last.
     """
-    found, broken = pictures(runs.root / "figures")
+    found, broken = pictures(runs.root / "figures", order)
     columns = _columns(table)
     problems = [
         *runs.problems,

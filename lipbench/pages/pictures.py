@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +34,19 @@ class Picture:
     files: list[str]
 
 
-def pictures(folder: Path) -> tuple[list[Picture], list[str]]:
-    """Every PNG file of a folder, in the order of the names; and the names of those that are no pictures."""
+def pictures(folder: Path, order: Sequence[str] = ()) -> tuple[list[Picture], list[str]]:
+    """Every PNG file of a folder, and the names of those that are no pictures.
+
+    Args:
+        order: the first words of names, as they are to follow each other; all others come last, by name.
+    """
+
+    def rank(path: Path) -> tuple[int, str]:
+        known = [i for i, word in enumerate(order) if f"{path.stem}_".startswith(f"{word}_")]
+        return (known[0] if known else len(order), path.name)
+
     found, broken = [], []
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(folder.glob("*.png"), key=rank):
         try:
             found.append(_picture(path))
         except OSError:

@@ -5,13 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from lipbench.health import Flag
 from lipbench.results import (
     RUN_COLUMNS,
     ResultsError,
-    read,
     read_bounds,
     read_histories,
     read_summary,
@@ -82,15 +79,6 @@ class Runs:
     def of(self, datasets: Collection[str]) -> "Runs":
         """Those of some data sets."""
         return replace(self, finished=[run for run in self.finished if run.summary["dataset"] in datasets])
-
-    def tables(self) -> pd.DataFrame:
-        """The rows of all finished runs, as `lipbench.read` returns them."""
-        return pd.concat([read(run.folder) for run in self.finished], ignore_index=True)
-
-    def histories(self) -> pd.DataFrame:
-        """The histories of all finished runs, as `lipbench.results.read_histories` returns them."""
-        known = [table for table in (read_histories(run.folder) for run in self.finished) if len(table)]
-        return pd.concat(known, ignore_index=True) if known else pd.DataFrame(columns=RUN_COLUMNS)
 
 
 def find_runs(root: Path) -> Runs:

@@ -10,11 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.batching import images_at_once
-from lipbench.certificate import LayerBound, gaps_of, has_matrix, layerwise, lipschitz, product, radius, singular_range
+from lipbench.certificate import (
+    LayerBound,
+    gaps_of,
+    layers_with_matrix,
+    layerwise,
+    lipschitz,
+    product,
+    radius,
+    singular_range,
+)
 from lipbench.data import Split
 from lipbench.layers import bake
-from lipbench.losses import kr
+from lipbench.losses import binary_function, kr
 from lipbench.results import class_accuracies
+from lipbench.transport import equal_samples
 
 # Images over which gradients are averaged.
 GRADIENTS = 256
@@ -36,12 +46,15 @@ def monitor(
         validation_loss, validation_accuracy, validation_balanced_accuracy, and for two classes validation_sensitivity
         (of class 1) and validation_specificity (see `lipbench.results.class_accuracies`);
         kr: the Kantorovich-Rubinstein estimate of the logits (summed over classes one-vs-all);
+        wasserstein_bound (two classes): what the network says of the Wasserstein-1 distance of the classes, the KR
+        estimate of equal samples (see `lipbench.transport.equal_samples`) divided by the bound of f = z_1 - z_0.
+        The exact distance of these samples is the most that it can be;
         mean_certificate: mean certified radius (0 for mistakes); certified_accuracy at `epsilon`; lipschitz: bound of
         the whole network;
         gradient_norm: mean L2 norm of the input gradient of the margin z_y - max_k z_k over the first 256 images.
 
-        For each layer with a matrix (see `lipbench.certificate.has_matrix`), named by its dotted path in the baked
-        model ("model" where it is the model itself):
+        For each layer with a matrix (see `lipbench.certificate.layers_with_matrix`), named by its dotted path in the
+        baked model ("model" where it is the model itself):
         <layer>.sigma_min, <layer>.sigma_max: its singular values (see `lipbench.certificate.singular_range`);
         <layer>.lipschitz: its certified bound, `inf` where it has none;
         <layer>.gradient: mean L2 norm of the margin's gradient with respect to the layer's input. Where it falls from
@@ -57,9 +70,10 @@ def monitor(
     shape = tuple(validation.images.shape[1:])
     # Once for the network, its layers and the gaps of its logits.
     bounds = layerwise(baked, shape)
-    radii = radius(logits.double(), labels, gaps_of(baked, shape, bounds).to(device))
+    gaps = gaps_of(baked, shape, bounds).to(device)
+    radii = radius(logits.double(), labels, gaps)
     x, y = pixels(validation.images[:GRADIENTS], device), labels[:GRADIENTS]
-    layers = _layers_with_matrix(baked)
+    layers = layers_with_matrix(baked)
     gradient, inputs = _gradients(baked, x, y, layers)
     predictions = logits.argmax(1)
     by_class = class_accuracies(validation.labels.numpy(), predictions.cpu().numpy(), logits.shape[1])
@@ -68,6 +82,7 @@ def monitor(
         "validation_accuracy": float((predictions == labels).float().mean()),
         **{f"validation_{name}": value for name, value in by_class.items()},
         "kr": -float(kr(logits, labels)),
+        **_wasserstein_bound(logits, validation.labels, gaps),
         "mean_certificate": float(radii.mean()),
         "certified_accuracy": float((radii > epsilon).double().mean()),
         "lipschitz": product(bounds),
@@ -76,13 +91,13 @@ def monitor(
     }
 
 
-def _layers_with_matrix(model: nn.Module) -> dict[str, nn.Module]:
-    """Dotted path -> layer; the matrix inside a residual layer is not a layer of its own."""
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        if has_matrix(module) and not any(name.startswith(f"{outer}.") for outer in found):
-            found[name] = module
-    return found
+def _wasserstein_bound(logits: Tensor, labels: Tensor, gaps: Tensor) -> dict[str, float]:
+    rows = equal_samples(labels.numpy())
+    if logits.shape[1] != 2 or rows is None:
+        return {}
+    f = binary_function(logits).double()
+    zeros, ones = (f[torch.from_numpy(r).to(f.device)].mean() for r in rows)
+    return {"wasserstein_bound": float((ones - zeros) / gaps[0, 1])}
 
 
 def _per_layer(

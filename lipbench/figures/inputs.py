@@ -1,0 +1,84 @@
+"""What the figures of a results folder are drawn from: its tables, histories, summaries and small arrays."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lipbench.results import RUN_COLUMNS, read, read_histories, read_json, run_key
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run in its folder `<root>/<dataset>/<experiment>/<variant>/<seed>`."""
+
+    folder: Path
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """dataset, experiment, variant, seed."""
+        return tuple(run_key(self.folder).values())
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """As in `summary.json`; empty where there is none."""
+        path = self.folder / "summary.json"
+        return read_json(path) if path.exists() else {}
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Its rows, as `lipbench.read` returns them."""
+        return read(self.folder)
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """Its history, its layers in their order; empty where there is none."""
+        return read_histories(self.folder)
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a file such as "gallery.npz"; empty where there is none."""
+        path = self.folder / name
+        if not path.exists():
+            return {}
+        with np.load(path) as file:
+            return dict(file)
+
+
+class Results:
+    """The finished runs that figures are drawn from; files are read when they are first asked for.
+
+    Attributes:
+        runs: in the order of their keys.
+    """
+
+    def __init__(self, folders: Iterable[Path]):
+        self.runs = sorted((Run(folder) for folder in folders), key=lambda run: tuple(map(str, run.key)))
+
+    def of(self, dataset: str) -> "Results":
+        """Those of one data set."""
+        return self._of_runs(run for run in self.runs if run.key[0] == dataset)
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets, sorted."""
+        return sorted({str(run.key[0]) for run in self.runs})
+
+    @cached_property
+    def tables(self) -> pd.DataFrame:
+        """The rows of all runs, as `lipbench.read` returns them."""
+        return pd.concat([run.table for run in self.runs], ignore_index=True)
+
+    @cached_property
+    def histories(self) -> pd.DataFrame:
+        """The histories of all runs, as `lipbench.results.read_histories` returns them."""
+        known = [run.history for run in self.runs if len(run.history)]
+        return pd.concat(known, ignore_index=True) if known else pd.DataFrame(columns=RUN_COLUMNS)
+
+    def _of_runs(self, runs: Iterable[Run]) -> "Results":
+        chosen = Results([])
+        chosen.runs = list(runs)  # the same objects: what they have read stays read
+        return chosen

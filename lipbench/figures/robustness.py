@@ -1,0 +1,99 @@
+"""The headline: accuracy against epsilon, network by network."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lipbench.figures.inputs import Results, Run
+from lipbench.figures.lineup import lineup
+from lipbench.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_below, network_look, style
+from lipbench.results import best, survival
+
+# Panels in a row; more data sets go on in the next one.
+PANELS = 3
+EPSILONS = 200
+
+
+def robustness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+    """Accuracy under the combined attack (solid) and certified accuracy (dashed) against epsilon, one panel per data
+    set, one curve per network of its line-up (see `lipbench.figures.lineup`), seeds pooled.
+
+    Both are of the attacked images alone, so that the two curves of a network can be compared.
+
+    Returns:
+        the figure, and columns dataset, experiment, curve, epsilon, accuracy (%); None where no network was attacked.
+    """
+    curves = [curve for dataset in results.datasets for curve in _curves(results.of(dataset))]
+    if not curves:
+        return None
+    table = pd.concat(curves, ignore_index=True)
+    datasets = list(dict.fromkeys(table["dataset"]))
+    columns = min(PANELS, len(datasets))
+    rows = -(-len(datasets) // columns)
+    with style():
+        figure = Figure(figsize=(TWO_COLUMNS if columns > 1 else ONE_COLUMN, 2.0 * rows + 0.6))
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis, dataset in zip(axes, datasets, strict=False):
+            _panel(axis, table[table["dataset"] == dataset])
+            axis.set_title(dataset)
+        for axis in axes[len(datasets) :]:
+            axis.set_visible(False)
+        figure.supylabel("accuracy (%)", fontsize=8)
+        looks = [network_look(name) for name in dict.fromkeys(table["experiment"])]
+        handles = {look.label: Line2D([], [], color=look.color) for look in looks}
+        handles["combined attack"] = Line2D([], [], color="0.2")
+        handles["certified"] = Line2D([], [], color="0.2", linestyle="--")
+        legend_below(figure, handles)
+    return figure, table
+
+
+def _curves(results: Results) -> list[pd.DataFrame]:
+    """The curves of one data set."""
+    distances = {name: _pooled(runs) for name, runs in lineup(results).items()}
+    attacked = {name: rows for name, rows in distances.items() if len(rows)}
+    if not attacked:
+        return []
+    # Where nothing is left of the strongest network.
+    finite = pd.concat(attacked.values())["upper"]
+    finite = finite[np.isfinite(finite)]
+    epsilons = np.linspace(0, float(finite.quantile(0.995)) if len(finite) else 1.0, EPSILONS)
+    return [
+        pd.DataFrame(
+            {
+                "dataset": results.datasets[0],
+                "experiment": name,
+                "curve": curve,
+                "epsilon": epsilons,
+                "accuracy": 100 * survival(rows[side], epsilons),
+            }
+        )
+        for name, rows in attacked.items()
+        for curve, side in (("combined attack", "upper"), ("certified", "lower"))
+        if rows[side].notna().all()
+    ]
+
+
+def _pooled(runs: list[Run]) -> pd.DataFrame:
+    """Largest lower and smallest upper bound of the attacked images of all seeds; lower is NaN where there is none."""
+    parts = [
+        pd.concat({side: best(run.table, side) for side in ("lower", "upper")}, axis=1).dropna(subset="upper")
+        for run in runs
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _panel(axis: Axes, table: pd.DataFrame) -> None:
+    for (experiment, curve), rows in table.groupby(["experiment", "curve"], sort=False):
+        dashes = "--" if curve == "certified" else "-"
+        axis.plot(
+            rows["epsilon"],
+            rows["accuracy"],
+            color=network_look(str(experiment)).color,
+            linestyle=dashes,
+            label=f"{experiment} {curve}",
+        )
+    axis.set_xlim(0, table["epsilon"].max())
+    axis.set_ylim(0, 102)
+    axis.set_xlabel("epsilon (L2, pixels in [0, 1])")
