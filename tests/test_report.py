@@ -73,6 +73,18 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
     assert {text.split()[0] for text in card.cautions} == {"config.yaml", "costs.csv", "environment.json"}
 
 
+def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
+    (make(tmp_path, "hkr_cnn") / "gallery.npz").write_text("no archive")
+    run_report(f"results={tmp_path}")
+    assert "Not drawn: figure adversarial: " in capsys.readouterr().err
+    page = (tmp_path / "report.html").read_text()
+    assert "<code>figure adversarial</code>" in page
+    assert 'id="figure-accuracy_data"' in page
+    assert page.index('id="figure-robustness"') < page.index('id="figure-accuracy_data"'), "in the order of the recipes"
+    for name in ("robustness", "accuracy_data"):
+        assert {path.suffix for path in (tmp_path / "figures").glob(f"{name}.*")} == {".png", ".pdf", ".csv"}
+
+
 def test_an_unknown_data_set_is_answered_with_those_there_are(tmp_path):
     make(tmp_path, "a")
     with pytest.raises(ResultsError, match=r"no run of dta\. There are: data"):
