@@ -14,6 +14,7 @@ import hydra
 import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
+from yaml import YAMLError
 
 from lipbench.commandline import CONF, CommandError, check_overrides
 from lipbench.figures import (
@@ -56,6 +57,8 @@ def _training(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return training_comparison(histories, title=f"{results.datasets[0]}: training"), histories
 
 
+# What reading a file that is cut or is something else raises.
+BROKEN = (OSError, ValueError, KeyError, BadZipFile, YAMLError)
 # What the page shows, in this order; two kinds of figures more are drawn below, of experiments and of runs.
 RECIPES = (
     *FIGURES,
@@ -184,8 +187,8 @@ def draw(runs: Runs, training: bool | str | Sequence[str]) -> tuple[list[Path], 
             for one in source():
                 path = runs.root / "figures" / one.name
                 written += save_figure(one.figure, path, title=one.title, alt=one.alt, data=one.table)
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
-            problems.append(Problem(f"figure {name}", f"{type(error).__name__}: {error}".replace(f"{runs.root}/", "")))
+        except BROKEN as error:
+            problems.append(Problem.of(error, f"figure {name}", runs.root))
     return written, problems
 
 

@@ -61,7 +61,7 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
     table = run_report(f"results={tmp_path}")
     assert table["experiment"].tolist() == ["card", "good"]
     told = capsys.readouterr()
-    left_out = {line.split("/")[1]: line for line in told.err.splitlines()}
+    left_out = {line.split("/")[1]: line for line in told.err.splitlines() if "Left out" in line}
     assert set(left_out) == {"columns", "cell", "json", "list", "history", "old"}
     assert "lacks tightness" in left_out["old"]
     assert "expected" in left_out["columns"]
@@ -74,7 +74,7 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
 
 
 def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
-    (make(tmp_path, "hkr_cnn") / "gallery.npz").write_text("no archive")
+    (make(tmp_path, "hkr_cnn") / "illustrations.npz").write_text("no archive")
     run_report(f"results={tmp_path}")
     assert "Not drawn: figure adversarial: " in capsys.readouterr().err
     page = (tmp_path / "report.html").read_text()

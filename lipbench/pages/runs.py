@@ -58,6 +58,12 @@ class Problem:
     where: str
     why: str
 
+    @classmethod
+    def of(cls, error: Exception, where: str, root: Path) -> "Problem":
+        """In one line, without the place of the results folder."""
+        kind = "" if isinstance(error, ResultsError) else f"{type(error).__name__}: "
+        return cls(where, kind + " ".join(str(error).replace(f"{root}/", "").split()))
+
     def __str__(self) -> str:
         return f"{self.where}: {self.why}"
 
@@ -100,7 +106,7 @@ def find_runs(root: Path) -> Runs:
                 )
             finished[run.key] = run
         except ResultsError as error:
-            problems.append(Problem(_name(folder, root), str(error).replace(f"{root}/", "")))
+            problems.append(Problem.of(error, _name(folder, root), root))
     begun = [path.parent for path in sorted(root.glob("*/*/*/*/config.yaml"))]
     without = [folder for folder in begun if not any((folder / "bounds").glob("*.csv"))]
     problems += [Problem(_name(folder, root), "unfinished: it has no tables. Run it again.") for folder in without]
