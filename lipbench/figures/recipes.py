@@ -62,27 +62,6 @@ FIGURES = (
         each=False,
     ),
     Recipe(
-        "sandwich",
-        "Certificate against empirical distance, image by image",
-        "A panel per network with a point per test image: its certificate to the right, its distance under the "
-        "combined attack upwards. No point may lie below the line of equality; of tight networks they lie just on it.",
-        sandwich,
-    ),
-    Recipe(
-        "tightness",
-        "Tightness by attack: distance over certificate",
-        "A row per attack and a panel per network: median, quartiles and 5 to 95 % of distance over certificate, from "
-        "1 (perfect) to the right.",
-        tightness,
-    ),
-    Recipe(
-        "costs",
-        "Cost and quality of the attacks",
-        "A panel per network with a point per attack: seconds per 1000 images to the right, the best distance over its "
-        "own upwards. A line joins the attacks that no other beats in both.",
-        attack_costs,
-    ),
-    Recipe(
         "adversarial",
         "Nearest adversarial images",
         "Rows of test images: the original, then for each network the nearest adversarial image of any attack with "
@@ -129,6 +108,27 @@ FIGURES = (
         "Training and test",
         "A row per network: accuracy and certified accuracy on training images and on the test set, joined by a line.",
         generalisation,
+    ),
+    Recipe(
+        "sandwich",
+        "Certificate against empirical distance, image by image",
+        "A panel per network with a point per test image: its certificate to the right, its distance under the "
+        "combined attack upwards. No point may lie below the line of equality; of tight networks they lie just on it.",
+        sandwich,
+    ),
+    Recipe(
+        "tightness",
+        "Tightness by attack: distance over certificate",
+        "A row per attack and a panel per network: median, quartiles and 5 to 95 % of distance over certificate, from "
+        "1 (perfect) to the right.",
+        tightness,
+    ),
+    Recipe(
+        "costs",
+        "Cost and quality of the attacks",
+        "A panel per network with a point per attack: seconds per 1000 images to the right, the best distance over its "
+        "own upwards. A line joins the attacks that no other beats in both.",
+        attack_costs,
     ),
     Recipe(
         "tradeoff",
