@@ -46,12 +46,12 @@ from lipbench.results import Comparison, ResultsError, read_histories
 
 
 def _accuracy(results: Results) -> tuple[Figure, pd.DataFrame]:
-    figure = accuracy_curves(results.tables, title=f"{results.datasets[0]}: accuracy against epsilon")
+    figure = accuracy_curves(results.of_defaults().tables, title=f"{results.datasets[0]}: accuracy against epsilon")
     return figure, drawn(figure)
 
 
 def _training(results: Results) -> tuple[Figure, pd.DataFrame] | None:
-    histories = results.histories.dropna(axis=1, how="all")
+    histories = results.of_defaults().histories.dropna(axis=1, how="all")
     if not len(histories):
         return None
     return training_comparison(histories, title=f"{results.datasets[0]}: training"), histories

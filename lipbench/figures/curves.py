@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from lipbench.figures.style import METHODS, legend_below, method_look, style
+from lipbench.figures.style import METHODS, ONE_COLUMN, TWO_COLUMNS, legend_below, method_look, shortened, style
 from lipbench.results import RUN_COLUMNS, ResultsError, best, survival
 
 COLUMNS = 4
@@ -41,11 +42,11 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
     columns = min(COLUMNS, len(groups))
     rows = -(-len(groups) // columns)
     with style():
-        figure = Figure(figsize=(2.6 * columns + 0.6, 2.1 * rows + 0.9))
+        figure = Figure(figsize=(TWO_COLUMNS if columns > 1 else ONE_COLUMN, 1.65 * rows + 0.9))
         axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
         for axis, (key, rows_of_panel) in zip(axes, groups, strict=False):
             _panel(axis, rows_of_panel, norm, attacks, limit)
-            variant = "" if key[2] == "default" else f"\n{key[2]}"
+            variant = "" if key[2] == "default" else f"\n{shortened(str(key[2]), 24)}"
             axis.set_title(f"{key[1]}{variant}")
         for axis in axes[len(groups) :]:
             axis.set_visible(False)
@@ -96,3 +97,4 @@ def _panel(axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], l
             )
     axis.set_xlim(0, limit)
     axis.set_ylim(0, 102)
+    axis.xaxis.set_major_locator(MaxNLocator(4))

@@ -21,6 +21,8 @@ from lipbench.results import atomic, write_text
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = PALETTE
 GREY = "#666666"
+# Tol's muted colours, for what is outside of the line-up.
+INDIGO, TEAL, OLIVE, WINE, PURPLE = "#332288", "#44AA99", "#999933", "#882255", "#AA4499"
 
 # Widths in inches: one column of a paper, and a page.
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9
@@ -65,6 +67,11 @@ NETWORKS = {
     "margin": Look("1-Lipschitz, margin", BLUE, "D"),
     "kr": Look("1-Lipschitz, KR", PINK, "P"),
     "record": Look("1-Lipschitz, record", GREEN, "X"),
+    "spectral": Look("spectral norm", WINE, "<"),
+    "frobenius": Look("Frobenius norm", INDIGO, ">"),
+    "clip": Look("weight clipping", OLIVE, "p"),
+    "deel": Look("deel-torchlip", TEAL, "h"),
+    "orthogonium": Look("orthogonium", PURPLE, "d"),
 }
 METHODS = {
     "lipbench": Look("lipbench", ORANGE, "*"),
@@ -93,6 +100,11 @@ def method_look(method: str) -> Look:
         return METHODS[method]
     kin = next((look for name, look in METHODS.items() if method.endswith(f"_{name}")), Look("", GREY, "."))
     return Look(method.replace("_", " "), kin.color, kin.marker)
+
+
+def shortened(text: str, length: int) -> str:
+    """A name that has room: its end becomes an ellipsis where it is longer."""
+    return text if len(text) <= length else text[: length - 1] + "\u2026"
 
 
 def plain_log(axis: Axis) -> None:
