@@ -19,7 +19,7 @@ ARGS ?=
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
-	@echo "  Variables: SUITE=$(SUITE) SEEDS=$(SEEDS) RESULTS=$(RESULTS) RUN=$(RUN) DATA=$(DATA) ARGS=\"\" (options of lipbench.run)"
+	@echo "  Variables: SUITE=$(SUITE) SEEDS=$(SEEDS) RESULTS=$(RESULTS) RUN=$(RUN) DATA=$(DATA) ARGS=\"\" (options of the command)"
 
 install: $(READY) ## Create .venv with exact versions (constraints.txt)
 
@@ -36,8 +36,8 @@ benchmark: $(READY) ## Train, attack and certify SUITE, then the report (default
 sweep: $(READY) ## Any sweep: SUITE=mnist08/hkr_mlp SEEDS=0,1,2 ARGS="loss.margin=1,2"
 	$(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS)
 
-report: $(READY) ## Leaderboard and figures of RESULTS
-	$(BIN)/python -m lipbench.report results=$(RESULTS)
+report: $(READY) ## Leaderboard, figures and page of RESULTS; ARGS="compare=results/reference"
+	$(BIN)/python -m lipbench.report results=$(RESULTS) $(ARGS)
 
 figures: report ## The figures of RESULTS (they are part of the report)
 

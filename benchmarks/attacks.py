@@ -65,7 +65,8 @@ Attack = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Measured:
-    """One attack on the images of one network: distances [N], inf where it found nothing; passes per image."""
+    """One attack on the images of one network: distances [N], inf where it found nothing; seconds of the processor (all
+    its cores together), which other work on the machine hardly changes; passes per image."""
 
     name: str
     distances: np.ndarray
@@ -94,11 +95,13 @@ class Network:
 
     def measure(self, name: str, attack: Attack) -> Measured:
         """Runs one attack on all images."""
+        started = time.process_time()
         judged = attack_images(self.model, self.images, self.labels, attack, name)
+        seconds = time.process_time() - started
         distances = judged.table.loc[judged.table["norm"] == "l2", "distance"].to_numpy()
-        measured = Measured(name, distances, judged.seconds, judged.passes)
+        measured = Measured(name, distances, seconds, judged.passes)
         found = measured.distances[np.isfinite(measured.distances)]
-        print(f"{self.name} {name}: {len(found)}, mean {found.mean():.4f}, {judged.seconds:.1f} s", flush=True)
+        print(f"{self.name} {name}: {len(found)}, mean {found.mean():.4f}, {seconds:.1f} s", flush=True)
         return measured
 
     @property
@@ -282,7 +285,7 @@ def report(lines: list[dict], sections: list[str], options: argparse.Namespace) 
         "found nothing. Means are over what an attack found; `mean / best of peers` is over what both found, the best "
         "taken image by image. `passes` counts images that went through the network, per image. The curve is accuracy "
         "against epsilon: a positive number of images is how far ours lies above the peers' best at its worst "
-        "epsilon.\n\n"
+        "epsilon. Seconds are those of the processor, all cores together.\n\n"
     )
     return head + pd.DataFrame(lines).to_markdown(index=False, floatfmt=".5g") + "\n\n" + "\n".join(sections)
 

@@ -216,7 +216,8 @@ def measure(title: str, rounds: int, device: torch.device) -> pd.DataFrame:
 
 def peak_memory(title: str, name: str, device: torch.device) -> dict[str, float]:
     """Growth of the peak memory while the variant takes 10 steps, in a process of its own."""
-    command = [sys.executable, __file__, "--memory", title, name, "--device", str(device)]
+    threads = str(torch.get_num_threads())
+    command = [sys.executable, __file__, "--memory", title, name, "--device", str(device), "--threads", threads]
     return {"MiB": float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))}
 
 

@@ -29,9 +29,12 @@ class CommandError(Exception):
 
 
 def experiments(suite: str | None = None) -> list[str]:
-    """Names "<dataset>/<experiment>" of all experiments, of one data set, or the one experiment of that name."""
+    """Names "<dataset>/<experiment>" of all experiments, of one data set, or the one experiment of that name.
+
+    A folder whose name begins with "_" holds bases that experiments include, no experiments.
+    """
     root = CONF / "experiment"
-    names = (path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.yaml"))
+    names = (path.relative_to(root).with_suffix("").as_posix() for path in root.glob("[!_]*/*.yaml"))
     return sorted(name for name in names if suite in (None, name, name.split("/")[0]))
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lipbench.attacks import undisturbed
 from lipbench.attacks.judging import gradient_of
 from lipbench.batching import images_at_once
-from lipbench.bounds import as_pixels, certify_images, model_images, predict
-from lipbench.certificate import certify, gaps, input_shapes, layers_with_matrix, singular_values
+from lipbench.bounds import as_pixels, model_images, predict
+from lipbench.certificate import gaps, input_shapes, layers_with_matrix, radius, singular_values
 from lipbench.data import Dataset, Split
 from lipbench.losses import binary_function
 from lipbench.state import float32_products
@@ -70,7 +70,7 @@ def illustrate(model: nn.Module, dataset: Dataset, attacked: int) -> dict[str, n
         "path_margins": _path(model, test.images[:count], shown, directions),
         "norms": all_shown["norms"][:attacked].numpy(),
         "norm_bounds": bounds[all_shown["predictions"], all_shown["rivals"]][:attacked].cpu().numpy(),
-        **_training(model, dataset.train),
+        **_training(model, dataset.train, bounds),
         **_singular(model, shape),
         **_transport(model, dataset, float(bounds[0, 1])),
     }
@@ -93,7 +93,7 @@ def nearest_images(gallery: Mapping[str, np.ndarray], table: pd.DataFrame, model
     count = min(len(gallery["images"]), max(1, VALUES // gallery["images"][0].size), rows["index"].nunique())
     distances = rows.pivot_table(index="index", columns="method", values="distance", dropna=False).iloc[:count]
     images = as_pixels(torch.from_numpy(gallery["images"][:count])).numpy()
-    for i, method in enumerate(distances.idxmin(axis=1)):
+    for i, method in enumerate(distances.idxmin(axis=1).astype(str)):
         if 0 < distances[method].iloc[i] < np.inf:
             images[i] = gallery[method][i]
     return {
@@ -138,13 +138,15 @@ def _path(model: nn.Module, images: Tensor, shown: dict[str, Tensor], directions
     return torch.stack(values, dim=1).numpy()
 
 
-def _training(model: nn.Module, train: Split) -> dict[str, np.ndarray]:
+@torch.no_grad()
+def _training(model: nn.Module, train: Split, bounds: Tensor) -> dict[str, np.ndarray]:
     rows = torch.from_numpy(np.linspace(0, len(train) - 1, min(TRAINING, len(train))).round().astype(np.int64))
-    table = certify_images(model, train.images[rows], train.labels[rows], certify, "certificate").table
-    table = table[table["norm"] == "l2"]
+    images, labels = train.images[rows], train.labels[rows]
+    batches = images.split(images_at_once(images.shape[1:]))
+    logits = torch.cat([model(model_images(model, batch)).double().cpu() for batch in batches])
     return {
-        "train_radii": table["distance"].to_numpy(),
-        "train_correct": (table["label"] == table["prediction"]).to_numpy(),
+        "train_radii": radius(logits, labels, bounds.cpu()).numpy(),
+        "train_correct": (logits.argmax(1) == labels).numpy(),
     }
 
 

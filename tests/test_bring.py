@@ -19,7 +19,7 @@ import lipbench
 from lipbench.bring import ModelError, check_classifier, default_name, load_model
 from lipbench.commandline import CONF
 from lipbench.models import WeightsError, load_weights
-from lipbench.report import leaderboard, write_leaderboard
+from lipbench.pages import find_runs, leaderboard, write_leaderboard
 from lipbench.results import read_json, read_summary
 
 DOC = Path(__file__).parent.parent / "docs" / "your_model.md"
@@ -278,9 +278,10 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
     assert [flag["name"] for flag in summary["flags"]] == ["low_accuracy"]
     table = lipbench.read(results)
     assert set(table["method"]) == {"certificate", "deepfool", "fgm"}
-    board = leaderboard(results)
+    runs = find_runs(results)
+    board = leaderboard(runs)
     assert board["experiment"].tolist() == ["net"]
-    text = write_leaderboard(board, results)
+    text = write_leaderboard(board, runs)
     assert "## Flags" in text
     assert "* digits/net/default/0: note: low_accuracy" in (results / "leaderboard.md").read_text()
     # What is there is kept; another checkpoint is another network.
@@ -292,7 +293,7 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
     run(*command, code=1)
     assert "model.checkpoint" in capsys.readouterr().err
     run(*command, "name=other")
-    assert leaderboard(results)["experiment"].tolist() == ["net", "other"]
+    assert leaderboard(find_runs(results))["experiment"].tolist() == ["net", "other"]
     run(*command, "force=true")
 
 

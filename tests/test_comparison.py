@@ -9,6 +9,7 @@ from test_experiments import experiment
 from lipbench import report
 from lipbench.commandline import CONF, CommandError, expand_suites
 from lipbench.figures import best_variants, construction_comparison
+from lipbench.pages import find_runs, leaderboard
 from lipbench.run import experiment_of
 
 DATASETS = ("digits", "digits08", "mnist", "mnist08")
@@ -84,11 +85,11 @@ def test_the_report_compares_what_was_swept(tmp_path):
         job = experiment("digits08/layers_cnn", tmp_path, f"constraint={constraint}", "training.minutes=null")
         object.__setattr__(job, "folder", tmp_path / "digits08/layers_cnn" / f"constraint={constraint}" / "0")
         job.run()
-    ((name, epsilon, table),) = report.constructions(tmp_path, "digits08")
+    ((name, epsilon, table),) = report.constructions(find_runs(tmp_path), "digits08")
     assert (name, epsilon) == ("layers_cnn", 0.5)
     assert set(table["construction"]) == {"aoc", "aol"}
     assert (table["ms"] > 0).all()
-    assert report.constructions(tmp_path, "digits") == []
+    assert report.constructions(find_runs(tmp_path), "digits") == []
 
 
 def test_a_run_without_attacks_certifies_alone_and_stands_in_the_leaderboard(tmp_path):
@@ -100,6 +101,6 @@ def test_a_run_without_attacks_certifies_alone_and_stands_in_the_leaderboard(tmp
     assert summary["median_distance"] is None
     assert summary["certified_accuracy"]["0.5"] > 0
     experiment("digits08/kr_mlp", tmp_path).run()
-    columns = [c for c in report.leaderboard(tmp_path) if " @ " in c]
+    columns = [c for c in leaderboard(find_runs(tmp_path)) if " @ " in c]
     radii = [0.25, 0.5, 1, 1.5, 1.58, 2]
     assert columns == [f"{name} @ {eps:g}" for name in ("rob", "cert") for eps in radii]

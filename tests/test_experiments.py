@@ -19,7 +19,7 @@ from lipbench.commandline import CONF, CommandError, check_overrides, expand_sui
 from lipbench.data import Dataset, Split
 from lipbench.experiment import Experiment, variant_of
 from lipbench.models import build
-from lipbench.report import leaderboard, write_leaderboard
+from lipbench.pages import find_runs, leaderboard, write_leaderboard
 from lipbench.results import LawViolation, ResultsError, read_json
 from lipbench.run import experiment_of
 
@@ -189,20 +189,22 @@ def test_an_unsound_network_breaks_the_transport_law(tmp_path, monkeypatch):
         job.run()
 
 
-def test_report_of_two_seeds(tmp_path, capsys):
+def test_report_of_two_seeds(tmp_path):
     for seed in (0, 1):
         experiment("digits08/hkr_mlp", tmp_path, f"seed={seed}").run()
-    board = leaderboard(tmp_path)
+    runs = find_runs(tmp_path)
+    board = leaderboard(runs)
     assert board["seeds"].tolist() == [2]
     summaries = [read_json(tmp_path / f"digits08/hkr_mlp/default/{seed}/summary.json") for seed in (0, 1)]
     assert board["accuracy"][0] == pytest.approx(50 * sum(s["accuracy"] for s in summaries))
     assert board["violations"].tolist() == [0]
     assert board["transport law"].tolist() == ["holds"]
-    write_leaderboard(board, tmp_path)
+    write_leaderboard(board, runs)
     assert "hkr_mlp" in (tmp_path / "leaderboard.md").read_text()
     (tmp_path / "digits08/hkr_mlp/default/1/bounds/fgsm.csv").unlink()
-    assert leaderboard(tmp_path)["seeds"].tolist() == [1]
-    assert "unfinished" in capsys.readouterr().err
+    runs = find_runs(tmp_path)
+    assert leaderboard(runs)["seeds"].tolist() == [1]
+    assert [problem.why.split(":")[0] for problem in runs.problems] == ["unfinished"]
 
 
 def test_the_recipe_rebuilds_a_network(tmp_path):

@@ -10,7 +10,7 @@ import torch
 import lipbench
 from lipbench import layers, losses
 from lipbench.data import Dataset, Split
-from lipbench.report import leaderboard, write_leaderboard
+from lipbench.pages import find_runs, leaderboard, write_leaderboard
 from lipbench.results import bounds_table, class_accuracies, imbalance, summarize, write_bounds, write_summary
 from lipbench.training import adam
 from lipbench.training.batches import balanced_batches, shuffled_batches
@@ -151,9 +151,10 @@ def test_summary_and_leaderboard_tell_a_rare_class(tmp_path):
     assert (summary["sensitivity"], summary["specificity"]) == (0.0, 1.0)
     assert summary["imbalance"] == 24
     run(tmp_path, "knows", labels, labels)
-    board = leaderboard(tmp_path)
+    runs = find_runs(tmp_path)
+    board = leaderboard(runs)
     assert board.set_index("experiment")["balanced accuracy"].to_dict() == {"knows": 100.0, "says_no": 50.0}
-    text = write_leaderboard(board, tmp_path)
+    text = write_leaderboard(board, runs)
     assert "bal |" in text
     assert "sens |" in text
     csv = pd.read_csv(tmp_path / "leaderboard.csv")
@@ -163,7 +164,8 @@ def test_summary_and_leaderboard_tell_a_rare_class(tmp_path):
 def test_equal_classes_leave_the_leaderboard_as_it_is(tmp_path):
     labels = np.arange(50) % 2
     run(tmp_path, "even", labels, np.zeros(50, int))
-    text = write_leaderboard(leaderboard(tmp_path), tmp_path)
+    runs = find_runs(tmp_path)
+    text = write_leaderboard(leaderboard(runs), runs)
     assert "bal |" not in text
     assert "imbalance" not in text
     table = bounds_table(range(3), [0, 1, 2], [0, 1, 1], "certificate", "lower", [1.0, 1.0, 0.0])

@@ -17,7 +17,8 @@ from lipbench import layers, losses
 from lipbench.certificate import gaps, gaps_of, layerwise, lipschitz, singular_range
 from lipbench.certificate import spectrum as spectrum_module
 from lipbench.figures import save_figure, training_comparison, training_curves
-from lipbench.report import _figures
+from lipbench.pages import find_runs
+from lipbench.report import draw
 from lipbench.results import ResultsError, layer_columns, read_histories
 from lipbench.training import auto, event_log
 from lipbench.training.history import monitor
@@ -345,13 +346,13 @@ def test_an_old_history_without_layers_is_compared_by_what_it_has():
 def test_the_report_draws_the_runs_that_are_asked_for(tmp_path):
     for name in ("hkr_mlp", "kr_mlp"):
         experiment(f"digits08/{name}", tmp_path, *FAST).run()
-    drawn = {path.name for path in _figures(tmp_path, ["digits08"], False)}
+    drawn = {path.name for path in draw(find_runs(tmp_path), False)[0]}
     assert {"accuracy_digits08.png", "training_digits08.png"} <= drawn
     assert not any("mlp" in name for name in drawn)
-    drawn = {path.name for path in _figures(tmp_path, ["digits08"], ["kr_mlp"])}
+    drawn = {path.name for path in draw(find_runs(tmp_path), ["kr_mlp"])[0]}
     assert {name for name in drawn if "mlp" in name} == {
-        f"training_digits08_kr_mlp_default_0.{suffix}" for suffix in ("png", "pdf")
+        f"training_digits08_kr_mlp_default_0.{suffix}" for suffix in ("png", "pdf", "csv")
     }
-    assert sum("mlp" in path.name for path in _figures(tmp_path, ["digits08"], True)) == 4
+    assert sum("mlp" in path.name for path in draw(find_runs(tmp_path), True)[0]) == 6
     with pytest.raises(ResultsError, match="hkr_mlp, kr_mlp"):
-        _figures(tmp_path, ["digits08"], ["kr_mpl"])
+        draw(find_runs(tmp_path), ["kr_mpl"])

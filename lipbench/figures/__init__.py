@@ -2,6 +2,7 @@
 
 from lipbench.figures.constructions import best_variants, construction_comparison
 from lipbench.figures.curves import accuracy_curves
+from lipbench.figures.data import drawn
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.recipes import FIGURES, Drawing, Recipe, drawings
 from lipbench.figures.style import save_figure
@@ -17,6 +18,7 @@ __all__ = [
     "best_variants",
     "construction_comparison",
     "drawings",
+    "drawn",
     "save_figure",
     "training_comparison",
     "training_curves",

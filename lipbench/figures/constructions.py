@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from lipbench.figures.style import PALETTE, style
+from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
 
 FAMILIES = {
     "Identity": "unconstrained",
@@ -50,7 +50,7 @@ def construction_comparison(table: pd.DataFrame, epsilon: float, title: str = ""
     names = [FAMILIES.get(name, name) for name in table["construction"]]
     rows = np.arange(len(table))[::-1]
     with style():
-        figure = Figure(figsize=(7.2, 0.26 * len(table) + 1.3))
+        figure = Figure(figsize=(TWO_COLUMNS, 0.26 * len(table) + 1.3))
         left, middle, right = figure.subplots(1, 3, sharey=True, gridspec_kw={"width_ratios": [2.2, 1.2, 1.2]})
         left.hlines(rows, table["certified"], table["accuracy"], color="0.8", linewidth=1.5, zorder=1)
         left.scatter(table["accuracy"], rows, s=26, color=PALETTE[0], label="accuracy", zorder=2)
@@ -75,5 +75,5 @@ def construction_comparison(table: pd.DataFrame, epsilon: float, title: str = ""
         middle.xaxis.set_minor_locator(NullLocator())
         right.set_xlim(left=0)
         if title:
-            figure.suptitle(title, fontsize=10)
+            figure.suptitle(title, fontsize=8)
     return figure

@@ -6,25 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from lipbench.figures.style import PALETTE, style
+from lipbench.figures.style import METHODS, ONE_COLUMN, TWO_COLUMNS, legend_below, method_look, shortened, style
 from lipbench.results import RUN_COLUMNS, ResultsError, best, survival
 
 COLUMNS = 4
-LABELS = {
-    "fgsm": "FGSM",
-    "fgm": "FGM",
-    "l2_pgd": "L2-PGD",
-    "deepfool": "DeepFool",
-    "carlini_wagner": "Carlini-Wagner",
-    "lipbench": "lipbench",
-    "alma": "ALMA",
-    "apgd": "APGD",
-    "ddn": "DDN",
-    "hop_skip_jump": "HopSkipJump",
-    "tangent": "tangent",
-    "transport_path": "transport path",
-}
 NORM_LABELS = {"l2": "L2", "linf": "L-infinity", "l1": "L1"}
 
 
@@ -46,11 +33,8 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
         )
     table = table[table["norm"] == norm]
     groups = list(table.groupby(RUN_COLUMNS[:3], sort=True))
-    attacks = [
-        m for m in (*LABELS, *sorted(set(table["method"]))) if m in set(table[table["side"] == "upper"]["method"])
-    ]
-    attacks = list(dict.fromkeys(attacks))
-    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(attacks)}
+    attacked = set(table[table["side"] == "upper"]["method"])
+    attacks = [m for m in dict.fromkeys((*METHODS, *sorted(attacked))) if m in attacked]
     # As wide as the combined attack needs; a weak attack's tail is cut.
     combined = table[table["side"] == "upper"].groupby([*RUN_COLUMNS, "index"])["distance"].min()
     finite = combined[np.isfinite(combined) & (combined > 0)]
@@ -58,11 +42,11 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
     columns = min(COLUMNS, len(groups))
     rows = -(-len(groups) // columns)
     with style():
-        figure = Figure(figsize=(2.6 * columns + 0.6, 2.1 * rows + 0.9))
+        figure = Figure(figsize=(TWO_COLUMNS if columns > 1 else ONE_COLUMN, 1.65 * rows + 0.9))
         axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
         for axis, (key, rows_of_panel) in zip(axes, groups, strict=False):
-            _panel(axis, rows_of_panel, norm, attacks, colors, limit)
-            variant = "" if key[2] == "default" else f"\n{key[2]}"
+            _panel(axis, rows_of_panel, norm, attacks, limit)
+            variant = "" if key[2] == "default" else f"\n{shortened(str(key[2]), 24)}"
             axis.set_title(f"{key[1]}{variant}")
         for axis in axes[len(groups) :]:
             axis.set_visible(False)
@@ -70,26 +54,19 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
             if position + columns >= len(groups):
                 axis.set_xlabel(f"epsilon ({NORM_LABELS[norm]})")
                 axis.tick_params(labelbottom=True)
-        figure.supylabel("accuracy (%)", fontsize=9)
+        figure.supylabel("accuracy (%)", fontsize=8)
         handles = {
             label: line
             for axis in axes[: len(groups)]
             for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            loc="outside lower center",
-            ncols=min(len(handles), 4 if columns < 4 else 7),
-        )
+        legend_below(figure, handles)
         if title:
-            figure.suptitle(title, fontsize=10)
+            figure.suptitle(title, fontsize=8)
     return figure
 
 
-def _panel(
-    axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], colors: dict[str, str], limit: float
-) -> None:
+def _panel(axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], limit: float) -> None:
     """Curves of one experiment, whose rows are of one norm, on the images that all its methods share."""
     # One image of one seed is one key: seeds are pooled.
     table = table.assign(index=table["seed"].astype(str) + "/" + table["index"].astype(str))
@@ -103,9 +80,9 @@ def _panel(
             axis.plot(
                 epsilons,
                 100 * survival(distances, epsilons),
-                color=colors[method],
-                linewidth=1.1,
-                label=LABELS.get(method, method),
+                color=method_look(method).color,
+                linewidth=1.0,
+                label=method_look(method).label,
             )
     for side, label, dashes in (("upper", "combined attack", "-"), ("lower", "certificate", "--")):
         distances = best(table, side, norm)
@@ -114,9 +91,10 @@ def _panel(
                 epsilons,
                 100 * survival(distances, epsilons),
                 color="black",
-                linewidth=1.6,
+                linewidth=1.8,
                 linestyle=dashes,
                 label=label,
             )
     axis.set_xlim(0, limit)
     axis.set_ylim(0, 102)
+    axis.xaxis.set_major_locator(MaxNLocator(4))

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lipbench.figures.inputs import Results, Run
-from lipbench.figures.lineup import lineup, look
-from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
+from lipbench.figures.lineup import lineup
+from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, style
 
 # (metric, value of removed pixels) -> its name, and which values are better.
 BLACK, GREY = 0.0, 0.5
@@ -67,11 +67,11 @@ def explanations(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         axes[0].set_ylim(len(names) - 0.4, -0.6)
         for axis in axes[:2]:
             axis.axvline(0, color="0.6", linewidth=0.6)
-        handles = [
-            Line2D([], [], color=color, marker=marker, linestyle="", markersize=4, label=label)
+        handles = {
+            label: Line2D([], [], color=color, marker=marker, linestyle="", markersize=4)
             for label, color, marker in ATTRIBUTIONS.values()
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        }
+        legend_below(figure, handles)
     return figure, table
 
 
@@ -103,4 +103,4 @@ def _panel(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
 
 
 def _label(network: str) -> str:
-    return network if network.endswith("(published)") else look(network).label
+    return network if network.endswith("(published)") else network_look(network).label

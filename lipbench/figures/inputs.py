@@ -62,6 +62,10 @@ class Results:
         """Those of one data set."""
         return self._of_runs(run for run in self.runs if run.key[0] == dataset)
 
+    def of_defaults(self) -> "Results":
+        """Those of the variant "default": not the many of a sweep. All where there is none."""
+        return self._of_runs([run for run in self.runs if run.key[2] == "default"] or self.runs)
+
     @property
     def datasets(self) -> list[str]:
         """Names of the data sets, sorted."""

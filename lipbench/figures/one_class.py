@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lipbench.figures.inputs import Results, Run
-from lipbench.figures.lineup import look
-from lipbench.figures.style import TWO_COLUMNS, style
+from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
 
 # Certified AUROC on MNIST, mean of the ten digits (Béthune et al., 2023, arXiv 2303.01978), % at epsilon * 255.
 PUBLISHED = {0: 95.5, 8: 93.2, 16: 89.9, 36: 78.4, 72: 57.5}
@@ -36,7 +35,8 @@ def one_class(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
         _curves(left, table, published)
         _classes(right, table)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        lines, labels = left.get_legend_handles_labels()
+        legend_below(figure, dict(zip(labels, lines, strict=True)))
     return figure, table
 
 
@@ -56,7 +56,7 @@ def _rows(run: Run) -> pd.DataFrame:
 
 def _curves(axis: Axes, table: pd.DataFrame, published: bool) -> None:
     for experiment, rows in table.groupby("experiment", sort=True):
-        means, kind = rows.groupby("epsilon")[["certified", "attacked"]].mean(), look(str(experiment))
+        means, kind = rows.groupby("epsilon")[["certified", "attacked"]].mean(), network_look(str(experiment))
         known: dict[str, Any] = {"color": kind.color, "marker": kind.marker, "markersize": 3.5}
         axis.plot(means.index, means["attacked"], label=f"{kind.label}, attacked", **known)
         axis.plot(means.index, means["certified"], linestyle="--", label=f"{kind.label}, certified", **known)
@@ -76,7 +76,7 @@ def _classes(axis: Axes, table: pd.DataFrame) -> None:
     for i, experiment in enumerate(experiments):
         mine = table[table["experiment"] == experiment].groupby(["inlier", "epsilon"])["certified"].mean().unstack()
         places = np.array([classes.index(k) for k in mine.index]) + 0.3 * (i - (len(experiments) - 1) / 2)
-        kind = look(experiment)
+        kind = network_look(experiment)
         axis.hlines(places, mine[largest], mine[mine.columns[0]], color=kind.color, linewidth=1.2)
         axis.scatter(mine[mine.columns[0]], places, s=16, color=kind.color, marker=kind.marker)
         axis.scatter(mine[largest], places, s=16, color=kind.color, marker=kind.marker, facecolors="white")

@@ -10,8 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from lipbench.figures.inputs import Results, Run
-from lipbench.figures.lineup import look
-from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
+from lipbench.figures.style import PALETTE, TWO_COLUMNS, network_look, style
 
 KINDS = ("plain", "hkr")
 # Points that are drawn, and of them those with an arrow; both of each class.
@@ -43,7 +42,7 @@ def plane(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         rows = []
         for line, runs in zip(axes, grid, strict=True):
             for axis, run in zip(line, runs, strict=True):
-                rows += _panel(axis, run, "" if run is None else f"{run.key[0]}, {look(str(run.key[1])).label}")
+                rows += _panel(axis, run, "" if run is None else f"{run.key[0]}, {network_look(str(run.key[1])).label}")
     return figure, pd.DataFrame(rows)
 
 

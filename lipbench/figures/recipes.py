@@ -7,10 +7,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lipbench.figures.explanations import explanations
+from lipbench.figures.galleries import adversarial_images, counterfactuals, saliency_maps
+from lipbench.figures.generalisation import generalisation
 from lipbench.figures.inputs import Results
 from lipbench.figures.one_class import one_class
 from lipbench.figures.plane import plane, plane_lambda
 from lipbench.figures.robustness import robustness
+from lipbench.figures.sandwich import attack_costs, sandwich, tightness
+from lipbench.figures.spectra import gradient_norms, spectra
+from lipbench.figures.tradeoff import tradeoff
+from lipbench.figures.transport import transport
 
 Drawn = tuple[Figure, pd.DataFrame]
 
@@ -59,18 +65,25 @@ FIGURES = (
         each=False,
     ),
     Recipe(
-        "explanations",
-        "What explanations are worth",
-        "Dots with intervals, one row per network and one panel per metric (mu-fidelity, deletion, insertion, "
-        "stability), a colour per attribution; the last rows are published values of mu-fidelity.",
-        explanations,
+        "adversarial",
+        "Nearest adversarial images",
+        "Rows of test images: the original, then for each network the nearest adversarial image of any attack with "
+        "the label that it gets, and its difference to the original (red: more, blue: less) with the L2 distance.",
+        adversarial_images,
     ),
     Recipe(
-        "one_class",
-        "Outlier detection: AUROC against epsilon",
-        "Left, curves of AUROC that fall as epsilon grows: solid under attack, dashed as certified, below it. Right, "
-        "one line per inlier class from its certified AUROC at the largest epsilon to that at 0.",
-        one_class,
+        "saliency",
+        "Saliency maps: gradients of the margin in the image",
+        "Rows of test images: the original, then for each network the gradient of the margin of its prediction (red: "
+        "more of a pixel speaks for the class, blue: against it), with its L2 norm.",
+        saliency_maps,
+    ),
+    Recipe(
+        "counterfactuals",
+        "Counterfactuals: x - t f(x) grad f(x) for growing t",
+        "Rows of one test image and network that moves against the gradient of its margin f, by more from left to "
+        "right; below each image is f, negative once the label has changed.",
+        counterfactuals,
     ),
     Recipe(
         "plane",
@@ -86,6 +99,75 @@ FIGURES = (
         "The same points in several squares: the larger lambda, the closer the frontier follows the points. "
         "For lambda = 0, without the hinge, it is anywhere.",
         plane_lambda,
+    ),
+    Recipe(
+        "spectra",
+        "Singular values of the layers, and the Lipschitz bound over training",
+        "Left, the singular values of each layer as dots, near 1 for constrained networks and spread for the classical "
+        "one. Right, the Lipschitz bound over the training: it grows for the classical network and is flat for the "
+        "constrained ones.",
+        spectra,
+    ),
+    Recipe(
+        "gradients",
+        "Norms of the gradient of the margin",
+        "A histogram per network of the L2 norm of the margin's gradient at test images; its bound is dashed.",
+        gradient_norms,
+    ),
+    Recipe(
+        "transport",
+        "Optimal transport between the classes, and the second law",
+        "Above, pairs of images that the optimal plan matches. Below, the rise of f over each pair against its length, "
+        "and the Kantorovich-Rubinstein estimate over the training, which stays under the exact distance.",
+        transport,
+    ),
+    Recipe(
+        "generalisation",
+        "Training and test",
+        "A row per network: accuracy and certified accuracy on training images and on the test set, joined by a line.",
+        generalisation,
+    ),
+    Recipe(
+        "sandwich",
+        "Certificate against empirical distance, image by image",
+        "A panel per network with a point per test image: its certificate to the right, its distance under the "
+        "combined attack upwards. No point may lie below the line of equality; of tight networks they lie just on it.",
+        sandwich,
+    ),
+    Recipe(
+        "tightness",
+        "Tightness by attack: distance over certificate",
+        "A row per attack and a panel per network: median, quartiles and 5 to 95 % of distance over certificate, from "
+        "1 (perfect) to the right.",
+        tightness,
+    ),
+    Recipe(
+        "costs",
+        "Cost and quality of the attacks",
+        "A panel per network with a point per attack: seconds per 1000 images to the right, the best distance over its "
+        "own upwards. A line joins the attacks that no other beats in both.",
+        attack_costs,
+    ),
+    Recipe(
+        "tradeoff",
+        "Accuracy against certified accuracy along a parameter of the loss",
+        "A panel per parameter: certified accuracy to the right, accuracy upwards, a line through the networks of each "
+        "sweep; the Pareto front is ringed.",
+        tradeoff,
+    ),
+    Recipe(
+        "explanations",
+        "What explanations are worth",
+        "Dots with intervals, one row per network and one panel per metric (mu-fidelity, deletion, insertion, "
+        "stability), a colour per attribution; the last rows are published values of mu-fidelity.",
+        explanations,
+    ),
+    Recipe(
+        "one_class",
+        "Outlier detection: AUROC against epsilon",
+        "Left, curves of AUROC that fall as epsilon grows: solid under attack, dashed as certified, below it. Right, "
+        "one line per inlier class from its certified AUROC at the largest epsilon to that at 0.",
+        one_class,
     ),
 )
 

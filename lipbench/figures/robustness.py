@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lipbench.figures.inputs import Results, Run
-from lipbench.figures.lineup import lineup, look
-from lipbench.figures.style import TWO_COLUMNS, style
+from lipbench.figures.lineup import lineup
+from lipbench.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import best, survival
 
 # Panels in a row; more data sets go on in the next one.
@@ -33,7 +33,7 @@ def robustness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     columns = min(PANELS, len(datasets))
     rows = -(-len(datasets) // columns)
     with style():
-        figure = Figure(figsize=(TWO_COLUMNS if columns > 1 else TWO_COLUMNS / 2, 2.1 * rows + 0.5))
+        figure = Figure(figsize=(TWO_COLUMNS if columns > 1 else ONE_COLUMN, 2.0 * rows + 0.6))
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, dataset in zip(axes, datasets, strict=False):
             _panel(axis, table[table["dataset"] == dataset])
@@ -41,12 +41,11 @@ def robustness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         for axis in axes[len(datasets) :]:
             axis.set_visible(False)
         figure.supylabel("accuracy (%)", fontsize=8)
-        handles = {
-            look(name).label: Line2D([], [], color=look(name).color) for name in dict.fromkeys(table["experiment"])
-        }
+        looks = [network_look(name) for name in dict.fromkeys(table["experiment"])]
+        handles = {look.label: Line2D([], [], color=look.color) for look in looks}
         handles["combined attack"] = Line2D([], [], color="0.2")
         handles["certified"] = Line2D([], [], color="0.2", linestyle="--")
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+        legend_below(figure, handles)
     return figure, table
 
 
@@ -87,9 +86,14 @@ def _pooled(runs: list[Run]) -> pd.DataFrame:
 
 def _panel(axis: Axes, table: pd.DataFrame) -> None:
     for (experiment, curve), rows in table.groupby(["experiment", "curve"], sort=False):
-        looks = look(str(experiment))
         dashes = "--" if curve == "certified" else "-"
-        axis.plot(rows["epsilon"], rows["accuracy"], color=looks.color, linestyle=dashes, label=f"{experiment} {curve}")
+        axis.plot(
+            rows["epsilon"],
+            rows["accuracy"],
+            color=network_look(str(experiment)).color,
+            linestyle=dashes,
+            label=f"{experiment} {curve}",
+        )
     axis.set_xlim(0, table["epsilon"].max())
     axis.set_ylim(0, 102)
     axis.set_xlabel("epsilon (L2, pixels in [0, 1])")

@@ -1,16 +1,28 @@
-"""One look for all figures: colours that colour-blind readers can tell apart, embedded fonts."""
+"""One look for all figures: colours that colour-blind readers can tell apart, one per network and method, embedded
+fonts, sizes of paper.
+"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from lipbench.results import atomic
+from lipbench.figures.data import drawn
+from lipbench.results import atomic, write_text
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white. Black is kept for the headline.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+BLUE, ORANGE, GREEN, PINK, SKY, AMBER = PALETTE
+GREY = "#666666"
+# Tol's muted colours, for what is outside of the line-up.
+INDIGO, TEAL, OLIVE, WINE, PURPLE = "#332288", "#44AA99", "#999933", "#882255", "#AA4499"
 
 # Widths in inches: one column of a paper, and a page.
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9
@@ -18,16 +30,103 @@ ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9
 STYLE = {
     "pdf.fonttype": 42,  # TrueType: editors and publishers can use the text
     "ps.fonttype": 42,
-    "font.size": 9,
-    "axes.titlesize": 9,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.3,
+    "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
+
+
+@dataclass(frozen=True)
+class Look:
+    """Name, colour and marker of a kind of network or of a method: the same in every figure."""
+
+    label: str
+    color: str
+    marker: str
+
+
+# By the first word of an experiment's name: what the network was trained with.
+NETWORKS = {
+    "plain": Look("classical", GREY, "s"),
+    "adversarial": Look("adversarially trained", AMBER, "v"),
+    "ce": Look("1-Lipschitz, cross-entropy", SKY, "^"),
+    "hkr": Look("1-Lipschitz, HKR", ORANGE, "o"),
+    "margin": Look("1-Lipschitz, margin", BLUE, "D"),
+    "kr": Look("1-Lipschitz, KR", PINK, "P"),
+    "record": Look("1-Lipschitz, record", GREEN, "X"),
+    "spectral": Look("spectral norm", WINE, "<"),
+    "frobenius": Look("Frobenius norm", INDIGO, ">"),
+    "clip": Look("weight clipping", OLIVE, "p"),
+    "deel": Look("deel-torchlip", TEAL, "h"),
+    "orthogonium": Look("orthogonium", PURPLE, "d"),
+}
+METHODS = {
+    "lipbench": Look("lipbench", ORANGE, "*"),
+    "fgsm": Look("FGSM", AMBER, "v"),
+    "fgm": Look("FGM", GREY, "<"),
+    "l2_pgd": Look("L2-PGD", SKY, "s"),
+    "apgd": Look("APGD", SKY, "D"),
+    "deepfool": Look("DeepFool", GREEN, "^"),
+    "carlini_wagner": Look("Carlini-Wagner", PINK, "o"),
+    "ddn": Look("DDN", BLUE, "P"),
+    "alma": Look("ALMA", BLUE, "h"),
+    "tangent": Look("tangent", ORANGE, "X"),
+    "hop_skip_jump": Look("HopSkipJump", GREY, "p"),
+    "transport_path": Look("transport path", AMBER, "d"),
+}
+
+
+def network_look(experiment: str) -> Look:
+    """How a network is drawn, from the name of its experiment, such as "hkr_cnn"."""
+    return NETWORKS.get(experiment.split("_", maxsplit=1)[0], Look(experiment, GREEN, "*"))
+
+
+def method_look(method: str) -> Look:
+    """How an attack is drawn; those of other libraries as ours of the same name."""
+    if method in METHODS:
+        return METHODS[method]
+    kin = next((look for name, look in METHODS.items() if method.endswith(f"_{name}")), Look("", GREY, "."))
+    return Look(method.replace("_", " "), kin.color, kin.marker)
+
+
+def shortened(text: str, length: int) -> str:
+    """A name that has room: its end becomes an ellipsis where it is longer."""
+    return text if len(text) <= length else text[: length - 1] + "\u2026"
+
+
+def plain_log(axis: Axis) -> None:
+    """A logarithmic axis whose numbers are written out: 0.5, 1, 2, 5, ..."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """A legend below all panels, in as many columns as fit.
+
+    Args:
+        handles: label -> artist.
+    """
+    # At 7 points 16 letters fill an inch; the sample of a line and the gaps take the room of 8.
+    fitting = int(16 * figure.get_figwidth() / (8 + max(map(len, handles), default=0)))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, min(fitting, len(handles)))
+    )
 
 
 @contextmanager
@@ -37,12 +136,37 @@ def style() -> Iterator[None]:
         yield
 
 
-def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Writes `path` with the suffixes .png (200 dpi) and .pdf (fonts embedded), each whole or not at all."""
+def save_figure(
+    figure: Figure, path: Path, *, title: str = "", alt: str = "", data: pd.DataFrame | None = None
+) -> list[Path]:
+    """Writes `path` with the suffixes .png (200 dpi), .pdf (fonts embedded) and .csv, each whole or not at all.
+
+    The words travel inside of the pictures (PNG: Title and Description; PDF: Title and Subject), where the report finds
+    them.
+
+    Args:
+        title: a caption of one line.
+        alt: what the figure shows, in a sentence or two, for readers who do not see it.
+        data: the numbers behind it; None: those that it draws, see `lipbench.figures.data.drawn`. Empty: no file.
+
+    Returns:
+        the files written.
+    """
+    words = {"Title": title, "Description": alt}
+    png = {"dpi": 200, "metadata": {key: text for key, text in words.items() if text}}
+    pdf = {"metadata": {"CreationDate": None, "Title": title or None, "Subject": alt or None}}
+    with style():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out now, not once more for every file: that takes a third of the time
     written = []
-    for suffix, options in ((".png", {"dpi": 200}), (".pdf", {"metadata": {"CreationDate": None}})):
+    for suffix, options in ((".png", png), (".pdf", pdf)):
         target = path.with_name(path.name + suffix)
         with atomic(target) as temporary, style():
             figure.savefig(temporary, format=suffix[1:], **options)
+        written.append(target)
+    table = drawn(figure) if data is None else data
+    if len(table):
+        target = path.with_name(f"{path.name}.csv")
+        write_text(target, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
         written.append(target)
     return written

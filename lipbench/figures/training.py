@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from lipbench.figures.style import PALETTE, style
+from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, shortened, style
 from lipbench.results import RUN_COLUMNS, layer_columns
 
 # A panel whose values span more than this factor is logarithmic: the bound of a plain network explodes.
@@ -39,7 +39,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
         layer: {"color": shade, "linewidth": width} for layer, shade, width in zip(layers, shades, widths, strict=False)
     }
     with style():
-        figure = Figure(figsize=(7.6, 5.4))
+        figure = Figure(figsize=(TWO_COLUMNS, 4.9))
         axes = figure.subplots(2, 2, sharex=True)
         _bands(axes[0, 0], history, looks)
         _lines(axes[0, 1], history, "lipschitz", "lipschitz", looks)
@@ -57,7 +57,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
         handles, labels = axes[1, 1].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right lower")
         if title:
-            figure.suptitle(title, fontsize=10)
+            figure.suptitle(title, fontsize=8)
     return figure
 
 
@@ -71,16 +71,12 @@ def training_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
     """
     runs = [rows[rows["seed"] == rows["seed"].min()] for _, rows in histories.groupby(RUN_COLUMNS[:3], sort=True)]
     names = _names(runs)
-    looks = [
-        {"color": PALETTE[i % len(PALETTE)], "linestyle": DASHES[i // len(PALETTE) % len(DASHES)]}
-        for i in range(len(runs))
-    ]
+    looks = _looks(runs)
     ends = _ends(runs)
-    lines = {"lipschitz": "Lipschitz bound of the network", "gradient_norm": "gradient norm (input)"}
+    lines = {"lipschitz": "Lipschitz bound", "gradient_norm": "gradient norm (input)"}
     columns = len(lines) + bool(np.isfinite(ends).any())
-    width, longest = 3.2 * columns, max(map(len, names))
     with style():
-        figure = Figure(figsize=(width, max(3.2, 1.5 + 0.22 * len(runs))))
+        figure = Figure(figsize=(TWO_COLUMNS, max(2.7, 1.2 + 0.16 * len(runs))))
         axes = np.atleast_1d(figure.subplots(1, columns))
         for axis, (column, name) in zip(axes, lines.items(), strict=False):
             for rows, label, look in zip(runs, names, looks, strict=True):
@@ -92,15 +88,21 @@ def training_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
             _scale(axis, histories[column])
         if columns > len(lines):
             _intervals(axes[-1], ends, names, [look["color"] for look in looks])
-        # About 14 letters fill an inch; a line sample takes the room of 7.
-        figure.legend(
-            *axes[0].get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=max(1, min(6, len(runs), int(14 * width / (longest + 7)))),
-        )
+        legend_below(figure, dict(zip(names, axes[0].get_lines(), strict=True)))
         if title:
-            figure.suptitle(title, fontsize=10)
+            figure.suptitle(title, fontsize=8)
     return figure
+
+
+def _looks(runs: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
+    """The colour of each kind of network, dashed where its body is dense; of the variants of one, a colour each."""
+    names = [str(rows["experiment"].iloc[0]) for rows in runs]
+    if len(set(names)) < len(names):
+        return [
+            {"color": PALETTE[i % len(PALETTE)], "linestyle": DASHES[i // len(PALETTE) % len(DASHES)]}
+            for i in range(len(runs))
+        ]
+    return [{"color": network_look(name).color, "linestyle": "--" if name.endswith("mlp") else "-"} for name in names]
 
 
 def _bands(axis: Axes, history: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
@@ -161,7 +163,7 @@ def _intervals(axis: Axes, ends: np.ndarray, names: Sequence[str], colors: Seque
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     axis.set_title("singular values at the end")
-    axis.set_xlabel("smallest to largest of all layers")
+    axis.set_xlabel("smallest to largest")
 
 
 def _scale(axis: Axes, values: pd.DataFrame | pd.Series, which: str = "y", always_log: bool = False) -> None:
@@ -192,8 +194,4 @@ def _names(runs: Sequence[pd.DataFrame]) -> list[str]:
     keys = [(str(rows["experiment"].iloc[0]), str(rows["variant"].iloc[0])) for rows in runs]
     if len({variant for _, variant in keys}) == 1:
         return [experiment for experiment, _ in keys]
-    return [name if variant == "default" else f"{name} {_short(variant)}" for name, variant in keys]
-
-
-def _short(text: str, length: int = 28) -> str:
-    return text if len(text) <= length else text[: length - 1] + "\u2026"
+    return [name if variant == "default" else f"{name} {shortened(variant, 20)}" for name, variant in keys]

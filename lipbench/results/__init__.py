@@ -1,5 +1,6 @@
 """Tables of bounds: schema, reading, writing, the sandwich law, robust accuracy."""
 
+from lipbench.results.compare import COMBINED, Comparison, compare
 from lipbench.results.files import (
     ResultsError,
     atomic,
@@ -31,15 +32,18 @@ from lipbench.results.tables import (
 
 __all__ = [
     "COLUMNS",
+    "COMBINED",
     "EPSILONS",
     "NORMS",
     "RUN_COLUMNS",
+    "Comparison",
     "LawViolation",
     "ResultsError",
     "atomic",
     "best",
     "bounds_table",
     "class_accuracies",
+    "compare",
     "differences",
     "file_hash",
     "fingerprint",

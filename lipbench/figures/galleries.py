@@ -1,0 +1,163 @@
+"""Networks side by side on the same images: adversarial images, saliency maps, counterfactuals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lipbench.figures.inputs import Results
+from lipbench.figures.lineup import first_seeds
+from lipbench.figures.sheet import Sheet, full_scale
+from lipbench.figures.style import network_look
+
+# Images of a gallery; of the counterfactuals, which take a row per network.
+ROWS, PATHS = 4, 2
+# Times f(x) / ||grad f||: at 1 a network that is linear would be undecided.
+TIMES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A network's `illustrations.npz` (see `lipbench.illustrations`)."""
+
+    experiment: str
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def heading(self) -> str:
+        return network_look(self.experiment).label.replace(", ", "\n").replace("adversarially ", "adversarially\n")
+
+    def name(self, label: int) -> str:
+        """Of a class."""
+        return str(self.arrays["classes"][label])
+
+    def pixels(self, image: int) -> np.ndarray:
+        """[C, H, W] in [0, 1]."""
+        return self.arrays["images"][image].astype(float) / 255
+
+
+def adversarial_images(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+    """Per image the original, and per network the nearest adversarial image of any attack and its difference to the
+    original, in one scale of colours per image.
+
+    Returns:
+        the figure, and columns dataset, index, label, experiment, prediction, distance (L2).
+    """
+    networks = [network for network in _networks(results) if "adversarial" in network.arrays]
+    rows = _chosen(networks, ROWS, adversarial=True)
+    if not rows:
+        return None
+    sheet = Sheet([("original", 1), *((network.heading, 2) for network in networks)], len(rows), largest=0.8)
+    table = []
+    for row, image in enumerate(rows):
+        x = networks[0].pixels(image)
+        sheet.picture(row, 0, x, _class(networks[0], image))
+        changes = [network.arrays["adversarial"][image].astype(float) - x for network in networks]
+        scale = max(map(full_scale, changes))
+        for i, (network, change) in enumerate(zip(networks, changes, strict=True)):
+            prediction = int(network.arrays["adversarial_predictions"][image])
+            distance = float(network.arrays["adversarial_distances"][image])
+            sheet.picture(row, 1 + 2 * i, x + change, f"\u201c{network.name(prediction)}\u201d")
+            sheet.change(row, 2 + 2 * i, change, scale, f"{distance:.2f}")
+            table.append(_row(results, network, image, prediction=prediction, distance=distance))
+    return sheet.figure, pd.DataFrame(table)
+
+
+def saliency_maps(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+    """Per image and network the gradient of f, each in its own scale of colours.
+
+    f is the margin of the predicted class over its strongest rival. Red: more of this pixel speaks for the class.
+
+    Returns:
+        the figure, and columns dataset, index, label, experiment, prediction, gradient_norm.
+    """
+    networks = _networks(results)
+    rows = _chosen(networks, ROWS)
+    if not rows:
+        return None
+    sheet = Sheet([("original", 1), *((network.heading, 1) for network in networks)], len(rows), largest=1.05)
+    table = []
+    for row, image in enumerate(rows):
+        sheet.picture(row, 0, networks[0].pixels(image), _class(networks[0], image))
+        for i, network in enumerate(networks):
+            gradient = network.arrays["gradients"][image].astype(float)
+            norm = float(network.arrays["gradient_norms"][image])
+            sheet.change(row, 1 + i, gradient, full_scale(gradient), f"norm {norm:.3g}")
+            prediction = int(network.arrays["predictions"][image])
+            table.append(_row(results, network, image, prediction=prediction, gradient_norm=norm))
+    return sheet.figure, pd.DataFrame(table)
+
+
+def counterfactuals(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+    """Images x - t f(x) grad f(x) / ||grad f(x)||^2 for growing t, clipped to [0, 1]; where ||grad f|| = 1, as of the
+    optimal network of HKR, these are the source's x - t f(x) grad f(x). Below each is f of the image: negative beyond
+    the boundary.
+
+    Returns:
+        the figure, and columns dataset, index, label, experiment, prediction, t, f.
+    """
+    networks = _networks(results)
+    images = _chosen(networks, PATHS)
+    if not images:
+        return None
+    headings = [(f"t = {t:g}", 1) for t in TIMES]
+    sheet = Sheet(headings, len(images) * len(networks), group=len(networks), label=0.9, largest=0.8)
+    table = []
+    for number, image in enumerate(images):
+        for i, network in enumerate(networks):
+            row = number * len(networks) + i
+            sheet.row_label(row, network.heading)
+            for column, t in enumerate(TIMES):
+                f = _margin_at(network, image, t)
+                sheet.picture(row, column, _moved(network, image, t), f"f = {f:.2f}".replace("-", "\u2212"))
+                prediction = int(network.arrays["predictions"][image])
+                table.append(_row(results, network, image, prediction=prediction, t=t, f=f))
+    return sheet.figure, pd.DataFrame(table)
+
+
+def _networks(results: Results) -> list[_Shown]:
+    known = {name: run.arrays("illustrations.npz") for name, run in first_seeds(results).items()}
+    return [_Shown(name, arrays) for name, arrays in known.items() if arrays]
+
+
+def _chosen(networks: Sequence[_Shown], count: int, adversarial: bool = False) -> list[int]:
+    """Images that every network labels right (and of which it has an adversarial image), of as many classes as can be,
+    the first of each; sorted by class.
+    """
+    if not networks:
+        return []
+    labels = networks[0].arrays["labels"]
+    fit = np.ones(len(labels), dtype=bool)
+    for network in networks:
+        fit &= network.arrays["predictions"] == labels
+        if adversarial:
+            distances = network.arrays["adversarial_distances"]
+            fit[len(distances) :] = False
+            fit[: len(distances)] &= (distances > 0) & np.isfinite(distances)
+    # The first of every class, then the second ones.
+    order = sorted(fit.nonzero()[0], key=lambda i: (int(fit[:i][labels[:i] == labels[i]].sum()), i))
+    return sorted(map(int, order[:count]), key=lambda i: (labels[i], i))
+
+
+def _margin_at(network: _Shown, image: int, t: float) -> float:
+    column = int(np.abs(network.arrays["steps"] - t).argmin())
+    return float(network.arrays["path_margins"][image, column])
+
+
+def _moved(network: _Shown, image: int, t: float) -> np.ndarray:
+    arrays = network.arrays
+    norm = float(arrays["gradient_norms"][image])
+    length = float(arrays["margins"][image]) / norm if norm > 0 else 0.0
+    return np.clip(network.pixels(image) - t * length * arrays["gradients"][image].astype(float), 0, 1)
+
+
+def _class(network: _Shown, image: int) -> str:
+    return f"\u201c{network.name(int(network.arrays['labels'][image]))}\u201d"
+
+
+def _row(results: Results, network: _Shown, image: int, **values: Any) -> dict[str, Any]:
+    label = int(network.arrays["labels"][image])
+    return {"dataset": results.datasets[0], "index": image, "label": label, "experiment": network.experiment, **values}

@@ -1,0 +1,129 @@
+"""Accuracy against certified accuracy along a parameter of the loss, from a sweep."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from lipbench.figures.inputs import Results, Run
+from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
+from lipbench.results import fingerprint
+
+# Of the loss; in the order of the panels.
+PARAMETERS = {"alpha": "alpha", "margin": "margin", "offset": "margin (offset)", "temperature": "temperature"}
+# Fewer values are a pair, not a curve.
+FEWEST = 3
+
+
+def tradeoff(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+    """Accuracy and certified accuracy on the test set of networks that differ in one parameter of their loss (means
+    over seeds), a panel per parameter, a line per sweep in the order of the values; ringed is the Pareto front of all.
+    Epsilon is one at which the certified accuracies differ most.
+
+    alpha / (1 - alpha) is the lambda of HKR.
+
+    Returns:
+        the figure, and columns dataset, parameter, sweep, value, epsilon, accuracy, certified (%), front; None where
+        no parameter has three values.
+    """
+    table = _sweeps(results)
+    if table.empty:
+        return None
+    parameters = [name for name in PARAMETERS if name in set(table["parameter"])]
+    with style():
+        columns = max(2, len(parameters))
+        most = int(table.groupby("parameter")["sweep"].nunique().max())
+        figure = Figure(figsize=(TWO_COLUMNS * len(parameters) / columns, 2.5 + 0.15 * most))
+        axes = figure.subplots(1, len(parameters), sharex=True, sharey=True, squeeze=False)[0]
+        for axis, parameter in zip(axes, parameters, strict=True):
+            _panel(axis, table[table["parameter"] == parameter])
+            axis.set_title(PARAMETERS[parameter])
+            axis.set_xlabel(f"certified at {table['epsilon'].iloc[0]:g} (%)")
+        axes[0].set_ylabel("accuracy (%)")
+        # Where all are as good, there is no accuracy above 100 %.
+        low = table["accuracy"].min()
+        axes[0].set_ylim(low - 0.08 * (100.5 - low) - 0.5, min(100.5, table["accuracy"].max() + 0.1 * (100.5 - low)))
+    return figure, table
+
+
+def pareto(x: pd.Series, y: pd.Series) -> pd.Series:
+    """Which points no other is at least as good as in both and better in one."""
+    points = list(zip(x, y, strict=True))
+    beaten = [any(a >= u and b >= v and (a, b) != (u, v) for a, b in points) for u, v in points]
+    return pd.Series(beaten, index=x.index) == False  # noqa: E712 (elementwise)
+
+
+def _sweeps(results: Results) -> pd.DataFrame:
+    runs = pd.DataFrame([row for run in results.runs for row in _described(run)])
+    if runs.empty:
+        return runs
+    tables = []
+    for _, group in runs.groupby(["parameter", "sweep", "others"], sort=True):
+        if group["value"].nunique() >= FEWEST:
+            tables.append(group)
+    if not tables:
+        return pd.DataFrame()
+    found = pd.concat(tables, ignore_index=True)
+    certified = found["certified_accuracy"].apply(pd.Series).dropna(axis=1)
+    if certified.empty:
+        return pd.DataFrame()
+    # Where the networks differ most; of equal ones the smallest.
+    column = max(certified, key=lambda eps: (certified[eps].std(), -float(eps)))
+    found["certified"], epsilon = 100 * certified[column], float(column)
+    means = (
+        found.groupby(["parameter", "sweep", "others", "value"], sort=True)[["accuracy", "certified"]]
+        .mean()
+        .reset_index()
+    )
+    means = means.assign(dataset=results.datasets[0], epsilon=epsilon)
+    means["front"] = pareto(means["certified"], means["accuracy"])
+    return means[["dataset", "parameter", "sweep", "value", "epsilon", "accuracy", "certified", "front"]]
+
+
+def _described(run: Run) -> Iterator[dict[str, Any]]:
+    """A row per parameter of the run's loss: its value, and what a sweep of it has in common."""
+    path, summary = run.folder / "config.yaml", run.summary
+    if not path.exists() or not summary.get("certified_accuracy"):
+        return
+    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+    config.pop("seed", None)
+    loss = config.get("loss") or {}
+    for name in PARAMETERS:
+        if isinstance(loss.get(name), int | float):
+            others = {key: value for key, value in loss.items() if key != name}
+            fixed = [
+                f"{PARAMETERS[key]} {others[key]:g}" for key in PARAMETERS if isinstance(others.get(key), int | float)
+            ]
+            yield {
+                "parameter": name,
+                "others": fingerprint({**config, "loss": others}),
+                "sweep": ", ".join([str(run.key[1]), *fixed]),
+                "value": float(loss[name]),
+                "accuracy": 100 * summary["accuracy"],
+                "certified_accuracy": summary["certified_accuracy"],
+            }
+
+
+def _panel(axis: Axes, rows: pd.DataFrame) -> None:
+    """A line per sweep, the first and the last value written at its ends; a legend below."""
+    for i, (sweep, line) in enumerate(rows.groupby("sweep", sort=False)):
+        color = PALETTE[i % len(PALETTE)]
+        axis.plot(line["certified"], line["accuracy"], color=color, marker="o", markersize=3.5, label=sweep)
+        # Where points lie close, numbers at all of them would cover each other.
+        for end, height in ((line.iloc[0], -9), (line.iloc[-1], 5)):
+            place = (end["certified"], end["accuracy"])
+            axis.annotate(f"{end['value']:g}", place, (0, height), textcoords="offset points", fontsize=6, ha="center")
+    front = rows[rows["front"]]
+    axis.scatter(
+        front["certified"],
+        front["accuracy"],
+        s=60,
+        facecolors="none",
+        edgecolors="black",
+        linewidths=0.8,
+        label="Pareto front",
+    )
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))

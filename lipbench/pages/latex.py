@@ -1,0 +1,59 @@
+"""The leaderboard for a paper: one LaTeX table per data set, for the package booktabs."""
+
+from collections.abc import Hashable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lipbench.pages.leaderboard import BY_CLASS, GROUP, LAWS, hidden, written
+from lipbench.results import write_text
+
+HEADINGS = {
+    "accuracy": ("", "acc."),
+    "balanced accuracy": ("", "bal."),
+    "sensitivity": ("", "sens."),
+    "specificity": ("", "spec."),
+    "median certificate": ("median", "cert."),
+    "median distance": ("median", "dist."),
+    "tightness": ("", "tight."),
+    "violations": ("", "viol."),
+}
+RADII = {"rob": r"robust at $\varepsilon$", "cert": r"certified at $\varepsilon$"}
+HEAD = "% Needs \\usepackage{booktabs}. Accuracies in %; distances are L2, pixels in [0, 1]. Means over seeds."
+# Of these the best of a column is bold: the largest.
+BEST = ("accuracy", *BY_CLASS, "rob @", "cert @", "median")
+
+
+def write_latex(table: pd.DataFrame, root: Path) -> list[Path]:
+    r"""`leaderboard_<dataset>.tex` of each data set: a tabular to \input, with the best of each column in bold."""
+    paths = []
+    for dataset, rows in table.groupby("dataset", sort=True):
+        paths.append(root / f"leaderboard_{dataset}.tex")
+        write_text(paths[-1], _tabular(rows))
+    return paths
+
+
+def _tabular(rows: pd.DataFrame) -> str:
+    shown = rows.drop(columns=["dataset", *hidden(rows), *LAWS], errors="ignore").dropna(axis=1, how="all")
+    if set(shown["variant"]) == {"default"}:
+        shown = shown.drop(columns="variant")
+    words = [c for c in shown if c in GROUP]
+    for column in shown.columns.drop(words):
+        # As they are read: what looks equal is equally good.
+        shown[column] = pd.to_numeric(shown[column].map(partial(written, str(column))), errors="coerce")
+    headings = {c: _heading(str(c)) for c in shown}
+    best: list[Hashable] = [headings[c] for c in shown if str(c).startswith(BEST)] if len(shown) > 1 else []
+    formats: dict[Any, Any] = {headings[c]: partial(written, str(c)) for c in shown}
+    shown.columns = pd.MultiIndex.from_tuples(headings.values())
+    look = shown.style.hide(axis="index").format(formats, escape="latex").highlight_max(best, props="textbf:--rwrap;")
+    tabular: str = look.to_latex(
+        hrules=True, column_format="l" * len(words) + "r" * (len(shown.columns) - len(words)), multicol_align="c"
+    )
+    return f"{HEAD}\n{tabular}"
+
+
+def _heading(column: str) -> tuple[str, str]:
+    name, _, radius = column.partition(" @ ")
+    return (RADII[name], radius) if radius else HEADINGS.get(column, ("", column))

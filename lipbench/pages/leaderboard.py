@@ -1,0 +1,156 @@
+"""The leaderboard: one row per network, as a table, as Markdown, CSV and LaTeX."""
+
+from functools import partial
+from numbers import Real
+from typing import Any
+
+import pandas as pd
+
+from lipbench.pages.runs import Runs
+from lipbench.results import RUN_COLUMNS, write_text
+
+GROUP = RUN_COLUMNS[:3]
+# Shown in a second table, so that both fit a page.
+SHORT = {
+    "accuracy": "acc",
+    "balanced accuracy": "bal",
+    "sensitivity": "sens",
+    "specificity": "spec",
+    "median certificate": "cert",
+    "median distance": "dist",
+    "tightness": "tight",
+    "violations": "viol",
+}
+# Shown where the largest class has at least this many images per image of the smallest.
+IMBALANCED = 2.0
+BY_CLASS = ["balanced accuracy", "sensitivity", "specificity"]
+LAWS = ["lipschitz", "KR / L", "W1", "transport law", "train seconds", "attack seconds"]
+EXPLAINED = (
+    "acc: accuracy on the test set, %. bal, sens, spec: balanced accuracy, sensitivity (of class 1) and "
+    "specificity (of class 0), %, where the classes are of unequal size. r@eps: robust accuracy, combined attack "
+    "on the attacked images, %. c@eps: certified accuracy on the test set, %. cert, dist: median certificate and "
+    "distance of the combined attack, L2, pixels in [0, 1]. tight: median of distance / certificate, 1 is perfect. "
+    "viol: violations of the sandwich law. lipschitz: bound of the network (of f, for two classes). Means over "
+    "seeds."
+)
+
+
+def leaderboard(runs: Runs) -> pd.DataFrame:
+    """One row per dataset, experiment and variant: means over the seeds of their summaries.
+
+    accuracy (for each class alike: balanced accuracy) and certified accuracy are over the whole test set, robust
+    accuracy (combined attack) over the attacked images, in percent; violations are summed.
+    """
+    table = pd.DataFrame([_row(run.summary) for run in runs.finished])
+    # A column that no run has a number for, such as the training time of brought models, is one of numbers still.
+    numbers = [str(c) for c in table if c not in (*RUN_COLUMNS, "violations", "transport law")]
+    table[numbers] = table[numbers].astype(float)
+    groups = table.groupby(GROUP, sort=True)
+    table = groups.mean(numeric_only=True).drop(columns="seed")
+    # Whichever run came first, and whatever it lacks.
+    radii = {name: [c for c in table if str(c).startswith(f"{name} @ ")] for name in ("rob", "cert")}
+    ordered = [c for name in radii for c in sorted(radii[name], key=_radius)]
+    first = ["accuracy", *(c for c in BY_CLASS if c in table), *ordered]
+    table = table[[*first, *(c for c in table if c not in first)]]
+    table["violations"] = groups["violations"].sum()
+    table.insert(0, "seeds", groups["seed"].nunique())
+    table["transport law"] = groups["transport law"].agg(_verdict)
+    return table.reset_index()
+
+
+def write_leaderboard(table: pd.DataFrame, runs: Runs) -> str:
+    """`leaderboard.csv` with all digits and `leaderboard.md` for readers, whose text is returned."""
+    lines = [f"* {'/'.join(map(str, run.key))}: {flag}" for run in runs.finished for flag in run.flags]
+    parts = [*_markdown(table), *_flags(lines)]
+    if runs.problems:
+        parts += ["## Left out", "\n".join(f"* {problem}" for problem in runs.problems)]
+    text = "\n\n".join(parts)
+    write_text(runs.root / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(runs.root / "leaderboard.md", text + "\n")
+    return text
+
+
+def _flags(lines: list[str]) -> list[str]:
+    explained = (
+        "Signs that a number says less than it seems to. A warning: distances may be too large, or mean something else."
+    )
+    return ["## Flags", f"{explained}\n\n" + "\n".join(lines) if lines else "None."]
+
+
+def _markdown(table: pd.DataFrame) -> list[str]:
+    parts = ["# Leaderboard", EXPLAINED]
+    for dataset, rows in table.groupby("dataset", sort=True):
+        shown = rows.drop(columns=[*hidden(rows), *LAWS], errors="ignore")
+        parts += [f"## {dataset}", _table(shown), _table(rows[[*GROUP, *LAWS]])]
+    return parts
+
+
+def hidden(rows: pd.DataFrame) -> list[str]:
+    """The columns that say nothing of these rows: of classes, where they are of equal size."""
+    # Summaries that are older than the column have none.
+    imbalanced = "imbalance" in rows and bool((rows["imbalance"] >= IMBALANCED).any())
+    return ["imbalance", *([] if imbalanced else BY_CLASS)]
+
+
+def _table(rows: pd.DataFrame) -> str:
+    """A Markdown table, rounded for readers; columns that are empty for a data set are left out."""
+    shown = rows.drop(columns=["dataset"]).dropna(axis=1, how="all").copy()
+    if set(shown["variant"]) == {"default"}:
+        shown = shown.drop(columns="variant")
+    numbers = list(map(str, shown.select_dtypes("number")))
+    for column in numbers:
+        shown[column] = shown[column].map(partial(written, column))
+    alignment = ["right" if column in numbers else "left" for column in shown]
+    shown = shown.rename(columns=lambda c: SHORT.get(c, c.replace("rob @ ", "r@").replace("cert @ ", "c@")))
+    return shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+
+
+def _radius(column: Any) -> float:
+    """Of a column such as "cert @ 0.5"."""
+    return float(str(column).split(" @ ")[1])
+
+
+def written(column: str, value: Any) -> str:
+    """A value of a column, rounded for readers; "-" where there is none."""
+    if value is None or pd.isna(value):
+        return "-"
+    if not isinstance(value, Real):
+        return str(value)
+    if column in ("seeds", "violations"):
+        return format(value, ".0f")
+    if column == "lipschitz":
+        return format(value, ".3g")
+    return format(value, ".1f" if column in ("accuracy", *BY_CLASS) or "@" in column or "seconds" in column else ".3f")
+
+
+def _row(summary: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {column: summary[column] for column in RUN_COLUMNS}
+    row["accuracy"] = 100 * summary["accuracy"]
+    for column in BY_CLASS:
+        value = summary.get(column.replace(" ", "_"))
+        if value is not None:
+            row[column] = 100 * value
+    if "imbalance" in summary:
+        row["imbalance"] = summary["imbalance"]
+    for short, name in (("rob", "robust_accuracy"), ("cert", "certified_accuracy")):
+        for eps, value in (summary[name] or {}).items():
+            row[f"{short} @ {eps}"] = 100 * value
+    row["median certificate"] = summary["median_certificate"]
+    row["median distance"] = summary["median_distance"]
+    row["tightness"] = summary["tightness"]
+    row["violations"] = summary["violations"]
+    row["lipschitz"] = summary["lipschitz"]
+    kr, bound = summary.get("kr"), summary["lipschitz"]
+    row["KR / L"] = kr / bound if kr is not None and bound else None
+    row["W1"] = summary.get("wasserstein")
+    row["transport law"] = summary.get("transport_law")
+    row["train seconds"] = summary["training_seconds"]
+    row["attack seconds"] = summary["attack_seconds"]
+    return row
+
+
+def _verdict(values: pd.Series) -> str | None:
+    known = values.dropna()
+    if not len(known):
+        return None
+    return "holds" if known.astype(bool).all() else "VIOLATED"

@@ -1,0 +1,81 @@
+"""The pictures in a results folder, with the words that travel inside of them (see `lipbench.figures.save_figure`)."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+# Pixels of a page per pixel of a picture: at 200 dpi the letters of 8 points of a figure are then as large as the text
+# around it, and screens of twice the density still show every pixel.
+SCALE = 0.65
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture for a page.
+
+    Attributes:
+        name: of its file, without the suffix.
+        title: its caption.
+        alt: what it shows.
+        width, height: in the pixels of a page.
+        source: the picture itself, as an address (data:).
+        files: the names of all its files.
+    """
+
+    name: str
+    title: str
+    alt: str
+    width: int
+    height: int
+    source: str
+    files: list[str]
+
+
+def pictures(folder: Path, order: Sequence[str] = ()) -> tuple[list[Picture], list[str]]:
+    """Every PNG file of a folder, and the names of those that are no pictures.
+
+    Args:
+        order: the first words of names, as they are to follow each other; all others come last, by name.
+    """
+
+    def rank(path: Path) -> tuple[int, str]:
+        known = [i for i, word in enumerate(order) if f"{path.stem}_".startswith(f"{word}_")]
+        return (known[0] if known else len(order), path.name)
+
+    found, broken = [], []
+    for path in sorted(folder.glob("*.png"), key=rank):
+        try:
+            found.append(_picture(path))
+        except OSError:
+            broken.append(path.name)
+    return found, broken
+
+
+def _picture(path: Path) -> Picture:
+    with Image.open(path) as image:
+        image.load()
+        words = {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
+        small = _small(image)
+    title = words.get("Title") or path.stem.replace("_", " ")
+    return Picture(
+        name=path.stem,
+        title=title,
+        alt=words.get("Description") or f"Figure: {title}.",
+        width=round(SCALE * image.width),
+        height=round(SCALE * image.height),
+        source="data:image/png;base64," + base64.b64encode(small).decode(),
+        files=[other.name for other in sorted(path.parent.glob(f"{path.stem}.*")) if other.stem == path.stem],
+    )
+
+
+def _small(image: Image.Image) -> bytes:
+    """A PNG file of at most 256 colours on white: a third of the bytes, and to the eye the same."""
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    file = io.BytesIO()
+    white.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()

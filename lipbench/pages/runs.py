@@ -1,0 +1,148 @@
+"""The runs of a results folder: those that are finished, and of every other one what is wrong with it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lipbench.health import Flag
+from lipbench.results import (
+    RUN_COLUMNS,
+    ResultsError,
+    read_bounds,
+    read_histories,
+    read_summary,
+    run_folders,
+    run_key,
+)
+
+# Without these a summary says too little.
+NEEDED = (
+    "accuracy",
+    "robust_accuracy",
+    "certified_accuracy",
+    "median_certificate",
+    "median_distance",
+    "tightness",
+    "violations",
+    "lipschitz",
+    "training_seconds",
+    "attack_seconds",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where it lies; its last four parts are its key.
+        summary: as in `summary.json`, with the key of the folder.
+        flags: its health flags (see `lipbench.health`); summaries that are older than the flags have none.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    flags: list[Flag]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """dataset, experiment, variant, seed."""
+        return tuple(self.summary[column] for column in RUN_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that the report could not use, and what to do about it."""
+
+    where: str
+    why: str
+
+    @classmethod
+    def of(cls, error: Exception, where: str, root: Path) -> "Problem":
+        """In one line, without the place of the results folder."""
+        kind = "" if isinstance(error, ResultsError) else f"{type(error).__name__}: "
+        return cls(where, kind + " ".join(str(error).replace(f"{root}/", "").split()))
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What a results folder holds.
+
+    Attributes:
+        root: the folder.
+        finished: in the order of their folders.
+        problems: of what is left out.
+    """
+
+    root: Path
+    finished: list[Run]
+    problems: list[Problem] = field(default_factory=list)
+
+    def of(self, datasets: Collection[str]) -> "Runs":
+        """Those of some data sets."""
+        return replace(self, finished=[run for run in self.finished if run.summary["dataset"] in datasets])
+
+
+def find_runs(root: Path) -> Runs:
+    """Looks at every run under `root`; none that is broken or unfinished stops it.
+
+    Raises:
+        ResultsError: there is no such folder, or no finished run in it; says what was found instead and what to do.
+    """
+    if not root.is_dir():
+        raise ResultsError(f"There is no results folder {root}. Make one: make benchmark, or {_example(root)}")
+    finished: dict[tuple[Any, ...], Run] = {}
+    problems = []
+    for folder in run_folders(root):
+        try:
+            run = _run(folder)
+            if run.key in finished:
+                raise ResultsError(
+                    f"the same run as {_name(finished[run.key].folder, root)}; report one results folder at a time."
+                )
+            finished[run.key] = run
+        except ResultsError as error:
+            problems.append(Problem.of(error, _name(folder, root), root))
+    begun = [path.parent for path in sorted(root.glob("*/*/*/*/config.yaml"))]
+    without = [folder for folder in begun if not any((folder / "bounds").glob("*.csv"))]
+    problems += [Problem(_name(folder, root), "unfinished: it has no tables. Run it again.") for folder in without]
+    if not finished:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise ResultsError(f"{root} holds no finished run. Make some: make benchmark, or {_example(root)}{listed}")
+    return Runs(root, list(finished.values()), problems)
+
+
+def _example(root: Path) -> str:
+    return f"python -m lipbench.run experiment=digits08/hkr_mlp results={root}"
+
+
+def _name(folder: Path, root: Path) -> str:
+    return folder.relative_to(root).as_posix() if folder != root else folder.name
+
+
+def _run(folder: Path) -> Run:
+    """
+    Raises:
+        ResultsError: it is unfinished or broken.
+    """
+    try:
+        summary = read_summary(folder)
+        if summary is None:
+            raise ResultsError("unfinished: summary.json is missing or older than a table. Run it again.")
+        missing = [name for name in NEEDED if name not in summary]
+        if missing:
+            raise ResultsError(f"summary.json lacks {', '.join(missing)}. Delete it and run the experiment again.")
+        if not len(read_bounds(folder)):
+            raise ResultsError("its tables are empty. Run it again with force=true.")
+        read_histories(folder)
+        flags = [Flag(**flag) for flag in summary.get("flags", [])]
+    except ResultsError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        # A cell that is no number, a file without columns, JSON of another form.
+        raise ResultsError(f"one of its files cannot be read ({error}). Run it again with force=true.") from error
+    return Run(folder, {**summary, **run_key(folder)}, flags)

@@ -1,0 +1,202 @@
+"""What the report writes besides its page: leaderboard, LaTeX, figures with words and data; what it leaves out."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
+from PIL import Image
+from runs_on_disk import IMAGES, make
+
+from lipbench import report
+from lipbench.commandline import CONF
+from lipbench.figures import save_figure
+from lipbench.figures.data import drawn
+from lipbench.pages import find_runs, leaderboard, write_latex, write_page
+from lipbench.pages.cards import cards
+from lipbench.results import ResultsError, read_json, table_hashes, write_json
+
+
+def run_report(*options: str) -> pd.DataFrame:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return report._report(compose("report", overrides=list(options)))
+
+
+def test_a_folder_with_nothing_says_what_to_do(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "lipbench.report", f"results={tmp_path}/none"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "python -m lipbench.run experiment=" in done.stderr
+    assert "Traceback" not in done.stderr
+    (tmp_path / "data/a/default/0").mkdir(parents=True)
+    (tmp_path / "data/a/default/0/config.yaml").write_text("seed: 0\n")
+    with pytest.raises(ResultsError, match=r"no finished run.*make benchmark(.|\n)*data/a/default/0: unfinished"):
+        find_runs(tmp_path)
+
+
+def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
+    make(tmp_path, "good")
+    (make(tmp_path, "columns") / "bounds/fgm.csv").write_text("index,label\n0,0\n")
+    folder = make(tmp_path, "cell")
+    (folder / "bounds/fgm.csv").write_text((folder / "bounds/fgm.csv").read_text().replace("l2,", "l2,x", 1))
+    (make(tmp_path, "json") / "summary.json").write_text("{")
+    (make(tmp_path, "list") / "summary.json").write_text("[]")
+    (make(tmp_path, "history") / "history.csv").write_text("")
+    old = make(tmp_path, "old") / "summary.json"
+    write_json(old, {key: value for key, value in read_json(old).items() if key != "tightness"})
+    for name in ("columns", "cell"):  # newer than its summary, but for the hash
+        path = tmp_path / f"data/{name}/default/0/summary.json"
+        held = read_json(path)
+        write_json(path, {**held, "tables": table_hashes(path.parent)})
+    (make(tmp_path, "card") / "config.yaml").write_text("a: [1\n")
+    (tmp_path / "data/card/default/0/costs.csv").write_text("nothing\n")
+    (tmp_path / "data/card/default/0/environment.json").unlink()
+    table = run_report(f"results={tmp_path}")
+    assert table["experiment"].tolist() == ["card", "good"]
+    told = capsys.readouterr()
+    left_out = {line.split("/")[1]: line for line in told.err.splitlines() if "Left out" in line}
+    assert set(left_out) == {"columns", "cell", "json", "list", "history", "old"}
+    assert "lacks tightness" in left_out["old"]
+    assert "expected" in left_out["columns"]
+    assert str(tmp_path) not in (tmp_path / "report.html").read_text()
+    for written in ("report.html", "leaderboard.md"):
+        text = (tmp_path / written).read_text()
+        assert all(f"data/{name}/default/0" in text for name in left_out)
+    (card, _) = cards(find_runs(tmp_path))
+    assert {text.split()[0] for text in card.cautions} == {"config.yaml", "costs.csv", "environment.json"}
+
+
+def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
+    (make(tmp_path, "hkr_cnn") / "illustrations.npz").write_text("no archive")
+    run_report(f"results={tmp_path}")
+    assert "Not drawn: figure adversarial: " in capsys.readouterr().err
+    page = (tmp_path / "report.html").read_text()
+    assert "<code>figure adversarial</code>" in page
+    assert 'id="figure-accuracy_data"' in page
+    assert page.index('id="figure-robustness"') < page.index('id="figure-accuracy_data"'), "in the order of the recipes"
+    for name in ("robustness", "accuracy_data"):
+        assert {path.suffix for path in (tmp_path / "figures").glob(f"{name}.*")} == {".png", ".pdf", ".csv"}
+
+
+def test_an_unknown_data_set_is_answered_with_those_there_are(tmp_path):
+    make(tmp_path, "a")
+    with pytest.raises(ResultsError, match=r"no run of dta\. There are: data"):
+        run_report(f"results={tmp_path}", "datasets=[dta]")
+
+
+def test_the_same_run_twice_is_not_two_seeds(tmp_path):
+    make(tmp_path / "one", "a")
+    make(tmp_path / "two", "a")
+    runs = find_runs(tmp_path)
+    assert leaderboard(runs)["seeds"].tolist() == [1]
+    assert "the same run as one/data/a/default/0" in str(runs.problems[0])
+
+
+def test_a_violation_is_loud(tmp_path):
+    folder = make(tmp_path, "a")
+    summary = read_json(folder / "summary.json")
+    write_json(folder / "summary.json", {**summary, "violations": 3, "transport_law": False})
+    (folder / "violations.csv").write_text(
+        "index,norm,lower_method,lower,upper_method,upper\n7,l2,certificate,2,fgm,1\n"
+    )
+    runs = find_runs(tmp_path)
+    text = write_page(leaderboard(runs), runs).read_text()
+    assert "sandwich law VIOLATED" in text
+    assert "transport law VIOLATED" in text
+    assert text.count(' alarm" data-value=') == 2, "violations and law in the leaderboard"
+    (card,) = cards(runs)
+    assert card.violations[1] == ["0", "7", "l2", "certificate", "2", "fgm", "1"]
+
+
+def test_how_to_make_a_network_again(tmp_path):
+    make(tmp_path, "hkr/loss.margin=1,model.widths=_64_32_")
+    make(tmp_path, "hkr/" + "a" * 100 + "-0123456789abcdef")
+    make(tmp_path, "mine", source="net.py:build")
+    commands = {
+        card.experiment + card.variant[:4]: (card.command, card.cautions) for card in cards(find_runs(tmp_path))
+    }
+    assert commands["hkrloss"][0] == (
+        "python -m lipbench.run experiment=data/hkr seed=0 loss.margin=1 'model.widths=[64,32]' "
+        f"'attack=[alma,fgm]' images={IMAGES}"
+    )
+    assert commands["hkraaaa"][0] == ""
+    assert "cut short" in commands["hkraaaa"][1][0]
+    assert commands["minedefa"][0].startswith("python -m lipbench.evaluate model=net.py:build dataset=data name=mine")
+
+
+def test_latex_tables_are_booktabs_with_the_best_in_bold(tmp_path):
+    make(tmp_path, "small_one", 0.0)
+    make(tmp_path, "large_one", 2.0)
+    make(tmp_path, "alone", dataset="other")
+    table = leaderboard(find_runs(tmp_path))
+    paths = write_latex(table, tmp_path)
+    assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex"]
+    head, begin, *lines, end = paths[0].read_text().strip().splitlines()
+    assert "booktabs" in head
+    assert begin.startswith(r"\begin{tabular}{lr")
+    assert end == r"\end{tabular}"
+    assert [line for line in lines if line.startswith("\\") and "rule" in line] == [
+        "\\toprule",
+        "\\midrule",
+        "\\bottomrule",
+    ]
+    (large,) = [line for line in lines if line.startswith(r"large\_one")]
+    (small,) = [line for line in lines if line.startswith(r"small\_one")]
+    assert rf"\textbf{{{table['median certificate'].max():.3f}}}" in large
+    assert r"\textbf{100.0}" in large, "accuracies that look alike are equally good"
+    assert r"\textbf{100.0}" in small
+    assert small.count("textbf") < large.count("textbf")
+    columns = begin.split("{")[2].strip("}")
+    assert all(line.count("&") == len(columns) - 1 for line in (large, small))
+    assert "textbf" not in paths[1].read_text()
+
+
+def figure() -> Figure:
+    made = Figure()
+    left, right = made.subplots(1, 2)
+    left.plot([0, 1, 2, 3], [5, 5, 5, 4], label="curve")
+    left.axhline(9)  # of no data
+    left.set_title("left\npanel")
+    right.scatter([1, 2], [3, 4], label="dots")
+    right.bar([1], [7], label="bar")
+    right.barh([1], [8], label="lying")
+    right.set(xlabel="x", ylabel="y")
+    return made
+
+
+def test_the_data_of_a_figure_are_what_it_draws():
+    rows = [tuple(row) for row in drawn(figure()).to_numpy()]
+    assert rows[:3] == [("left panel", "curve", 0, 5), ("left panel", "curve", 2, 5), ("left panel", "curve", 3, 4)]
+    assert rows[3:] == [
+        ("y / x", "dots", 1, 3),
+        ("y / x", "dots", 2, 4),
+        ("y / x", "bar", 1, 7),
+        ("y / x", "lying", 8, 1),
+    ]
+    picture = Figure()
+    picture.subplots().imshow(np.zeros((2, 2)))
+    assert drawn(picture).empty
+
+
+def test_a_figure_carries_its_words_and_is_the_same_every_time(tmp_path):
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        files.append(save_figure(figure(), tmp_path / name / "f", title="T & t", alt="what is seen"))
+    assert [path.suffix for path in files[0]] == [".png", ".pdf", ".csv"]
+    for one, two in zip(*files, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+    with Image.open(files[0][0]) as image:
+        assert image.text["Title"] == "T & t"
+        assert image.text["Description"] == "what is seen"
+    assert b"what is seen" in files[0][1].read_bytes()
+    given = save_figure(figure(), tmp_path / "g", data=pd.DataFrame({"a": [1]}))
+    assert given[-1].read_text() == "a\n1\n"
+    assert len(save_figure(figure(), tmp_path / "h", data=pd.DataFrame())) == 2
