@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.lineup import lineup
@@ -59,10 +60,13 @@ def explanations(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         figure = Figure(figsize=(TWO_COLUMNS, 0.24 * len(names) + 1.1))
         axes = figure.subplots(1, len(METRICS), sharey=True)
         for axis, ((metric, baseline), title) in zip(axes, METRICS.items(), strict=True):
-            shown = (table["metric"] == metric) & (table["baseline"].isna() | (table["baseline"] == baseline))
+            shown = (table["metric"] == metric) & (table["baseline"] == baseline)
+            if axis is axes[0]:
+                shown |= table["baseline"].isna()
             _panel(axis, table[shown], names)
             axis.axhline(own - 0.5, color="0.6", linewidth=0.6)
             axis.set_title(title)
+            axis.xaxis.set_major_locator(MaxNLocator(2))
         axes[0].set_yticks(range(len(names)), [_label(name) for name in names])
         axes[0].set_ylim(len(names) - 0.4, -0.6)
         for axis in axes[:2]:

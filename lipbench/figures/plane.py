@@ -61,7 +61,7 @@ def plane_lambda(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     if len(found) < 2:
         return None
     with style():
-        figure = Figure(figsize=(TWO_COLUMNS, TWO_COLUMNS / len(found) + 0.35))
+        figure = Figure(figsize=(TWO_COLUMNS, TWO_COLUMNS / len(found) + 0.5))
         rows = []
         for axis, (alpha, run) in zip(figure.subplots(1, len(found)), sorted(found.items()), strict=True):
             strength = f"{alpha / (1 - alpha):.3g}" if alpha < 1 else "\u221e"
@@ -109,7 +109,7 @@ def _panel(axis: Axes, run: Run | None, title: str) -> list[dict[str, object]]:
         }
         axis.quiver(mine["x"][:ARROWS], mine["y"][:ARROWS], ends[:, 0], ends[:, 1], **arrows)
     axis.set_title(title, fontsize=8)
-    axis.set_xlabel(f"f from {f.min():.2g} to {f.max():.2g}, lines every {reach / LEVELS:.2g}", fontsize=7)
+    axis.set_xlabel(f"f from {f.min():.2g} to {f.max():.2g},\nlines every {reach / LEVELS:.2g}", fontsize=7)
     norms = np.hypot(*grid[["gradient_x", "gradient_y"]].to_numpy(float).T)
     return [
         {
