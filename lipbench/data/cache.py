@@ -2,6 +2,9 @@
 
 A cache is a .npy file of uint8 [N, C, H, W] in `<data root>/cache/`, named by its settings. It is written under a
 temporary name and renamed when it is whole; nothing else is ever taken for one, and it may be deleted at any time.
+Processes that miss the same cache at once each write all of it, under names of their own: the last rename stands, and
+whoever mapped another one keeps the same pixels. That costs time and room for a while; a lock would cost more where
+its owner dies.
 """
 
 from __future__ import annotations
