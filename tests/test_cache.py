@@ -175,6 +175,14 @@ def test_a_full_disk_is_said_before_it_is_full(tmp_path: Path, monkeypatch: pyte
     assert files(tmp_path) == []
 
 
+def test_a_place_where_no_cache_can_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(
+        OSError, match=r"cannot be written in .*cache\. Set LIPBENCH_DATA \(or data_root=\)"
+    ):
+        cached("toy", {}, (5, 1, 2, 2), lambda _: None, tmp_path)
+
+
 def test_every_bad_image_is_named_up_to_five(pictures: FilePictures, tmp_path: Path) -> None:
     (pictures.folder / "3.png").write_bytes(b"<!DOCTYPE html><html>")
     (pictures.folder / "40.png").write_bytes(encoded(noise(20, 20, 3))[:300])

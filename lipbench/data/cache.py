@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,6 +165,13 @@ def in_threads(
 
 def _write(path: Path, shape: tuple[int, ...], fill: Callable[[Writer], None]) -> None:
     size = int(np.prod(shape))
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise OSError(
+            f"The cache of decoded images cannot be written in {path.parent}. Set LIPBENCH_DATA (or data_root=) to a "
+            "folder that can be written, and link the data set there if it lies in this one."
+        )
     with atomic(path) as temporary:
         free = shutil.disk_usage(path.parent).free
         if free < size:
