@@ -20,6 +20,7 @@ from lipbench.figures import (
 )
 from lipbench.health import Flag
 from lipbench.results import (
+    IMBALANCED,
     RUN_COLUMNS,
     ResultsError,
     read,
@@ -42,8 +43,13 @@ SHORT = {
     "tightness": "tight",
     "violations": "viol",
 }
-# Shown where the largest class has at least this many images per image of the smallest.
-IMBALANCED = 2.0
+# Kinds of columns "<kind> @ <epsilon>" -> beginning of the short name, and the entry of a summary. Those of each class
+# alike stand in for the others where classes are of unequal size.
+CURVES = {"rob": ("r@", "robust_accuracy"), "cert": ("c@", "certified_accuracy")}
+BALANCED_CURVES = {
+    "balanced rob": ("br@", "balanced_robust_accuracy"),
+    "balanced cert": ("bc@", "balanced_certified_accuracy"),
+}
 BY_CLASS = ["balanced accuracy", "sensitivity", "specificity"]
 LAWS = ["lipschitz", "KR / L", "W1", "transport law", "train seconds", "attack seconds"]
 
@@ -75,7 +81,8 @@ def leaderboard(root: Path) -> pd.DataFrame:
     groups = runs.groupby(GROUP, sort=True)
     table = groups.mean(numeric_only=True).drop(columns="seed")
     # Whichever run came first, and whatever it lacks.
-    radii = {name: [c for c in table if str(c).startswith(f"{name} @ ")] for name in ("rob", "cert")}
+    kinds = (*CURVES, *BALANCED_CURVES)
+    radii = {name: [c for c in table if str(c).startswith(f"{name} @ ")] for name in kinds}
     ordered = [c for name in radii for c in sorted(radii[name], key=_radius)]
     first = ["accuracy", *(c for c in BY_CLASS if c in table), *ordered]
     table = table[[*first, *(c for c in table if c not in first)]]
@@ -157,13 +164,16 @@ def _markdown(table: pd.DataFrame) -> list[str]:
         "# Leaderboard",
         "acc: accuracy on the test set, %. bal, sens, spec: balanced accuracy, sensitivity (of class 1) and "
         "specificity (of class 0), %, where the classes are of unequal size. r@eps: robust accuracy, combined attack "
-        "on the attacked images, %. c@eps: certified accuracy on the test set, %. cert, dist: median certificate and "
+        "on the attacked images, %. c@eps: certified accuracy on the test set, %. br@eps, bc@eps: their means over the "
+        "classes, which stand for them where the classes are of unequal size. cert, dist: median certificate and "
         "distance of the combined attack, L2, pixels in [0, 1]. tight: median of distance / certificate, 1 is perfect. "
         "viol: violations of the sandwich law. lipschitz: bound of the network (of f, for two classes). Means over "
         "seeds.",
     ]
     for dataset, rows in table.groupby("dataset", sort=True):
-        hidden = ["imbalance", *([] if _is_imbalanced(rows) else BY_CLASS), *LAWS]
+        unequal = _is_imbalanced(rows)
+        replaced = [c for c in rows if _kind(c) in (CURVES if unequal else BALANCED_CURVES)]
+        hidden = ["imbalance", *([] if unequal else BY_CLASS), *replaced, *LAWS]
         shown = rows.drop(columns=hidden, errors="ignore")
         parts += [f"## {dataset}", _table(shown), _table(rows[[*GROUP, *LAWS]])]
     return parts
@@ -183,8 +193,18 @@ def _table(rows: pd.DataFrame) -> str:
     for column in numbers:
         shown[column] = shown[column].map(lambda v, c=column: "-" if pd.isna(v) else format(v, _format(c)))
     alignment = ["right" if column in numbers else "left" for column in shown]
-    shown = shown.rename(columns=lambda c: SHORT.get(c, c.replace("rob @ ", "r@").replace("cert @ ", "c@")))
+    shown = shown.rename(columns=_short)
     return shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+
+
+def _short(column: str) -> str:
+    kind, _, radius = column.partition(" @ ")
+    return (CURVES | BALANCED_CURVES)[kind][0] + radius if radius else SHORT.get(column, column)
+
+
+def _kind(column: Any) -> str:
+    """Of a column such as "cert @ 0.5"."""
+    return str(column).split(" @ ")[0]
 
 
 def _radius(column: Any) -> float:
@@ -209,9 +229,10 @@ def _row(summary: dict[str, Any]) -> dict[str, Any]:
             row[column] = 100 * value
     if "imbalance" in summary:
         row["imbalance"] = summary["imbalance"]
-    for short, name in (("rob", "robust_accuracy"), ("cert", "certified_accuracy")):
-        for eps, value in (summary[name] or {}).items():
-            row[f"{short} @ {eps}"] = 100 * value
+    unequal = summary.get("imbalance", 1.0) >= IMBALANCED
+    for kind, (_, name) in (CURVES | (BALANCED_CURVES if unequal else {})).items():
+        for eps, value in (summary.get(name) or {}).items():
+            row[f"{kind} @ {eps}"] = 100 * value
     row["median certificate"] = summary["median_certificate"]
     row["median distance"] = summary["median_distance"]
     row["tightness"] = summary["tightness"]
