@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench import attacks as attack_room
-from lipbench.attacks import Float64, margin, undisturbed
+from lipbench.attacks import Float64, float64_of, margin, shared_float64, undisturbed
 from lipbench.batching import images_at_once
 from lipbench.bounds import (
     Attack,
@@ -91,7 +91,7 @@ def evaluate(
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
     x, y = as_pixels(images), labels.long()
     # Not a decorator, so that warnings point to the caller.
-    with float32_products(), _baked(model) as baked:
+    with float32_products(), _baked(model) as baked, shared_float64(baked):
         _check_labels(baked, x, y)
         flags = health(baked, x, y, batch_size)
         tables = [certify_images(baked, x, y, function, name).table for name, function in chosen_certificates.items()]
@@ -173,7 +173,7 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
     with torch.no_grad():
         if model(samples[0][:1].clone()).shape[1] != 2:
             return {}
-        exact, at_once = Float64(model), images_at_once(images.shape[1:])
+        exact, at_once = float64_of(model), images_at_once(images.shape[1:])
         f = [torch.cat([_binary(model, exact, part) for part in x.split(at_once)]) for x in samples]
     kr = float(f[1].mean() - f[0].mean())
     bound = float(gaps(model, tuple(images.shape[1:]))[0, 1])

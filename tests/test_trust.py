@@ -40,10 +40,24 @@ def test_an_attack_may_overwrite_what_it_gets():
     assert medians(table)["deepfool"] == medians(alone)["deepfool"] > 0
 
 
-def test_an_attack_that_changes_the_weights_is_refused():
+def negated(model: nn.Module) -> None:
+    next(model.parameters()).mul_(-1)
+
+
+def permuted(model: nn.Module) -> None:
+    weight = next(model.parameters())
+    weight.copy_(weight.flip(0).clone())
+
+
+def hidden(model: nn.Module) -> None:
+    next(model.parameters()).data.mul_(-1)
+
+
+@pytest.mark.parametrize("change", [negated, permuted, hidden])
+def test_an_attack_that_changes_the_weights_is_refused(change):
     def spoil(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            next(model.parameters()).mul_(-1)
+            change(model)
         return x
 
     model, x = network(), torch.rand(4, *SHAPE)

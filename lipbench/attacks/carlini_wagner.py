@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.box import per_image, unit
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.judging import distance, margin, margin_and_gradient
+from lipbench.attacks.engine.box import per_image, unit
+from lipbench.attacks.engine.judging import distance, margin, margin_and_gradient
 
 # x = clamp(0.5 + REACH tanh(w)): with more than 0.5, pixels of exactly 0 and 1 have a finite w and a slope of their
 # own.
