@@ -32,7 +32,7 @@ from lipbench.bounds import (
 )
 from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
-from lipbench.evaluation import health, transport_law
+from lipbench.evaluation import health, masked_gradients, transport_law
 from lipbench.health import Flag, returned_flags, table_flags
 from lipbench.results import (
     LawViolation,
@@ -112,7 +112,9 @@ class RunFolder(ABC):
                 judged = self._bounds(name, partial(self._attack, model, attacked, name, attack))
                 if judged is not None and judged.images is not None:
                     self._add_to_gallery(attacked, name, judged.images)
-                    self._add_flags(name, returned_flags(model, name, judged.images, self.batch_size))
+                    flagged = masked_gradients(model, attacked.images, attacked.labels, name, judged)
+                    flagged += returned_flags(model, name, judged.images, self.batch_size)
+                    self._add_flags(name, flagged)
             facts = {
                 **self._facts(),
                 "lipschitz": lipschitz(model, dataset.shape),

@@ -221,6 +221,24 @@ def test_gradients_that_do_not_say_what_the_margin_does(first, flagged):
         assert "hop_skip_jump" in flags["wrong_gradients"].message
 
 
+class Coarse(nn.Module):
+    """Ten levels, as a defence that quantises: no gradient passes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 10).round() / 10
+
+
+@pytest.mark.filterwarnings("ignore::lipbench.health.HealthWarning")
+@pytest.mark.parametrize(("first", "flagged"), [((Lying(),), True), ((Coarse(),), True), ((), False)])
+def test_by_default_decisions_alone_check_the_headline(first, flagged):
+    model, x = network(*first), torch.rand(14, *SHAPE)
+    table = lipbench.evaluate(model, x, model(x).argmax(1), ["lipbench"], [], progress=False)
+    assert set(table["method"]) == {"lipbench"}, "a check, no row of its own"
+    flags = [flag for flag in table.attrs["flags"] if flag["name"] == "black_box_wins"]
+    assert [flag["method"] for flag in flags] == ["lipbench"] * flagged
+    assert all("of 10 images" in flag["message"] for flag in flags), "on the first ten"
+
+
 def test_two_starts_find_the_nearer_class():
     """From x itself ALMA follows the class of the largest logit, which a steep other one can be nearer than."""
     torch.manual_seed(0)
