@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.box import per_image, unit
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.judging import distance, margin_and_gradient
+from lipbench.attacks.engine.box import per_image, unit
+from lipbench.attacks.engine.judging import distance, margin_and_gradient
 
 
 @minimum_distance
