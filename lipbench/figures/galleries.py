@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lipbench.figures.inputs import Results
 from lipbench.figures.lineup import first_seeds
-from lipbench.figures.sheet import Sheet, full_scale
+from lipbench.figures.sheet import Sheet, full_scale, is_picture
 from lipbench.figures.style import network_look
 
 # Images of a gallery; of the counterfactuals, which take a row per network.
@@ -120,7 +120,7 @@ def counterfactuals(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 def _networks(results: Results) -> list[_Shown]:
     known = {name: run.arrays("illustrations.npz") for name, run in first_seeds(results).items()}
-    return [_Shown(name, arrays) for name, arrays in known.items() if arrays]
+    return [_Shown(name, arrays) for name, arrays in known.items() if arrays and is_picture(arrays["images"])]
 
 
 def _chosen(networks: Sequence[_Shown], count: int, adversarial: bool = False) -> list[int]:
