@@ -189,6 +189,19 @@ def test_unequal_classes_count_alike(tmp_path):
     assert np.allclose(between["accuracy"], 50)
 
 
+def test_networks_that_are_always_wrong_or_never_fooled(tmp_path):
+    for name, distance in (("plain_cnn", 0.0), ("hkr_cnn", np.inf)):
+        folder = tmp_path / "d" / name / "default" / "0"
+        for method, side, value in (("certificate", "lower", 0.0), ("fgm", "upper", distance)):
+            rows = bounds_table(range(2), np.array([0, 1]), np.array([1, 0]), method, side, np.full(2, value))
+            write_bounds(folder, rows, {})
+    (drawing,) = drawings(Results(run_folders(tmp_path)))
+    assert drawing.name == "robustness"
+    upper = drawing.table[drawing.table["curve"] == "combined attack"].groupby("experiment")["accuracy"]
+    assert upper.max().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
+    assert upper.min().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
+
+
 def test_saliency_maps_are_the_gradients(results, drawn):
     table, shown = drawn["saliency_made08"].table, pictures(drawn["saliency_made08"])
     arrays = [run.arrays("illustrations.npz") for (run, *_) in lineup(results).values()]

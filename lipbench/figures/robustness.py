@@ -58,7 +58,7 @@ def _curves(results: Results) -> list[pd.DataFrame]:
         return []
     # Where nothing is left of the strongest network.
     finite = pd.concat(attacked.values())["upper"]
-    finite = finite[np.isfinite(finite)]
+    finite = finite[np.isfinite(finite) & (finite > 0)]
     epsilons = np.linspace(0, float(finite.quantile(0.995)) if len(finite) else 1.0, EPSILONS)
     return [
         pd.DataFrame(
