@@ -177,9 +177,7 @@ def test_a_full_disk_is_said_before_it_is_full(tmp_path: Path, monkeypatch: pyte
 
 def test_a_place_where_no_cache_can_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(
-        OSError, match=r"cannot be written in .*cache\. Set LIPBENCH_DATA \(or data_root=\)"
-    ):
+    with pytest.raises(OSError, match=r"cannot be written in .*cache\. Set LIPBENCH_DATA \(or data_root=\)"):
         cached("toy", {}, (5, 1, 2, 2), lambda _: None, tmp_path)
 
 
