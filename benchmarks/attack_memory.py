@@ -4,7 +4,8 @@
 
 Every cell is a process of its own: the largest resident set while the attack runs, above the one just before it, when
 the network has already classified and differentiated an image. Memory is bounded by the batch size where a column grows
-downwards and a row does not grow to the right, but for the images themselves: those given and those found are kept.
+downwards and a row hardly grows to the right: the images given and found are kept, and labels are predicted up to 1000
+at once.
 """
 
 import argparse
@@ -74,7 +75,8 @@ def table(rows: list[dict[str, float]]) -> str:
         f"`python benchmarks/attack_memory.py`: `lipbench` on the architecture of mnist08/hkr_cnn, random weights and "
         f"images of 1x28x28, one thread, {platform.machine()}, torch {torch.__version__}; {found} of {images} images "
         f"found. Peak of the resident set above that before the attack, each cell a process. {max(NUMBERS)} images "
-        f"themselves are {pixels:.1f} MiB.\n\n{cells.to_markdown(floatfmt='.1f')}\n"
+        f"themselves are {pixels:.1f} MiB, of which several copies are kept; labels are predicted up to 1000 images "
+        f"at once, whatever the batch size.\n\n{cells.to_markdown(floatfmt='.1f')}\n"
     )
 
 

@@ -34,8 +34,8 @@ KINDS = {
 }
 # Their experiments differ by the faces alone, so those of one run for all.
 FACES = ("celeba_drawn_eyeglasses", "celeba_drawn_mustache", "celeba_eyeglasses", "celeba_mustache")
-# Their images are large: with few channels a smoke test is one still.
-NARROW = ["model.channels=[8,8,8,8]", "model.widths=[16]"]
+# Their images are large: at half the size and with few channels a smoke test is one still.
+NARROW = ["model.channels=[8,8,8]", "model.widths=[16]"]
 # Experiments without a constraint: first word of their name.
 UNCONSTRAINED = ("plain", "adversarial")
 # Experiments with the layers of other libraries: first word of their name -> what they import.
@@ -65,9 +65,9 @@ def drawn(name: str) -> Dataset:
 
 
 def drawn_faces(name: str) -> Dataset:
-    """Faces of 64x64, every fourth with the attribute."""
+    """Faces of 32x32, every fourth with the attribute."""
     attribute = name.rsplit("_", 1)[1].capitalize()
-    prepare, images = Preparation((64, 64), crop=148), []
+    prepare, images = Preparation((32, 32), crop=148), []
     for index in range(48):
         has, random = face(0, index)
         content = io.BytesIO()
