@@ -239,6 +239,16 @@ def test_singular_values_and_bounds(drawn):
     assert points(drawing.figure, "hkr_cnn", 1)[:, 1].tolist() == [1.0, 1.0, 1.0]
 
 
+def test_an_unbounded_network_and_flat_lines(tmp_path):
+    make_results(tmp_path)
+    path = tmp_path / "made08" / "plain_cnn" / "default" / "0" / "history.csv"
+    pd.DataFrame({"epoch": [1, 2], "lipschitz": [np.inf, np.inf]}).to_csv(path, index=False)
+    (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["spectra"],))
+    low, high = drawing.figure.axes[1].get_ylim()
+    assert low < 0.7, "the others stay at 1"
+    assert 1.4 < high < 2
+
+
 def test_histogram_of_gradient_norms(results, drawn):
     table = drawn["gradients_made08"].table
     for name, rows in table.groupby("experiment"):

@@ -109,7 +109,8 @@ def counterfactuals(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     for number, image in enumerate(images):
         for i, network in enumerate(networks):
             row = number * len(networks) + i
-            sheet.row_label(row, network.heading)
+            rival = network.name(int(network.arrays["rivals"][image]))
+            sheet.row_label(row, f"{network.heading}\n{_class(network, image)} to \u201c{rival}\u201d")
             for column, t in enumerate(TIMES):
                 f = _margin_at(network, image, t)
                 sheet.picture(row, column, _moved(network, image, t), f"f = {f:.2f}".replace("-", "\u2212"))
