@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lipbench import norms
-from lipbench.attacks import Judge, distance, margin, undisturbed, warm
+from lipbench.attacks import Float64, Judge, distance, margin, shared_float64, undisturbed, warm
 from lipbench.batching import HELD, images_at_once
 from lipbench.results import best, bounds_table
-from lipbench.state import float32_products
+from lipbench.state import evaluation_mode, float32_products, tensors, weights_hash
 
 Attack = Callable[..., Tensor]
 Certificate = Callable[..., Tensor]
@@ -50,10 +51,10 @@ class _Counter:
 class _Counted(nn.Module):
     """The same classifier, counting the images that pass; it gets copies of them, which it may overwrite."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, counter: _Counter):
         super().__init__()
         self.model = model
-        self.counter = _Counter()
+        self.counter = counter
 
     def forward(self, x: Tensor) -> Tensor:
         self.counter.images += len(x)
@@ -131,14 +132,19 @@ def attack_images(
     """
     x, y = on_device(model, images, labels)
     predictions = predict(model, x)
-    judge, counted = Judge(model), _Counted(model).eval()
-    found, lengths = [], []
+    counter, found, lengths = _Counter(), [], []
     started = time.perf_counter()
     bounds = torch.zeros(len(x)) if lower is None else lower
     batches = zip(x.split(batch_size), y.split(batch_size), bounds.to(x.device).split(batch_size), strict=True)
-    with tqdm(total=len(x), desc=name, unit="image", disable=None if progress else True, leave=False) as bar:
+    bar = tqdm(total=len(x), desc=name, unit="image", disable=None if progress else True, leave=False)
+    with bar, shared_float64(model) as exact, _counted(model, exact, counter) as counted:
+        judge, weights = Judge(model), weights_hash(tensors(model))
         for xs, ys, ls in batches:
             returned = _returned(counted, xs, ys, ls, attack, name)
+            if weights_hash(tensors(model)) != weights:
+                raise ValueError(
+                    f"{name} changed the weights of the model: what comes after would judge another network."
+                )
             valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
             success = judge(returned, ys) & valid
             length = distance(xs, returned).where(success, torch.inf)
@@ -148,28 +154,26 @@ def attack_images(
     seconds = time.perf_counter() - started
     adversarial = torch.cat(found)
     table = _table(y, predictions, name, "upper", norms.distances(x.cpu(), adversarial, torch.cat(lengths).cpu()))
-    return Judged(table, adversarial, seconds, counted.counter.images / max(1, len(x)))
+    return Judged(table, adversarial, seconds, counter.images / max(1, len(x)))
+
+
+@contextmanager
+def _counted(model: nn.Module, exact: Float64, counter: _Counter) -> Iterator[nn.Module]:
+    """The model for an attack, which judges by the same float64 copy; what passes through either is counted."""
+    counted = evaluation_mode(_Counted(model, counter))
+    with shared_float64(counted, exact.wrapped(lambda copied: evaluation_mode(_Counted(copied, counter)))):
+        yield counted
 
 
 def _returned(model: nn.Module, x: Tensor, y: Tensor, lower: Tensor, attack: Attack, name: str) -> Tensor:
-    """What the attack returns for copies of the images: it may overwrite what it gets, but not the network."""
-    before = _checksum(model)
+    """What the attack returns for copies of the images: it may overwrite what it gets."""
     with undisturbed(model):
         returned = attack(model, x.clone(), y.clone(), **warm(attack, lower=lower.clone()))
     if not isinstance(returned, Tensor):
         raise ValueError(f"{name} returned a {type(returned).__name__} instead of a tensor of images.")
     if returned.shape != x.shape:
         raise ValueError(f"{name} returned images of shape {list(returned.shape)} for {list(x.shape)}.")
-    if not torch.equal(_checksum(model), before):
-        raise ValueError(f"{name} changed the weights of the model: what comes after would judge another network.")
     return returned.detach().to(x)
-
-
-@torch.no_grad()
-def _checksum(model: nn.Module) -> Tensor:
-    """One number per weight and buffer. A NaN that was there before is no change."""
-    sums = [t.detach().double().sum().cpu() for t in _tensors(model) if not t.is_complex()]
-    return torch.stack(sums).nan_to_num(0.0) if sums else torch.zeros(0)
 
 
 def certified(table: pd.DataFrame) -> Tensor:
@@ -208,17 +212,12 @@ def on_device(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor,
 def model_images(model: nn.Module, images: Tensor) -> Tensor:
     """Pixels on the device and in the precision of the model."""
     x = to_device(model, as_pixels(images))
-    kinds = [t.dtype for t in _tensors(model) if t.is_floating_point()]
+    kinds = [t.dtype for t in tensors(model).values() if t.is_floating_point()]
     return x.to(kinds[0]) if kinds else x
 
 
 def to_device(model: nn.Module, tensor: Tensor) -> Tensor:
-    return tensor.to(next(_tensors(model), torch.zeros(())).device)
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+    return tensor.to(next(iter(tensors(model).values()), torch.zeros(())).device)
 
 
 def _table(y: Tensor, predictions: Tensor, name: str, side: str, distances: Mapping[str, Tensor]) -> pd.DataFrame:

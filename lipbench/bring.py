@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lipbench.attacks.judging import first_line
+from lipbench.attacks.engine.exact import first_line
 from lipbench.bounds import as_pixels
 from lipbench.certificate import layer_table
 from lipbench.data import Dataset
@@ -28,7 +28,7 @@ from lipbench.layers import Construction, bake
 from lipbench.models import OnnxError, load_onnx, load_weights
 from lipbench.results import file_hash, write_json, write_text
 from lipbench.run_folder import RunFolder, environment
-from lipbench.state import evaluation_mode, same_random_numbers
+from lipbench.state import evaluation_mode, same_random_numbers, weights_hash
 
 EXPORTED, SCRIPTED, ONNX = (".pt2",), (".pt", ".pth", ".ts", ".torchscript"), (".onnx",)
 FORMS = (
@@ -127,7 +127,7 @@ def load_model(
         "source": f"{name}:{function}" if function else name,
         "sha256": _code_hash(file) if file else None,
         "checkpoint": file_hash(Path(checkpoint)) if checkpoint is not None else None,
-        "weights": _weights_hash(model),
+        "weights": weights_hash(model.state_dict()),
     }
     return BroughtModel(model, identity)
 
@@ -332,15 +332,4 @@ def _code_hash(file: Path) -> str:
         # Not the libraries of an environment inside the folder, nor lipbench in a checkout of its own.
         if "site-packages" not in name and not name.startswith("lipbench/") and path.exists():
             digest.update(f"{name} {file_hash(path)}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _weights_hash(model: nn.Module) -> str:
-    """SHA-256 of names, types and values of all parameters and buffers, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            value = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

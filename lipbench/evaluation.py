@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lipbench import attacks as attack_room
-from lipbench.attacks import Float64, margin, undisturbed
+from lipbench.attacks import Float64, float64_of, margin, shared_float64, undisturbed
 from lipbench.batching import images_at_once
 from lipbench.bounds import (
     Attack,
     Certificate,
+    Judged,
     as_pixels,
     attack_images,
     certified,
@@ -32,13 +34,16 @@ from lipbench.results import LawViolation, violations
 from lipbench.state import duplicate, float32_products, same_random_numbers
 from lipbench.transport import LIMIT, equal_samples, wasserstein
 
+HEADLINE = "lipbench"
+# Images on which it is compared with an attack that uses no gradient: some 1700 forward passes each.
+CHECKED = 10
 ATTACKS: dict[str, Attack] = {
     "fgsm": attack_room.fgsm,
     "fgm": attack_room.fgm,
     "l2_pgd": attack_room.l2_pgd,
     "deepfool": attack_room.deepfool,
     "carlini_wagner": attack_room.carlini_wagner,
-    "lipbench": attack_room.strongest,
+    HEADLINE: attack_room.strongest,
 }
 CERTIFICATES: dict[str, Certificate] = {"certificate": certify}
 
@@ -91,7 +96,7 @@ def evaluate(
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
     x, y = as_pixels(images), labels.long()
     # Not a decorator, so that warnings point to the caller.
-    with float32_products(), _baked(model) as baked:
+    with float32_products(), _baked(model) as baked, shared_float64(baked):
         _check_labels(baked, x, y)
         flags = health(baked, x, y, batch_size)
         tables = [certify_images(baked, x, y, function, name).table for name, function in chosen_certificates.items()]
@@ -101,6 +106,7 @@ def evaluate(
             tables.append(judged.table)
             assert judged.images is not None  # of an attack
             flags += returned_flags(baked, name, judged.images, batch_size)
+            flags += masked_gradients(baked, x, y, name, judged)
     if not tables:
         raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
     table = pd.concat(tables, ignore_index=True)
@@ -119,6 +125,24 @@ def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 5
     x, y = on_device(model, images[:100], labels[:100])
     predict(model, x)  # refuses logits that are not finite
     return model_flags(model, x, y, min(100, batch_size))
+
+
+def masked_gradients(model: nn.Module, images: Tensor, labels: Tensor, name: str, judged: Judged) -> list[Flag]:
+    """`black_box_wins` where decisions alone find nearer images than the headline did: `hop_skip_jump` on the first
+    `CHECKED` images, at its defaults. Nothing for other attacks.
+
+    Measured on mnist08/hkr_cnn: as it is, the nearest of ten images is 1.34 times as far as the headline's; behind a
+    quantisation, a backward pass that lies or a fine ripple, 6 to 10 of them are nearer.
+
+    Args:
+        name, judged: the attack, and what it found on all images.
+    """
+    if name != HEADLINE:
+        return []
+    black = attack_images(model, images[:CHECKED], labels[:CHECKED], attack_room.hop_skip_jump, "hop_skip_jump")
+    rows = judged.table[judged.table["index"] < CHECKED]
+    flags = table_flags(pd.concat([rows, black.table], ignore_index=True))
+    return [replace(flag, method=HEADLINE) for flag in flags if flag.name == "black_box_wins"]
 
 
 @float32_products()
@@ -172,7 +196,7 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
     with torch.no_grad():
         if model(samples[0][:1].clone()).shape[1] != 2:
             return {}
-        exact, at_once = Float64(model), images_at_once(images.shape[1:])
+        exact, at_once = float64_of(model), images_at_once(images.shape[1:])
         f = [torch.cat([_binary(model, exact, part) for part in x.split(at_once)]) for x in samples]
     kr = float(f[1].mean() - f[0].mean())
     bound = float(gaps(model, tuple(images.shape[1:]))[0, 1])

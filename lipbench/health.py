@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks import Judge, margin, undisturbed
-from lipbench.attacks.box import unit
-from lipbench.attacks.judging import first_line, margin_and_gradient
+from lipbench.attacks.engine.box import unit
+from lipbench.attacks.engine.exact import first_line
+from lipbench.attacks.engine.judging import margin_and_gradient
 from lipbench.results import best
 
 # Attacks that use no gradient, by how their names end (foolbox_hop_skip_jump too): where they find nearer images than

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks import undisturbed
-from lipbench.attacks.judging import gradient_of
+from lipbench.attacks.engine.judging import gradient_of
 from lipbench.batching import images_at_once
 from lipbench.bounds import as_pixels, model_images, predict
 from lipbench.certificate import gaps, input_shapes, layers_with_matrix, radius, singular_values

@@ -28,7 +28,7 @@ EXPECTED = (
     CheckpointError,
     TrainingDiverged,
     LawViolation,
-    FileNotFoundError,
+    OSError,
     ImportError,
     ValueError,
 )

@@ -20,6 +20,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from lipbench.attacks import shared_float64
 from lipbench.bounds import (
     Attack,
     Certificate,
@@ -31,7 +32,7 @@ from lipbench.bounds import (
 )
 from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
-from lipbench.evaluation import health, transport_law
+from lipbench.evaluation import health, masked_gradients, transport_law
 from lipbench.health import Flag, returned_flags, table_flags
 from lipbench.illustrations import VERSION, illustrate, nearest_images
 from lipbench.results import (
@@ -110,22 +111,25 @@ class RunFolder(ABC):
         model = self._network(dataset)
         test = dataset.test
         attacked = Split(test.images[: self.images], test.labels[: self.images])
-        flags = health(model, attacked.images, attacked.labels, self.batch_size)
-        for name, certificate in self.certificates.items():
-            self._bounds(name, partial(certify_images, model, test.images, test.labels, certificate, name))
-        for name, attack in self.attacks.items():
-            judged = self._bounds(name, partial(self._attack, model, attacked, name, attack))
-            if judged is not None and judged.images is not None:
-                self._add_to_gallery(attacked, name, judged.images)
-                self._add_flags(name, returned_flags(model, name, judged.images, self.batch_size))
-        for name, measure in self.measures.items():
-            self._measure(name, partial(measure, model, test.images, test.labels))
-        facts = {
-            **self._facts(),
-            "lipschitz": lipschitz(model, dataset.shape),
-            **transport_law(model, test.images, test.labels),
-            "flags": [flag.as_dict() for flag in self._all_flags(flags)],
-        }
+        with shared_float64(model):  # one copy for all attacks
+            flags = health(model, attacked.images, attacked.labels, self.batch_size)
+            for name, certificate in self.certificates.items():
+                self._bounds(name, partial(certify_images, model, test.images, test.labels, certificate, name))
+            for name, attack in self.attacks.items():
+                judged = self._bounds(name, partial(self._attack, model, attacked, name, attack))
+                if judged is not None and judged.images is not None:
+                    self._add_to_gallery(attacked, name, judged.images)
+                    flagged = masked_gradients(model, attacked.images, attacked.labels, name, judged)
+                    flagged += returned_flags(model, name, judged.images, self.batch_size)
+                    self._add_flags(name, flagged)
+            for name, measure in self.measures.items():
+                self._measure(name, partial(measure, model, test.images, test.labels))
+            facts = {
+                **self._facts(),
+                "lipschitz": lipschitz(model, dataset.shape),
+                **transport_law(model, test.images, test.labels),
+                "flags": [flag.as_dict() for flag in self._all_flags(flags)],
+            }
         costs = self._costs()
         seconds = {row["method"]: row["seconds"] for row in costs.to_dict("records")}
         summary = write_summary(self.folder, facts, seconds, self.epsilons)

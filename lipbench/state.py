@@ -1,15 +1,16 @@
 """A model, the generators of random numbers and the precision of products, as they were found."""
 
 import copy
+import hashlib
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()  # the parameters of a scripted module's copy would remember where they come from
@@ -18,6 +19,26 @@ def duplicate(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return copy.deepcopy(model)
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, bit by bit, 16 hexadecimal digits: of a state_dict, or of
+    `tensors`.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        if isinstance(tensor, Tensor):
+            value = tensor.detach().cpu()
+            value = value.dequantize() if value.is_quantized else value
+            value = (value if value.layout == torch.strided else value.to_dense()).resolve_conj().contiguous()
+            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, those that a state_dict leaves out as well."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def evaluation_mode(model: nn.Module) -> nn.Module:

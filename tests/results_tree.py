@@ -7,7 +7,8 @@ import pandas as pd
 
 from lipbench.results import bounds_table, write_bounds, write_json, write_summary, write_text
 
-IMAGES, SHAPE = 8, (1, 6, 6)
+IMAGES, GREY = 8, (1, 6, 6)
+Shape = tuple[int, int, int]
 ATTACKS = {"fgm": 1.5, "deepfool": 1.1, "lipbench": 1.0}
 # Experiment -> (certificate as a share of the distance, Lipschitz bounds over the epochs).
 NETWORKS = {
@@ -17,14 +18,14 @@ NETWORKS = {
 }
 
 
-def make_results(root: Path, dataset: str = "made08", illustrated: bool = True) -> Path:
+def make_results(root: Path, dataset: str = "made08", illustrated: bool = True, shape: Shape = GREY) -> Path:
     """Writes the runs of `NETWORKS` and returns the root."""
     for number, name in enumerate(NETWORKS):
-        make_run(root / dataset / name / "default" / "0", number, illustrated)
+        make_run(root / dataset / name / "default" / "0", number, illustrated, shape)
     return root
 
 
-def make_run(folder: Path, number: int, illustrated: bool = True) -> None:
+def make_run(folder: Path, number: int, illustrated: bool = True, shape: Shape = GREY) -> None:
     generator = np.random.default_rng(number)
     share, bounds = NETWORKS.get(folder.parts[-3], NETWORKS["hkr_cnn"])
     labels = np.arange(IMAGES) % 2
@@ -40,7 +41,7 @@ def make_run(folder: Path, number: int, illustrated: bool = True) -> None:
     write_text(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
     write_summary(folder, {"lipschitz": bounds[-1]}, {})
     if illustrated:
-        np.savez_compressed(folder / "illustrations.npz", **illustrations(labels, nearest, generator))
+        np.savez_compressed(folder / "illustrations.npz", **illustrations(labels, nearest, generator, shape))
 
 
 def make_sweep(root: Path) -> Path:
@@ -54,9 +55,11 @@ def make_sweep(root: Path) -> Path:
     return root
 
 
-def illustrations(labels: np.ndarray, nearest: np.ndarray, generator: np.random.Generator) -> dict[str, np.ndarray]:
+def illustrations(
+    labels: np.ndarray, nearest: np.ndarray, generator: np.random.Generator, shape: Shape
+) -> dict[str, np.ndarray]:
     """Arrays as `lipbench.illustrations.illustrate` makes them."""
-    images = np.random.default_rng(99).integers(0, 256, (IMAGES, *SHAPE), dtype=np.uint8)  # those of the data set
+    images = np.random.default_rng(99).integers(0, 256, (IMAGES, *shape), dtype=np.uint8)  # those of the data set
     gradients = generator.normal(size=images.shape)
     gradients /= np.sqrt((gradients**2).sum((1, 2, 3), keepdims=True))
     steps = np.arange(0, 5.01, 0.25)
@@ -77,7 +80,7 @@ def illustrations(labels: np.ndarray, nearest: np.ndarray, generator: np.random.
         "train_correct": np.arange(30) > 0,
         "singular/0": np.array([0.5, 1.0, 1.5]),
         "singular/2": np.array([1.0, 1.0]),
-        "pair_images": images[:6].reshape(2, 3, *SHAPE),
+        "pair_images": images[:6].reshape(2, 3, *shape),
         "pair_distances": distances,
         "pair_rises": 0.8 * distances,
         "f_bound": np.array(2.0),

@@ -24,8 +24,8 @@ from lipbench.attacks import (
     to_boundary,
     transport_path,
 )
-from lipbench.attacks.box import onto_halfspace, per_image, unit
-from lipbench.attacks.noise import keys, normal, uniform
+from lipbench.attacks.engine.box import onto_halfspace, per_image, unit
+from lipbench.attacks.engine.noise import keys, normal, uniform
 
 ITERATIVE = [l2_pgd, apgd, deepfool, carlini_wagner, ddn, alma, tangent, strongest]
 ONE_STEP = [fgsm, fgm, transport_path]

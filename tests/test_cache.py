@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from PIL import Image
 
 from lipbench.data import DataError
 from lipbench.data import cache as cache_module
-from lipbench.data.cache import cached, decoded
+from lipbench.data.cache import Writer, cached, decoded
 from lipbench.data.pictures import BadPicture, FilePictures, Preparation
 
 
@@ -120,6 +123,42 @@ def test_a_kill_leaves_a_file_that_nobody_takes_for_the_cache(pictures: FilePict
     assert name in files(tmp_path)
 
 
+# Another process that is inside its `fill` at the same time, and ends after this one.
+RIVAL = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from lipbench.data.cache import cached
+root = Path(sys.argv[1])
+def fill(write):
+    (root / "rival").touch()
+    while not (root / "done").exists():
+        time.sleep(0.01)
+    write(0, np.full((5, 1, 2, 2), 7, np.uint8))
+print(int(cached("toy", {}, (5, 1, 2, 2), fill, root).sum()))
+"""
+
+
+def test_two_processes_that_build_one_cache_at_once_both_have_it(tmp_path: Path) -> None:
+    rival = subprocess.Popen([sys.executable, "-c", RIVAL, tmp_path], stdout=subprocess.PIPE, text=True)
+
+    def fill(write: Writer) -> None:
+        while not (tmp_path / "rival").exists():
+            assert rival.poll() is None
+            time.sleep(0.01)
+        write(0, np.full((5, 1, 2, 2), 7, np.uint8))
+
+    mine = cached("toy", {}, (5, 1, 2, 2), fill, tmp_path)
+    first = (tmp_path / "cache" / files(tmp_path)[-1]).stat().st_ino
+    (tmp_path / "done").touch()
+    output, _ = rival.communicate(timeout=60)
+    assert output.split() == [str(5 * 4 * 7)]
+    (name,) = files(tmp_path)
+    assert (tmp_path / "cache" / name).stat().st_ino != first, "the last one stands"
+    assert (mine == 7).all()
+    assert torch.equal(cached("toy", {}, (5, 1, 2, 2), lambda _: pytest.fail("built again"), tmp_path), mine)
+
+
 def test_a_truncated_cache_is_said_to_be_damaged(pictures: FilePictures, tmp_path: Path) -> None:
     decoded(pictures, Preparation((4, 4)), "toy", tmp_path)
     path = tmp_path / "cache" / files(tmp_path)[0]
@@ -134,6 +173,12 @@ def test_a_full_disk_is_said_before_it_is_full(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match=r"takes 1\.20 GB, and .* has 0\.00 GB free.*LIPBENCH_DATA"):
         cached("toy", {}, (100_000, 3, 40, 100), lambda _: None, tmp_path)
     assert files(tmp_path) == []
+
+
+def test_a_place_where_no_cache_can_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot be written in .*cache\. Set LIPBENCH_DATA \(or data_root=\)"):
+        cached("toy", {}, (5, 1, 2, 2), lambda _: None, tmp_path)
 
 
 def test_every_bad_image_is_named_up_to_five(pictures: FilePictures, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_the_crop_is_around_the_centre_of_the_aligned_image(official: Path) -> N
         ),
         ({"attribute": "Hat"}, r"no attribute 'Hat'"),
         ({"attribute": "Male", "size": 0}, "size is one side"),
+        ({"attribute": "Male", "size": 64.5}, "size is one side"),
         ({"attribute": "Male", "size": (64, 64, 3)}, "size is one side"),
         ({"attribute": "Male", "crop": 0}, "crop of at least 1"),
         ({"attribute": "Male", "crop": 200}, "is 178x218 pixels: a crop of 200 does not fit"),
@@ -149,6 +150,10 @@ def quota_page(folder: Path) -> None:
 
 def quota_page_for_a_list(folder: Path) -> None:
     (folder / ATTRIBUTE_FILE).write_text("<!DOCTYPE html><html>")
+
+
+def quota_page_for_the_parts(folder: Path) -> None:
+    (folder / PARTITION_FILE).write_text("\ufeff\n<html><head><title>Google Drive - Quota exceeded</title>")
 
 
 def truncated_zip(folder: Path) -> None:
@@ -216,6 +221,7 @@ BROKEN = {
     some_members: rf"{IMAGES}\.zip lacks 1 of 40 images: {IMAGES}/000005\.jpg",
     quota_page: r"is a web page: Google Drive sends one .*quota is exceeded\. Delete it",
     quota_page_for_a_list: r"is a web page, not the list\. Delete it",
+    quota_page_for_the_parts: rf"{PARTITION_FILE} is a web page, not the list\. Delete it",
     truncated_zip: r"is truncated after [\d,]+ bytes\. Delete it",
     no_zip: r"is no zip archive\. Delete it",
     commas: r"is a table with commas, as other sites pass it on",

@@ -13,9 +13,11 @@ import lipbench
 from lipbench.figures import FIGURES, Results, drawings, save_figure
 from lipbench.figures.lineup import lineup
 from lipbench.figures.tradeoff import pareto
-from lipbench.results import best, run_folders, survival
+from lipbench.results import best, bounds_table, run_folders, survival, write_bounds
 
 RECIPES = {recipe.name: recipe for recipe in FIGURES}
+# Tested where they are measured.
+MEASURED = {"explanations", "one_class", "plane", "plane_lambda"}
 # What needs tables, histories and costs alone.
 FROM_TABLES = {"robustness", "sandwich_made08", "tightness_made08", "costs_made08"}
 
@@ -48,7 +50,8 @@ def pictures(drawing) -> list[np.ndarray]:
 
 
 def test_every_figure_is_drawn_where_its_inputs_are(drawn):
-    expected = {recipe.name if not recipe.each else f"{recipe.name}_made08" for recipe in FIGURES}
+    mine = [recipe for recipe in FIGURES if recipe.name not in MEASURED]
+    expected = {recipe.name if not recipe.each else f"{recipe.name}_made08" for recipe in mine}
     assert set(drawn) == expected
     for drawing in drawn.values():
         assert len(drawing.table) > 0
@@ -162,6 +165,43 @@ def test_adversarial_images_and_their_differences(results, drawn):
     assert set(drawing.table["label"]) == {0, 1}
 
 
+def test_colour_images_and_points_of_the_plane(tmp_path):
+    make_results(tmp_path, "colour", shape=(3, 8, 8))
+    make_results(tmp_path, "points", shape=(1, 1, 2))
+    names = ("adversarial", "saliency", "counterfactuals", "transport")
+    drawn = {d.name: d for d in drawings(Results(run_folders(tmp_path)), tuple(RECIPES[name] for name in names))}
+    assert set(drawn) == {f"{name}_colour" for name in names}
+    original, adversarial, difference = pictures(drawn["adversarial_colour"])[:3]
+    assert original.shape == adversarial.shape == (8, 8, 3)
+    strongest = np.take_along_axis(adversarial - original, np.abs(adversarial - original).argmax(2)[..., None], axis=2)
+    assert np.allclose(difference, strongest[..., 0], atol=2e-3)  # half precision
+
+
+def test_unequal_classes_count_alike(tmp_path):
+    folder = tmp_path / "d" / "hkr_cnn" / "default" / "0"
+    labels = np.array([0, 1, 1, 1])
+    for name, side in (("certificate", "lower"), ("fgm", "upper")):
+        distances = np.array([1.0, 3.0, 3.0, 3.0])
+        write_bounds(folder, bounds_table(range(4), labels, labels, name, side, distances), {})
+    (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["robustness"],))
+    between = drawing.table[(drawing.table["epsilon"] > 1) & (drawing.table["epsilon"] < 2.9)]
+    assert len(between)
+    assert np.allclose(between["accuracy"], 50)
+
+
+def test_networks_that_are_always_wrong_or_never_fooled(tmp_path):
+    for name, distance in (("plain_cnn", 0.0), ("hkr_cnn", np.inf)):
+        folder = tmp_path / "d" / name / "default" / "0"
+        for method, side, value in (("certificate", "lower", 0.0), ("fgm", "upper", distance)):
+            rows = bounds_table(range(2), np.array([0, 1]), np.array([1, 0]), method, side, np.full(2, value))
+            write_bounds(folder, rows, {})
+    (drawing,) = drawings(Results(run_folders(tmp_path)))
+    assert drawing.name == "robustness"
+    upper = drawing.table[drawing.table["curve"] == "combined attack"].groupby("experiment")["accuracy"]
+    assert upper.max().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
+    assert upper.min().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
+
+
 def test_saliency_maps_are_the_gradients(results, drawn):
     table, shown = drawn["saliency_made08"].table, pictures(drawn["saliency_made08"])
     arrays = [run.arrays("illustrations.npz") for (run, *_) in lineup(results).values()]
@@ -197,6 +237,16 @@ def test_singular_values_and_bounds(drawn):
     assert points(drawing.figure, "plain_cnn")[:, 1].tolist() == values["value"].tolist()
     assert points(drawing.figure, "plain_cnn", 1)[:, 1].tolist() == NETWORKS["plain_cnn"][1]
     assert points(drawing.figure, "hkr_cnn", 1)[:, 1].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_unbounded_network_and_flat_lines(tmp_path):
+    make_results(tmp_path)
+    path = tmp_path / "made08" / "plain_cnn" / "default" / "0" / "history.csv"
+    pd.DataFrame({"epoch": [1, 2], "lipschitz": [np.inf, np.inf]}).to_csv(path, index=False)
+    (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["spectra"],))
+    low, high = drawing.figure.axes[1].get_ylim()
+    assert low < 0.7, "the others stay at 1"
+    assert 1.4 < high < 2
 
 
 def test_histogram_of_gradient_norms(results, drawn):

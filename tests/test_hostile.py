@@ -9,7 +9,7 @@ from torch import nn
 import lipbench
 from lipbench import layers
 from lipbench.attacks import Judge
-from lipbench.attacks.judging import margin_and_gradient
+from lipbench.attacks.engine.judging import margin_and_gradient
 from lipbench.bounds import attack_images, predict
 from lipbench.certificate import certify, layerwise, lipschitz, radius, singular_range
 from lipbench.evaluation import evaluate

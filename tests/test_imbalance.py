@@ -10,6 +10,7 @@ import torch
 import lipbench
 from lipbench import layers, losses
 from lipbench.data import Dataset, Split
+from lipbench.figures import accuracy_curves
 from lipbench.pages import find_runs, leaderboard, write_leaderboard
 from lipbench.results import bounds_table, class_accuracies, imbalance, summarize, write_bounds, write_summary
 from lipbench.training import adam
@@ -150,6 +151,10 @@ def test_summary_and_leaderboard_tell_a_rare_class(tmp_path):
     assert summary["balanced_accuracy"] == 0.5
     assert (summary["sensitivity"], summary["specificity"]) == (0.0, 1.0)
     assert summary["imbalance"] == 24
+    # Certified at 0.5 are the 48 images of class 0 and neither of class 1.
+    assert summary["certified_accuracy"]["0.5"] == pytest.approx(0.96)
+    assert summary["balanced_certified_accuracy"]["0.5"] == 0.5
+    assert summary["balanced_robust_accuracy"] is None
     run(tmp_path, "knows", labels, labels)
     runs = find_runs(tmp_path)
     board = leaderboard(runs)
@@ -157,16 +162,44 @@ def test_summary_and_leaderboard_tell_a_rare_class(tmp_path):
     text = write_leaderboard(board, runs)
     assert "bal |" in text
     assert "sens |" in text
+    assert "bc@0.5 |" in text
+    assert " c@0.5 |" not in text
+    assert board.set_index("experiment")["balanced cert @ 0.5"].to_dict() == {"knows": 100.0, "says_no": 50.0}
+    assert board.set_index("experiment")["cert @ 0.5"].to_dict() == {"knows": 100.0, "says_no": pytest.approx(96.0)}
     csv = pd.read_csv(tmp_path / "leaderboard.csv")
     assert csv["specificity"].tolist() == [100.0, 100.0]
+
+
+def test_robust_accuracy_of_each_class_alike():
+    labels = np.array([0, 0, 0, 0, 1])
+    table = bounds_table(range(5), labels, labels, "deepfool", "upper", np.array([0.5, 0.5, 2.0, 2.0, 0.5]))
+    summary = summarize(table, [0.25, 1.0])
+    assert summary["robust_accuracy"] == {"0.25": 1.0, "1": 0.4}
+    assert summary["balanced_robust_accuracy"] == {"0.25": 1.0, "1": 0.25}
+
+
+def test_curves_of_unequal_classes_count_each_alike():
+    labels = np.array([0, 0, 0, 0, 1])
+    table = bounds_table(range(5), labels, labels, "deepfool", "upper", np.array([0.5, 0.5, 2.0, 2.0, 0.5]))
+    table = table.assign(dataset="data", experiment="network", variant="default", seed=0)
+    figure = accuracy_curves(table)
+    assert figure.get_supylabel() == "balanced accuracy (%)"
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "combined attack"]
+    x, y = line.get_data()
+    assert y[np.searchsorted(x, 1.0)] == pytest.approx(25.0)
+    even = accuracy_curves(table[table["index"] > 2])
+    assert even.get_supylabel() == "accuracy (%)"
 
 
 def test_equal_classes_leave_the_leaderboard_as_it_is(tmp_path):
     labels = np.arange(50) % 2
     run(tmp_path, "even", labels, np.zeros(50, int))
     runs = find_runs(tmp_path)
-    text = write_leaderboard(leaderboard(runs), runs)
+    board = leaderboard(runs)
+    assert not [column for column in board if str(column).startswith("balanced cert")]
+    text = write_leaderboard(board, runs)
     assert "bal |" not in text
+    assert " c@0.5 |" in text
     assert "imbalance" not in text
     table = bounds_table(range(3), [0, 1, 2], [0, 1, 1], "certificate", "lower", [1.0, 1.0, 0.0])
     assert "sensitivity" not in summarize(table)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lipbench
-from lipbench.attacks import Float64, Judge, deepfool, distance, undisturbed
+from lipbench.attacks import Float64, Judge, deepfool, distance, float64_of, shared_float64, undisturbed
 from lipbench.layers import bake
 from lipbench.state import evaluation_mode, same_random_numbers
 
@@ -145,6 +145,84 @@ def test_memory_that_runs_out_is_no_matter_of_precision():
 
     with pytest.raises(torch.OutOfMemoryError):
         Float64(Large())(X)
+
+
+class Copied(Plain):
+    """Knows how often it was copied; `gain` is no tensor, so its change is no change of the weights."""
+
+    copies = 0
+
+    def __init__(self):
+        super().__init__()
+        self.gain = 1.0
+
+    def __deepcopy__(self, memo: dict) -> nn.Module:
+        Copied.copies += 1
+        other = Copied()
+        other.load_state_dict(self.state_dict())
+        other.gain = self.gain
+        return other
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * super().forward(x)
+
+
+def test_one_float64_copy_judges_a_whole_run():
+    model = Copied().eval()
+    Copied.copies = 0
+    chosen = ["deepfool", "fgm", "l2_pgd"]
+    lipbench.evaluate(model, X, model(X).argmax(1), chosen, progress=False, batch_size=5)
+    # One is baked; of the certificate and of the whole run one each.
+    assert Copied.copies <= 3
+
+
+@torch.no_grad()
+def scaled(model: nn.Module) -> None:
+    model.weight.mul_(-1)
+
+
+def scaled_in_hiding(model: nn.Module) -> None:
+    model.weight.data.mul_(-1)
+
+
+def replaced(model: nn.Module) -> None:
+    model.weight = nn.Parameter(-model.weight.detach())
+
+
+def other_attribute(model: nn.Module) -> None:
+    model.gain = -1.0
+
+
+@pytest.mark.parametrize("change", [scaled, scaled_in_hiding, replaced, other_attribute])
+def test_a_model_that_changed_gets_another_copy(change):
+    model = Copied().eval()
+    labels = model(X).argmax(1)
+    with shared_float64(model) as first:
+        assert float64_of(model) is first
+        with shared_float64(model) as second:
+            assert second is first, "unchanged"
+        change(model)
+        with shared_float64(model) as third:
+            assert torch.allclose(third(X).float(), model(X), atol=1e-5)
+            assert Judge(model)(X, labels).any()
+        assert torch.equal(first(X).argmax(1), labels), "the copy is of the old one"
+
+
+@pytest.mark.parametrize("change", [scaled, replaced])
+def test_and_at_once_where_a_tensor_was_written_to(change):
+    model = Copied().eval()
+    labels = model(X).argmax(1)
+    with shared_float64(model):
+        assert not Judge(model)(X, labels).any()
+        change(model)
+        assert Judge(model)(X, labels).any()
+
+
+def test_what_is_shared_ends_with_the_block():
+    model = Plain().eval()
+    with shared_float64(model) as held:
+        pass
+    assert float64_of(model) is not held
 
 
 def draws() -> tuple:

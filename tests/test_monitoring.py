@@ -326,7 +326,7 @@ def test_figures_of_a_plain_and_a_constrained_network(digits, tmp_path):
         assert {line.get_label() for line in bounds.get_lines()} == {"network", *(f"layer {n}" for n in names)}
         assert len(gradients.get_lines()) == len(names) + 1
         written = save_figure(figure, tmp_path / name)
-        assert all(path.stat().st_size > 10_000 for path in written)
+        assert all(path.stat().st_size > 10_000 for path in written if path.suffix != ".csv")
 
 
 def test_an_old_history_without_layers_is_compared_by_what_it_has():

@@ -142,6 +142,15 @@ def unequal(root: Path) -> None:
     paint(root / "dog" / "00.png", 9, mode="L")
 
 
+def empty_class(root: Path) -> None:
+    (root / "fox").mkdir()
+    (root / "fox" / "notes.txt").write_text("no images yet")
+
+
+def other_format(root: Path) -> None:
+    paint(root / "dog" / "deep" / "20.bmp", 9)
+
+
 def transparent(root: Path) -> None:
     paint(root / "cat" / "00.png", 9, mode="RGBA")
 
@@ -158,6 +167,8 @@ BROKEN = {
     strange_class: r"train has no image of fox, which another part has",
     unreadable: r"2 of 60 images cannot be used: ",
     unequal: r"unequal channels: dog/00\.png has 1 \(grey\), .*\.png has 3 \(colour\)\. Choose dataset\.channels=3",
+    empty_class: r"images has subfolders without images \(\.png, \.jpg, \.jpeg\): fox\. Each subfolder is a class",
+    other_format: r"dog/deep/20\.bmp is neither PNG nor JPEG: convert such images, or remove them",
     transparent: r"cat/00\.png has an alpha channel: choose channels=3",
     deep: r"cat/00\.png has more than 8 bits per pixel",
 }

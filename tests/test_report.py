@@ -158,6 +158,29 @@ def test_latex_tables_are_booktabs_with_the_best_in_bold(tmp_path):
     assert "textbf" not in paths[1].read_text()
 
 
+def test_classes_of_unequal_size_have_columns_of_their_own(tmp_path):
+    even = make(tmp_path, "even")
+    shares = read_json(even / "summary.json")["certified_accuracy"]
+    make(
+        tmp_path,
+        "rare",
+        dataset="uneven",
+        imbalance=9.0,
+        balanced_robust_accuracy=dict.fromkeys(shares, 0.25),
+        balanced_certified_accuracy=dict.fromkeys(shares, 0.125),
+    )
+    runs = find_runs(tmp_path)
+    table = leaderboard(runs)
+    text = write_page(table, runs).read_text()
+    assert text.count(">balanced certified accuracy at ε</th>") == 1
+    assert text.count(">certified accuracy at ε</th>") == 1, "the other data set has no other"
+    assert 'data-value="12.5"' in text
+    first, second = (path.read_text() for path in write_latex(table, tmp_path))
+    assert "balanced" not in first
+    assert r"{certified at $\varepsilon$, balanced}" in second
+    assert r"{certified at $\varepsilon$}" not in second
+
+
 def figure() -> Figure:
     made = Figure()
     left, right = made.subplots(1, 2)

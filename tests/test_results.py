@@ -206,7 +206,7 @@ def test_figure_draws_the_curves_of_the_shared_images(tmp_path):
     assert lines["certificate"].get_ydata()[0] == pytest.approx(200 / 3)
     assert (lines["certificate"].get_ydata() <= lines["combined attack"].get_ydata()).all()
     written = save_figure(figure, tmp_path / "figure")
-    assert [path.suffix for path in written] == [".png", ".pdf"]
+    assert [path.suffix for path in written] == [".png", ".pdf", ".csv"]
     assert b"/FontFile2" in written[1].read_bytes(), "fonts are embedded as TrueType"
 
 

@@ -40,10 +40,24 @@ def test_an_attack_may_overwrite_what_it_gets():
     assert medians(table)["deepfool"] == medians(alone)["deepfool"] > 0
 
 
-def test_an_attack_that_changes_the_weights_is_refused():
+def negated(model: nn.Module) -> None:
+    next(model.parameters()).mul_(-1)
+
+
+def permuted(model: nn.Module) -> None:
+    weight = next(model.parameters())
+    weight.copy_(weight.flip(0).clone())
+
+
+def hidden(model: nn.Module) -> None:
+    next(model.parameters()).data.mul_(-1)
+
+
+@pytest.mark.parametrize("change", [negated, permuted, hidden])
+def test_an_attack_that_changes_the_weights_is_refused(change):
     def spoil(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            next(model.parameters()).mul_(-1)
+            change(model)
         return x
 
     model, x = network(), torch.rand(4, *SHAPE)
@@ -205,6 +219,24 @@ def test_gradients_that_do_not_say_what_the_margin_does(first, flagged):
     assert ("wrong_gradients" in flags) == flagged
     if flagged:
         assert "hop_skip_jump" in flags["wrong_gradients"].message
+
+
+class Coarse(nn.Module):
+    """Ten levels, as a defence that quantises: no gradient passes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 10).round() / 10
+
+
+@pytest.mark.filterwarnings("ignore::lipbench.health.HealthWarning")
+@pytest.mark.parametrize(("first", "flagged"), [((Lying(),), True), ((Coarse(),), True), ((), False)])
+def test_by_default_decisions_alone_check_the_headline(first, flagged):
+    model, x = network(*first), torch.rand(14, *SHAPE)
+    table = lipbench.evaluate(model, x, model(x).argmax(1), ["lipbench"], [], progress=False)
+    assert set(table["method"]) == {"lipbench"}, "a check, no row of its own"
+    flags = [flag for flag in table.attrs["flags"] if flag["name"] == "black_box_wins"]
+    assert [flag["method"] for flag in flags] == ["lipbench"] * flagged
+    assert all("of 10 images" in flag["message"] for flag in flags), "on the first ten"
 
 
 def test_two_starts_find_the_nearer_class():

@@ -7,15 +7,16 @@ judges it again. `start` and `lower` are explained in `minimum_distance`, which 
 """
 
 from lipbench.attacks.alma import alma
-from lipbench.attacks.boundary import nearest, shoot, to_boundary
 from lipbench.attacks.carlini_wagner import carlini_wagner
 from lipbench.attacks.combined import strongest
 from lipbench.attacks.ddn import ddn
 from lipbench.attacks.deepfool import deepfool
 from lipbench.attacks.engine import best_of, chain, minimum_distance, warm
+from lipbench.attacks.engine.boundary import nearest, shoot, to_boundary
+from lipbench.attacks.engine.exact import Float64, float64_of, shared_float64
+from lipbench.attacks.engine.judging import Judge, distance, margin, undisturbed
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
 from lipbench.attacks.hop_skip_jump import hop_skip_jump
-from lipbench.attacks.judging import Float64, Judge, distance, margin, undisturbed
 from lipbench.attacks.projected_gradient import apgd, l2_pgd
 from lipbench.attacks.tangent import tangent
 
@@ -32,11 +33,13 @@ __all__ = [
     "distance",
     "fgm",
     "fgsm",
+    "float64_of",
     "hop_skip_jump",
     "l2_pgd",
     "margin",
     "minimum_distance",
     "nearest",
+    "shared_float64",
     "shoot",
     "strongest",
     "tangent",

@@ -1,15 +1,18 @@
 """Carlini and Wagner's L2 attack, batched, with a search over c for every image."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.box import per_image, unit
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.judging import distance, margin, margin_and_gradient
+from lipbench.attacks.engine.box import per_image, unit
+from lipbench.attacks.engine.judging import distance, margin, margin_and_gradient
 
 # x = clamp(0.5 + REACH tanh(w)): with more than 0.5, pixels of exactly 0 and 1 have a finite w and a slope of their
-# own.
+# own. w stays where x does not leave [0, 1]: a pixel beyond its bound would have no slope that brings it back.
 REACH = 0.55
+LIMIT = math.atanh(0.5 / REACH)
 # The last step is this share of the first.
 LAST = 0.03
 
@@ -22,7 +25,7 @@ def carlini_wagner(
     *,
     searches: int = 6,
     steps: int = 100,
-    lr: float = 0.15,
+    lr: float = 1.5,
     start: Tensor | None = None,
 ) -> Tensor:
     """Minimises ||x' - x||^2 + c max(0, margin(x')) over w, x' = box(w) (Carlini and Wagner, 2017, arXiv 1608.04644,
@@ -31,15 +34,15 @@ def carlini_wagner(
     Differs from the paper where its implementations fail: the margin is divided by the norm of its gradient at x, so
     that scale and shift of the logits change nothing and c has the unit of a distance (at a minimum 2 d = c); c starts
     at the linear estimate of that and is searched for each image on its own, until its bracket is closed to 1 %; pixels
-    of 0 and 1 can move; later searches start at the best image so far.
+    of 0 and 1 can move; later searches start at the best image so far, so that c has succeeded only where the second
+    half of a search still met misclassified images.
 
     Args:
         searches: values of c tried per image.
         steps: steps of Adam for each.
         lr: length of Adam's first steps relative to the distance known so far, decaying to a thirtieth: a pixel
             moves by at most lr distance / sqrt(pixels) a step, on images near the boundary as on images far from it.
-            Short steps find nearer images, but may not get as far as the boundary: they double after each search that
-            has not reached it.
+            Long first steps reach other basins; they double after each search that has not reached the boundary.
         start: images to begin at; None: x.
     """
     value, gradient = margin_and_gradient(model, x, y)
@@ -58,8 +61,8 @@ def carlini_wagner(
         if not len(rows):
             break
         pace = lr * (longer * torch.minimum(shortest, reach * 4))[rows] / x[0].numel() ** 0.5
-        images, lengths = _descend(model, x[rows], y[rows], best[rows], (c / slope)[rows], steps, pace)
-        better, success = lengths < shortest[rows], lengths.isfinite()
+        images, lengths, success = _descend(model, x[rows], y[rows], best[rows], (c / slope)[rows], steps, pace)
+        better = lengths < shortest[rows]
         best[rows[better]], shortest[rows[better]] = images[better], lengths[better]
         longer[rows[shortest[rows].isinf()]] *= 2
         low[rows[~success]], high[rows[success]] = c[rows[~success]], c[rows[success]]
@@ -69,18 +72,23 @@ def carlini_wagner(
 
 def _descend(
     model: nn.Module, x: Tensor, y: Tensor, start: Tensor, weight: Tensor, steps: int, pace: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One run of Adam: the nearest misclassified image met on the way, and its distance (inf where there was none)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One run of Adam: the nearest misclassified image met on the way, its distance (inf where there was none), and
+    whether the second half of the way met any.
+    """
     origin = torch.atanh((start - 0.5) / REACH)
     pace = per_image(pace, x)
+    low, high = (-LIMIT - origin) / pace, (LIMIT - origin) / pace
     # Short memories: the margin's gradient changes its direction along the way (measured on MNIST: 1 % nearer images).
     # Adam moves each entry of v by at most about its learning rate, whatever the gradient: w = origin + pace v. Its
     # usual eps would stop images near the boundary, whose gradients are as small as their distances.
     v = torch.zeros_like(origin).requires_grad_()
     optimizer = torch.optim.Adam([v], lr=1.0, betas=(0.8, 0.9), eps=1e-30)
     best, shortest = start.clone(), torch.full_like(weight, torch.inf)
+    success = torch.zeros_like(weight, dtype=torch.bool)
     for step in range(steps):
-        images = (0.5 + REACH * torch.tanh(origin + pace * v)).clamp(0, 1)
+        images = 0.5 + REACH * torch.tanh(origin + pace * v)
+        images = images + (images.clamp(0, 1) - images).detach()  # rounding takes no pixel's slope
         excess = margin(model(images.clone()), y)  # a first layer may work in place
         objective = (images - x).square().flatten(1).sum(1) + weight * excess.clamp_min(0)
         with torch.no_grad():
@@ -88,9 +96,12 @@ def _descend(
             better = (excess < 0) & (length < shortest)
             best = torch.where(per_image(better, x), images, best)
             shortest = torch.where(better, length, shortest)
+            success |= (excess < 0) & (2 * step >= steps)
         if step == steps - 1:
             break
         optimizer.param_groups[0]["lr"] = LAST ** (step / steps)
         (v.grad,) = torch.autograd.grad(objective.sum(), v)
         optimizer.step()
-    return best.detach(), shortest
+        with torch.no_grad():
+            v.clamp_(low, high)
+    return best.detach(), shortest, success

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.box import per_image, unit
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.judging import distance, margin_and_gradient
+from lipbench.attacks.engine.box import per_image, unit
+from lipbench.attacks.engine.judging import distance, margin_and_gradient
 
 
 @minimum_distance
@@ -16,25 +16,27 @@ def ddn(
     x: Tensor,
     y: Tensor,
     *,
-    steps: int = 150,
+    steps: int = 165,
     gamma: float = 0.05,
     start: Tensor | None = None,
 ) -> Tensor:
     """Decoupled direction and norm (Rony et al., 2019, arXiv 1811.09600, algorithm 1).
 
     Differs from the paper: the margin instead of the cross-entropy (so the scale of the logits changes nothing), no
-    quantisation, a first norm from the linearised margin instead of 1, and steps in the unit of the norm, so
-    that networks attacked at 0.01 and at 10 are treated alike.
+    quantisation, a first norm from the linearised margin instead of 1, steps in the unit of the norm, so that
+    networks attacked at 0.01 and at 10 are treated alike, and a gamma that shrinks as the steps do (constant, it throws
+    the last images to and fro: MNIST 0 against 8, a Lipschitz CNN, 0.07 % farther on average).
 
     Args:
         steps: forward and backward passes.
-        gamma: relative change of the norm each step.
+        gamma: relative change of the norm in the first steps; it shrinks to a hundredth.
         start: images to begin at; None: x.
     """
     images = x.clone() if start is None else start.clone()
     best, shortest = images.clone(), distance(x, images).masked_fill(distance(x, images) == 0, torch.inf)
     norm = None if start is None else shortest.to(x.dtype)
     for step in range(steps):
+        shrinking = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
         value, gradient = margin_and_gradient(model, images, y)
         normal, slope = unit(gradient)
         length = distance(x, images)
@@ -46,8 +48,9 @@ def ddn(
             guess = (value.abs() / slope.where(slope > 0, 1.0)).clamp(1e-6, x[0].numel() ** 0.5)
             norm = guess if norm is None else torch.where(norm.isfinite(), norm, guess)
         elif step:
-            norm = torch.where(success, (1 - gamma) * torch.minimum(norm, length.to(norm)), (1 + gamma) * norm)
-        pace = norm * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
+            change = gamma * shrinking
+            norm = torch.where(success, (1 - change) * torch.minimum(norm, length.to(norm)), (1 + change) * norm)
+        pace = norm * shrinking
         offset, _ = unit(images - x - per_image(pace, x) * normal)
         images = (x + per_image(norm, x) * offset).clamp(0, 1)
     return best

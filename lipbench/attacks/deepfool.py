@@ -1,11 +1,13 @@
 """DeepFool, batched, with steps that respect the box."""
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.box import onto_halfspace, unit
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.judging import Judge, distance, gradient_of
+from lipbench.attacks.engine.box import onto_halfspace, unit
+from lipbench.attacks.engine.judging import Judge, distance, gradient_of
 
 # No step is shorter than this share of the distance from x, but the one that crosses the boundary.
 CRAWL = 0.05
@@ -37,19 +39,6 @@ def deepfool(
         overshoot: relative, so that the boundary is crossed and not only reached.
         candidates: classes with the largest logits that are considered, one backward pass each.
     """
-    return walk(model, x, y, steps, share, overshoot, candidates)
-
-
-def walk(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    steps: int = 50,
-    share: float = 0.3,
-    overshoot: float = 0.02,
-    candidates: int = 10,
-) -> Tensor:
-    """DeepFool's last images, not brought to the boundary; those that were never misclassified included."""
     images = x.clone()
     todo = torch.arange(len(x), device=x.device)
     for _ in range(steps):
@@ -69,6 +58,10 @@ def walk(
         descent = torch.maximum(share * whole, torch.minimum((1 + overshoot) * whole, least))
         images[todo] = onto_halfspace(here, normal, (normal * here).flatten(1).sum(1) - descent)
     return images
+
+
+# The search alone: its last images, not brought to the boundary; those that were never misclassified included.
+walk = inspect.unwrap(deepfool)
 
 
 def _linearize(model: nn.Module, x: Tensor, y: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:

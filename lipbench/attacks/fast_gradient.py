@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.boundary import shoot
-from lipbench.attacks.box import per_image, unit
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.judging import margin_and_gradient
+from lipbench.attacks.engine.boundary import shoot
+from lipbench.attacks.engine.box import per_image, unit
+from lipbench.attacks.engine.judging import margin_and_gradient
 
 
 @minimum_distance

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.boundary import nearest, to_boundary
-from lipbench.attacks.box import per_image, unit
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.foothold import foothold
-from lipbench.attacks.judging import Judge, distance
-from lipbench.attacks.noise import keys, normal
+from lipbench.attacks.engine.boundary import nearest, to_boundary
+from lipbench.attacks.engine.box import per_image, unit
+from lipbench.attacks.engine.foothold import foothold
+from lipbench.attacks.engine.judging import Judge, distance
+from lipbench.attacks.engine.noise import keys, normal
 
 
 @minimum_distance

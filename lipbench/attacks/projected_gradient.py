@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.boundary import to_boundary
-from lipbench.attacks.box import onto_ball, per_image, unit
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.judging import Judge, distance, margin_and_gradient
+from lipbench.attacks.engine.boundary import to_boundary
+from lipbench.attacks.engine.box import onto_ball, per_image, unit
+from lipbench.attacks.engine.judging import Judge, distance, margin_and_gradient
 
 # (model, x, y, radius [N], start) -> images in the ball and the box
 Ascent = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -2,6 +2,9 @@
 
 A cache is a .npy file of uint8 [N, C, H, W] in `<data root>/cache/`, named by its settings. It is written under a
 temporary name and renamed when it is whole; nothing else is ever taken for one, and it may be deleted at any time.
+Processes that miss the same cache at once each write all of it, under names of their own: the last rename stands, and
+whoever mapped another one keeps the same pixels. That costs time and room for a while; a lock would cost more where
+its owner dies.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -161,6 +165,13 @@ def in_threads(
 
 def _write(path: Path, shape: tuple[int, ...], fill: Callable[[Writer], None]) -> None:
     size = int(np.prod(shape))
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise OSError(
+            f"The cache of decoded images cannot be written in {path.parent}. Set LIPBENCH_DATA (or data_root=) to a "
+            "folder that can be written, and link the data set there if it lies in this one."
+        )
     with atomic(path) as temporary:
         free = shutil.disk_usage(path.parent).free
         if free < size:

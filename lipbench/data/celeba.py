@@ -139,7 +139,7 @@ def _edition(
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
     """(H, W) of a size that may be one side. Raises `ValueError`."""
-    both = (size, size) if isinstance(size, int) else tuple(size)
+    both = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(both) != 2 or not all(isinstance(side, int) and side > 0 for side in both):
         raise ValueError(f"size is one side or [height, width], in pixels; not {size}.")
     return both[0], both[1]
@@ -241,7 +241,7 @@ def _text(path: Path, edition: Edition) -> TextIO:
         file = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no {path}. {edition.remedy}") from None
-    if file.read(1) == "<":
+    if file.read(512).lstrip("\ufeff \r\n\t")[:1] == "<":
         file.close()
         raise DataError(f"{path} is a web page, not the list. Delete it and download it again. {edition.remedy}")
     file.seek(0)

@@ -18,6 +18,8 @@ from lipbench.data.parts import PARTS, complete, in_parts, order_of
 from lipbench.data.pictures import BadPicture, FilePictures, Preparation, channels_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+# Images that are not read: to leave them out without a word would lose them, or a whole class.
+OTHER_SUFFIXES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".ppm", ".pgm")
 # Other names that people give to the validation set.
 ALIASES = {"val": "validation", "valid": "validation"}
 
@@ -64,7 +66,8 @@ def folder(
         workers: threads that decode; None: one per core.
 
     Raises `FileNotFoundError` for a folder that is not there or has no images, `DataError` for images that cannot be
-    used, by name; `ValueError` for fewer than two classes, a class that train lacks, impossible options.
+    used and classes without any, by name; `ValueError` for fewer than two classes, a class that train lacks, impossible
+    options.
     """
     if root is None:
         raise ValueError("Which folder? dataset.root=<folder with one subfolder per class>.")
@@ -101,6 +104,7 @@ def _listing(root: Path) -> _Listing:
             classes.append(inside[0])
             parts.append(PARTS.index(part))
     _check_classes(root, classes, parts)
+    _refuse_empty(parted["train"], classes)
     return _Listing(names, classes, parts)
 
 
@@ -116,13 +120,25 @@ def _check_classes(root: Path, classes: Sequence[str], parts: Sequence[int]) -> 
         raise ValueError(f"{root}/train has no image of {', '.join(strange)}, which another part has.")
 
 
+def _refuse_empty(place: Path, classes: Sequence[str]) -> None:
+    with os.scandir(place) as entries:
+        folders = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
+    if empty := sorted(folders - set(classes)):
+        raise DataError(
+            f"{place} has subfolders without images ({', '.join(SUFFIXES)}): {', '.join(empty)}. Each subfolder is a "
+            "class: fill them or remove them."
+        )
+
+
 def _images(place: Path) -> Iterator[Path]:
-    """Image files in order, hidden ones left out."""
+    """Image files in order, hidden ones left out. Raises `DataError` for one in another format."""
     for where, folders, files in os.walk(place, followlinks=True):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         for file in sorted(files):
             if file.lower().endswith(SUFFIXES) and not file.startswith("."):
                 yield Path(where) / file
+            elif file.lower().endswith(OTHER_SUFFIXES) and not file.startswith("."):
+                raise DataError(f"{Path(where) / file} is neither PNG nor JPEG: convert such images, or remove them.")
 
 
 def _channels(pictures: FilePictures) -> int:

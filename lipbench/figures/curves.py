@@ -9,7 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.style import METHODS, ONE_COLUMN, TWO_COLUMNS, legend_below, method_look, shortened, style
-from lipbench.results import RUN_COLUMNS, ResultsError, best, survival
+from lipbench.results import (
+    IMBALANCED,
+    RUN_COLUMNS,
+    ResultsError,
+    balanced_survival,
+    best,
+    imbalance,
+    survival,
+)
 
 COLUMNS = 4
 NORM_LABELS = {"l2": "L2", "linf": "L-infinity", "l1": "L1"}
@@ -20,7 +28,7 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
 
     Args:
         table: rows of one data set as `lipbench.read` returns them. Curves of a panel use the images that every method
-            of it has; several seeds are pooled.
+            of it has; several seeds are pooled. Where the classes are of unequal size, each counts alike.
         norm: of the distances. Attacks minimise L2: in another norm their curves are upper bounds that are not tight.
 
     Raises:
@@ -39,13 +47,14 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
     combined = table[table["side"] == "upper"].groupby([*RUN_COLUMNS, "index"])["distance"].min()
     finite = combined[np.isfinite(combined) & (combined > 0)]
     limit = float(np.ceil(11 * finite.max()) / 10) if len(finite) else 1.0
+    balanced = imbalance(table["label"].to_numpy()) >= IMBALANCED
     columns = min(COLUMNS, len(groups))
     rows = -(-len(groups) // columns)
     with style():
         figure = Figure(figsize=(TWO_COLUMNS if columns > 1 else ONE_COLUMN, 1.65 * rows + 0.9))
         axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
         for axis, (key, rows_of_panel) in zip(axes, groups, strict=False):
-            _panel(axis, rows_of_panel, norm, attacks, limit)
+            _panel(axis, rows_of_panel, norm, attacks, limit, balanced)
             variant = "" if key[2] == "default" else f"\n{shortened(str(key[2]), 24)}"
             axis.set_title(f"{key[1]}{variant}")
         for axis in axes[len(groups) :]:
@@ -54,7 +63,7 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
             if position + columns >= len(groups):
                 axis.set_xlabel(f"epsilon ({NORM_LABELS[norm]})")
                 axis.tick_params(labelbottom=True)
-        figure.supylabel("accuracy (%)", fontsize=8)
+        figure.supylabel("balanced accuracy (%)" if balanced else "accuracy (%)", fontsize=8)
         handles = {
             label: line
             for axis in axes[: len(groups)]
@@ -66,7 +75,7 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
     return figure
 
 
-def _panel(axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], limit: float) -> None:
+def _panel(axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], limit: float, balanced: bool) -> None:
     """Curves of one experiment, whose rows are of one norm, on the images that all its methods share."""
     # One image of one seed is one key: seeds are pooled.
     table = table.assign(index=table["seed"].astype(str) + "/" + table["index"].astype(str))
@@ -74,12 +83,17 @@ def _panel(axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], l
     counts = table.groupby("index")["method"].nunique()
     table = table[table["index"].isin(counts[counts == methods].index)]
     epsilons = np.linspace(0, limit, 400)
+    labels = table.drop_duplicates("index").set_index("index")["label"]
+
+    def percent(distances: pd.Series) -> np.ndarray:
+        return 100 * (balanced_survival(distances, labels, epsilons) if balanced else survival(distances, epsilons))
+
     for method in attacks:
-        distances = table.loc[table["method"] == method, "distance"]
+        distances = table[table["method"] == method].set_index("index")["distance"]
         if len(distances):
             axis.plot(
                 epsilons,
-                100 * survival(distances, epsilons),
+                percent(distances),
                 color=method_look(method).color,
                 linewidth=1.0,
                 label=method_look(method).label,
@@ -89,7 +103,7 @@ def _panel(axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], l
         if len(distances):
             axis.plot(
                 epsilons,
-                100 * survival(distances, epsilons),
+                percent(distances),
                 color="black",
                 linewidth=1.8,
                 linestyle=dashes,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lipbench.figures.inputs import Results
 from lipbench.figures.lineup import first_seeds
-from lipbench.figures.sheet import Sheet, full_scale
+from lipbench.figures.sheet import Sheet, full_scale, is_picture
 from lipbench.figures.style import network_look
 
 # Images of a gallery; of the counterfactuals, which take a row per network.
@@ -109,7 +109,8 @@ def counterfactuals(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     for number, image in enumerate(images):
         for i, network in enumerate(networks):
             row = number * len(networks) + i
-            sheet.row_label(row, network.heading)
+            rival = network.name(int(network.arrays["rivals"][image]))
+            sheet.row_label(row, f"{network.heading}\n{_class(network, image)} to \u201c{rival}\u201d")
             for column, t in enumerate(TIMES):
                 f = _margin_at(network, image, t)
                 sheet.picture(row, column, _moved(network, image, t), f"f = {f:.2f}".replace("-", "\u2212"))
@@ -120,7 +121,7 @@ def counterfactuals(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 def _networks(results: Results) -> list[_Shown]:
     known = {name: run.arrays("illustrations.npz") for name, run in first_seeds(results).items()}
-    return [_Shown(name, arrays) for name, arrays in known.items() if arrays]
+    return [_Shown(name, arrays) for name, arrays in known.items() if arrays and is_picture(arrays["images"])]
 
 
 def _chosen(networks: Sequence[_Shown], count: int, adversarial: bool = False) -> list[int]:

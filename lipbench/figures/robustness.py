@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.lineup import lineup
 from lipbench.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_below, network_look, style
-from lipbench.results import best, survival
+from lipbench.results import IMBALANCED, balanced_survival, best, imbalance, survival
 
 # Panels in a row; more data sets go on in the next one.
 PANELS = 3
@@ -20,7 +20,8 @@ def robustness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     """Accuracy under the combined attack (solid) and certified accuracy (dashed) against epsilon, one panel per data
     set, one curve per network of its line-up (see `lipbench.figures.lineup`), seeds pooled.
 
-    Both are of the attacked images alone, so that the two curves of a network can be compared.
+    Both are of the attacked images alone, so that the two curves of a network can be compared; where their classes are
+    of unequal size, each counts alike.
 
     Returns:
         the figure, and columns dataset, experiment, curve, epsilon, accuracy (%); None where no network was attacked.
@@ -57,7 +58,7 @@ def _curves(results: Results) -> list[pd.DataFrame]:
         return []
     # Where nothing is left of the strongest network.
     finite = pd.concat(attacked.values())["upper"]
-    finite = finite[np.isfinite(finite)]
+    finite = finite[np.isfinite(finite) & (finite > 0)]
     epsilons = np.linspace(0, float(finite.quantile(0.995)) if len(finite) else 1.0, EPSILONS)
     return [
         pd.DataFrame(
@@ -66,7 +67,7 @@ def _curves(results: Results) -> list[pd.DataFrame]:
                 "experiment": name,
                 "curve": curve,
                 "epsilon": epsilons,
-                "accuracy": 100 * survival(rows[side], epsilons),
+                "accuracy": 100 * _survival(rows[side], rows["label"], epsilons),
             }
         )
         for name, rows in attacked.items()
@@ -75,12 +76,21 @@ def _curves(results: Results) -> list[pd.DataFrame]:
     ]
 
 
+def _survival(distances: pd.Series, labels: pd.Series, epsilons: np.ndarray) -> np.ndarray:
+    """Of unequal classes, each counts alike."""
+    balanced = imbalance(labels.to_numpy()) >= IMBALANCED
+    return balanced_survival(distances, labels, epsilons) if balanced else survival(distances, epsilons)
+
+
 def _pooled(runs: list[Run]) -> pd.DataFrame:
-    """Largest lower and smallest upper bound of the attacked images of all seeds; lower is NaN where there is none."""
-    parts = [
-        pd.concat({side: best(run.table, side) for side in ("lower", "upper")}, axis=1).dropna(subset="upper")
-        for run in runs
-    ]
+    """Largest lower and smallest upper bound of the attacked images of all seeds (lower is NaN where there is
+    none), and their labels.
+    """
+    parts = []
+    for run in runs:
+        labels = run.table.drop_duplicates("index").set_index("index")["label"]
+        columns = {side: best(run.table, side) for side in ("lower", "upper")}
+        parts.append(pd.concat({**columns, "label": labels}, axis=1).dropna(subset="upper"))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -12,6 +12,8 @@ from lipbench.figures.style import TWO_COLUMNS, style
 GAP, BLOCK_GAP, CAPTION, HEADING = 0.05, 0.14, 0.15, 0.36
 # Share of the largest absolute values that may be out of the range of colours: one pixel would pale the others.
 CLIPPED = 0.002
+# Pixels.
+SMALLEST_SIDE = 4
 
 
 class Sheet:
@@ -96,6 +98,11 @@ class Sheet:
 
     def _text(self, x: float, y: float, text: str, size: float, side: str) -> None:
         self._axis.text(x, y, text, fontsize=size, ha=side, va="center")
+
+
+def is_picture(images: np.ndarray) -> bool:
+    """Whether images [..., H, W] are to look at: points of the plane are not."""
+    return min(images.shape[-2:]) >= SMALLEST_SIDE
 
 
 def strongest(change: np.ndarray) -> np.ndarray:

@@ -41,6 +41,10 @@ def spectra(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         right.set(xlabel="share of the training (%)", ylabel="Lipschitz bound of the logits")
         right.set_xlim(0, 100)
         plain_log(right.yaxis)
+        known = bounds["value"][np.isfinite(bounds["value"])]
+        if len(known):
+            # Flat lines are flat, not their last digits.
+            right.set_ylim(known.min() / 1.5, known.max() * 1.5)
         legend_below(figure, _handles(table))
     return figure, table
 
@@ -126,7 +130,7 @@ def _dots(axis: Axes, values: pd.DataFrame) -> None:
     axis.set(xlabel="layer", ylabel="singular values")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(axis="x", visible=False)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.05 * max(values["value"].max(), 1.2))
 
 
 def _handles(table: pd.DataFrame) -> dict[str, Line2D]:

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.lineup import first_seeds
+from lipbench.figures.sheet import is_picture
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
 
 
@@ -24,12 +25,11 @@ def transport(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         the figure, and columns dataset, experiment, quantity ("pair" or "estimate"), x (distance, or share of the
         training in %), value, exact (the distance, or Wasserstein-1); None for other than two classes.
     """
-    runs = {
-        name: run for name, run in first_seeds(results).items() if "pair_distances" in run.arrays("illustrations.npz")
-    }
-    if not runs:
+    known = {name: run.arrays("illustrations.npz") for name, run in first_seeds(results).items()}
+    arrays = {name: held for name, held in known.items() if "pair_images" in held and is_picture(held["pair_images"])}
+    if not arrays:
         return None
-    arrays = {name: run.arrays("illustrations.npz") for name, run in runs.items()}
+    runs = {name: run for name, run in first_seeds(results).items() if name in arrays}
     pairs = pd.concat([_pairs(name, held) for name, held in arrays.items()], ignore_index=True)
     estimates = pd.concat([_estimates(name, run, arrays[name]) for name, run in runs.items()], ignore_index=True)
     table = pd.concat([pairs, estimates], ignore_index=True)

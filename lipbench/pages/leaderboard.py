@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lipbench.pages.runs import Runs
-from lipbench.results import RUN_COLUMNS, write_text
+from lipbench.results import IMBALANCED, RUN_COLUMNS, write_text
 
 GROUP = RUN_COLUMNS[:3]
 # Shown in a second table, so that both fit a page.
@@ -21,14 +21,20 @@ SHORT = {
     "tightness": "tight",
     "violations": "viol",
 }
-# Shown where the largest class has at least this many images per image of the smallest.
-IMBALANCED = 2.0
+# Kinds of columns "<kind> @ <epsilon>" -> beginning of the short name, and the entry of a summary. Those of each class
+# alike stand in for the others where classes are of unequal size.
+CURVES = {"rob": ("r@", "robust_accuracy"), "cert": ("c@", "certified_accuracy")}
+BALANCED_CURVES = {
+    "balanced rob": ("br@", "balanced_robust_accuracy"),
+    "balanced cert": ("bc@", "balanced_certified_accuracy"),
+}
 BY_CLASS = ["balanced accuracy", "sensitivity", "specificity"]
 LAWS = ["lipschitz", "KR / L", "W1", "transport law", "train seconds", "attack seconds"]
 EXPLAINED = (
     "acc: accuracy on the test set, %. bal, sens, spec: balanced accuracy, sensitivity (of class 1) and "
     "specificity (of class 0), %, where the classes are of unequal size. r@eps: robust accuracy, combined attack "
-    "on the attacked images, %. c@eps: certified accuracy on the test set, %. cert, dist: median certificate and "
+    "on the attacked images, %. c@eps: certified accuracy on the test set, %. br@eps, bc@eps: their means over the "
+    "classes, which stand for them where the classes are of unequal size. cert, dist: median certificate and "
     "distance of the combined attack, L2, pixels in [0, 1]. tight: median of distance / certificate, 1 is perfect. "
     "viol: violations of the sandwich law. lipschitz: bound of the network (of f, for two classes). Means over "
     "seeds."
@@ -48,7 +54,8 @@ def leaderboard(runs: Runs) -> pd.DataFrame:
     groups = table.groupby(GROUP, sort=True)
     table = groups.mean(numeric_only=True).drop(columns="seed")
     # Whichever run came first, and whatever it lacks.
-    radii = {name: [c for c in table if str(c).startswith(f"{name} @ ")] for name in ("rob", "cert")}
+    kinds = (*CURVES, *BALANCED_CURVES)
+    radii = {name: [c for c in table if str(c).startswith(f"{name} @ ")] for name in kinds}
     ordered = [c for name in radii for c in sorted(radii[name], key=_radius)]
     first = ["accuracy", *(c for c in BY_CLASS if c in table), *ordered]
     table = table[[*first, *(c for c in table if c not in first)]]
@@ -86,10 +93,13 @@ def _markdown(table: pd.DataFrame) -> list[str]:
 
 
 def hidden(rows: pd.DataFrame) -> list[str]:
-    """The columns that say nothing of these rows: of classes, where they are of equal size."""
+    """The columns that say nothing of the rows of one data set: of classes, where they are of equal size; and where
+    they are not, those that the same of each class alike stand in for.
+    """
     # Summaries that are older than the column have none.
-    imbalanced = "imbalance" in rows and bool((rows["imbalance"] >= IMBALANCED).any())
-    return ["imbalance", *([] if imbalanced else BY_CLASS)]
+    unequal = "imbalance" in rows and bool((rows["imbalance"] >= IMBALANCED).any())
+    replaced = [str(c) for c in rows if str(c).split(" @ ")[0] in (CURVES if unequal else BALANCED_CURVES)]
+    return ["imbalance", *([] if unequal else BY_CLASS), *replaced]
 
 
 def _table(rows: pd.DataFrame) -> str:
@@ -101,8 +111,13 @@ def _table(rows: pd.DataFrame) -> str:
     for column in numbers:
         shown[column] = shown[column].map(partial(written, column))
     alignment = ["right" if column in numbers else "left" for column in shown]
-    shown = shown.rename(columns=lambda c: SHORT.get(c, c.replace("rob @ ", "r@").replace("cert @ ", "c@")))
+    shown = shown.rename(columns=_short)
     return shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+
+
+def _short(column: str) -> str:
+    kind, _, radius = column.partition(" @ ")
+    return (CURVES | BALANCED_CURVES)[kind][0] + radius if radius else SHORT.get(column, column)
 
 
 def _radius(column: Any) -> float:
@@ -132,9 +147,10 @@ def _row(summary: dict[str, Any]) -> dict[str, Any]:
             row[column] = 100 * value
     if "imbalance" in summary:
         row["imbalance"] = summary["imbalance"]
-    for short, name in (("rob", "robust_accuracy"), ("cert", "certified_accuracy")):
-        for eps, value in (summary[name] or {}).items():
-            row[f"{short} @ {eps}"] = 100 * value
+    unequal = summary.get("imbalance", 1.0) >= IMBALANCED
+    for kind, (_, name) in (CURVES | (BALANCED_CURVES if unequal else {})).items():
+        for eps, value in (summary.get(name) or {}).items():
+            row[f"{kind} @ {eps}"] = 100 * value
     row["median certificate"] = summary["median_certificate"]
     row["median distance"] = summary["median_distance"]
     row["tightness"] = summary["tightness"]

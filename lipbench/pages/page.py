@@ -38,6 +38,8 @@ WORDS = {
 RADII = {
     "rob": ("robust accuracy at ε", "of the combined attack on the attacked images, %"),
     "cert": ("certified accuracy at ε", "on the test set, %"),
+    "balanced rob": ("balanced robust accuracy at ε", "mean over the classes, of classes of unequal size, %"),
+    "balanced cert": ("balanced certified accuracy at ε", "mean over the classes, of classes of unequal size, %"),
 }
 
 
@@ -107,7 +109,8 @@ def _compared(comparison: Comparison) -> dict[str, Any]:
 
 
 def _columns(table: pd.DataFrame) -> list[Column]:
-    shown = table.drop(columns=[*GROUP, *hidden(table)], errors="ignore").dropna(axis=1, how="all")
+    unseen = [set(hidden(rows)) for _, rows in table.groupby("dataset")]
+    shown = table.drop(columns=[*GROUP, *set.intersection(*unseen)], errors="ignore").dropna(axis=1, how="all")
     columns = []
     for name in map(str, shown):
         kind, _, radius = name.partition(" @ ")

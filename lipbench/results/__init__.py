@@ -12,13 +12,14 @@ from lipbench.results.files import (
     write_text,
 )
 from lipbench.results.history import layer_columns, read_histories
-from lipbench.results.recall import class_accuracies, imbalance
+from lipbench.results.recall import IMBALANCED, class_accuracies, imbalance
 from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
 from lipbench.results.tables import (
     COLUMNS,
     NORMS,
     RUN_COLUMNS,
     LawViolation,
+    balanced_survival,
     best,
     bounds_table,
     read,
@@ -34,12 +35,14 @@ __all__ = [
     "COLUMNS",
     "COMBINED",
     "EPSILONS",
+    "IMBALANCED",
     "NORMS",
     "RUN_COLUMNS",
     "Comparison",
     "LawViolation",
     "ResultsError",
     "atomic",
+    "balanced_survival",
     "best",
     "bounds_table",
     "class_accuracies",

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# Where the largest class has at least this many images per image of the smallest, what is shown counts classes alike.
+IMBALANCED = 2.0
+
 
 def class_accuracies(labels: np.ndarray, predictions: np.ndarray, classes: int) -> dict[str, float]:
     """

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lipbench.results.files import file_hash, read_json, write_json
 from lipbench.results.recall import class_accuracies, imbalance
-from lipbench.results.tables import NORMS, best, read_bounds, run_key, survival, violations
+from lipbench.results.tables import NORMS, balanced_survival, best, read_bounds, run_key, survival, violations
 
 EPSILONS = (0.25, 0.5, 1.0, 1.5, 1.58, 2.0)
 
@@ -19,16 +19,18 @@ def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict
 
     accuracy and certified accuracy are over all images with a certificate (the whole test set), robust accuracy over
     the attacked images. balanced_accuracy, and for two classes sensitivity and specificity: see
-    `lipbench.results.class_accuracies`; imbalance: images of the largest class per image of the smallest. tightness is
-    the median of combined distance / certificate over attacked images whose certificate is positive: 1 is perfect. linf
-    and l1 hold the medians in these norms, None where the table lacks them; violations are the images on which the
-    sandwich law is broken in any norm.
+    `lipbench.results.class_accuracies`; balanced robust and certified accuracy are the means over the classes of those
+    of each class; imbalance: images of the largest class per image of the smallest. tightness is the median of combined
+    distance / certificate over attacked images whose certificate is positive: 1 is perfect. linf and l1 hold the
+    medians in these norms, None where the table lacks them; violations are the images on which the sandwich law is
+    broken in any norm.
     """
     lower, upper = best(table, "lower"), best(table, "upper")
     images = table.drop_duplicates("index")
     both = pd.concat({"lower": lower, "upper": upper}, axis=1, join="inner")
     both = both[(both["lower"] > 0) & np.isfinite(both["upper"])]
     ratio = both["upper"] / both["lower"]
+    label_of = images.set_index("index")["label"]
     labels, predictions = images["label"].to_numpy(), images["prediction"].to_numpy()
     by_class = class_accuracies(labels, predictions, 1 + int(max(labels.max(), predictions.max(), 1)))
     return {
@@ -39,6 +41,8 @@ def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict
         "attacked_images": len(upper),
         "robust_accuracy": _curve(upper, epsilons),
         "certified_accuracy": _curve(lower, epsilons),
+        "balanced_robust_accuracy": _curve(upper, epsilons, label_of),
+        "balanced_certified_accuracy": _curve(lower, epsilons, label_of),
         **_medians(table, "l2"),
         "mean_distance": float(upper.mean()) if len(upper) else None,
         "tightness": _median(ratio),
@@ -86,10 +90,11 @@ def table_hashes(folder: Path) -> dict[str, str]:
     return {path.stem: file_hash(path) for path in sorted((folder / "bounds").glob("*.csv"))}
 
 
-def _curve(distances: pd.Series, epsilons: Sequence[float]) -> dict[str, float] | None:
+def _curve(distances: pd.Series, epsilons: Sequence[float], labels: pd.Series | None = None) -> dict[str, float] | None:
+    """Radius -> share of the images that are farther; with labels, of each class alike."""
     if not len(distances):
         return None
-    values = survival(distances, epsilons)
+    values = survival(distances, epsilons) if labels is None else balanced_survival(distances, labels, epsilons)
     return {f"{eps:g}": float(value) for eps, value in zip(epsilons, values, strict=True)}
 
 

@@ -149,6 +149,17 @@ def survival(distances: np.ndarray | pd.Series, epsilons: np.ndarray | Sequence[
     return above / max(1, len(ordered))
 
 
+def balanced_survival(distances: pd.Series, labels: pd.Series, epsilons: np.ndarray | Sequence[float]) -> np.ndarray:
+    """The mean over the classes of each class's `survival`, as balanced accuracy is that of the recalls.
+
+    Args:
+        distances: of some images, indexed as `best` returns them.
+        labels: of at least these images, with the same index. Classes without an image are left out.
+    """
+    groups = distances.groupby(labels.loc[distances.index])
+    return np.mean([survival(mine, epsilons) for _, mine in groups], axis=0)
+
+
 def violations(table: pd.DataFrame) -> pd.DataFrame:
     """The sandwich law: pairs of rows, of one image and norm, whose lower bound exceeds the upper one. Empty if the
     law holds.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.judging import margin
+from lipbench.attacks.engine.judging import margin
 from lipbench.attacks.peers.search import Search
 
 # The margin at which every image starts. Large enough for a cross-entropy to look at the nearest other class alone,

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.boundary import to_boundary
-from lipbench.attacks.noise import keys, uniform
+from lipbench.attacks.engine.boundary import to_boundary
+from lipbench.attacks.engine.noise import keys, uniform
 
 NOISES = 32
 

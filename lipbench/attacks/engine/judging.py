@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lipbench.state import duplicate, evaluation_mode, same_random_numbers
+from lipbench.attacks.engine.exact import float64_of
+from lipbench.state import evaluation_mode, same_random_numbers
 
 
 @contextmanager
@@ -63,43 +64,6 @@ def gradient_of(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
     return torch.zeros_like(x) if gradient is None else gradient
 
 
-class Float64:
-    """The same weights in float64, where they can be computed with.
-
-    A traced, exported or converted module may hold constants or casts of float32 that `.double()` does not reach.
-
-    Attributes:
-        why_not: why they cannot; "" as long as they can.
-    """
-
-    def __init__(self, model: nn.Module):
-        self.why_not = ""
-        try:
-            self._model: nn.Module | None = duplicate(model).double()
-        except Exception as error:  # whatever somebody else's module raises
-            self._model, self.why_not = None, f"no copy of it can be made in float64 ({first_line(error)})"
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor | None:
-        """Logits [N, K] in float64 of images [N, C, H, W]; None where it does not compute in float64, then and ever
-        after.
-
-        The model as deployed must have classified the same images: what fails here is then a matter of the precision.
-        """
-        if self._model is None:
-            return None
-        try:
-            logits = self._model(images.clone().double())
-            if logits.dtype != torch.float64:
-                raise TypeError(f"its logits come out as {logits.dtype}")
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            self._model, self.why_not = None, f"its float64 copy does not run ({first_line(error)})"
-            return None
-        return logits
-
-
 class Judge:
     """Says whether images are adversarial: misclassified by the model as deployed *and* by the same weights in float64.
 
@@ -115,7 +79,7 @@ class Judge:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.exact = Float64(model)
+        self.exact = float64_of(model)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -144,14 +108,6 @@ class Judge:
     def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
         """argmax differs from the label, and no logit is NaN."""
         return (logits.argmax(1) != labels) & ~logits.isnan().any(1)
-
-
-def first_line(error: BaseException) -> str:
-    """What a message says that torch stretches over pages, in at most 200 characters: its first line, or its last where
-    TorchScript shows the code first.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if "TorchScript interpreter" in lines[0] else 0][:200]
 
 
 def distance(x: Tensor, images: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """What every native attack has in common: settled images leave the batch, the result is brought to the boundary, and
-the best image known is never lost. And `chain`, which runs attacks one from the other's result.
+the best image known is never lost.
 """
 
 import functools
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.boundary import nearest, to_boundary
-from lipbench.attacks.box import per_image
-from lipbench.attacks.foothold import foothold
-from lipbench.attacks.judging import Judge, distance, margin, undisturbed
+from lipbench.attacks.engine.boundary import nearest, to_boundary
+from lipbench.attacks.engine.box import per_image
+from lipbench.attacks.engine.foothold import foothold
+from lipbench.attacks.engine.judging import Judge, distance, margin, undisturbed
 
 Attack = Callable[..., Tensor]
 
@@ -54,7 +54,7 @@ def minimum_distance(core: Attack) -> Attack:
     ) -> Tensor:
         with undisturbed(model):
             x, y = x.clone(), y.clone()  # what was made in inference mode has no gradients, but its copy has
-            start = None if start is None else _usable(model, x, y, start)
+            start = None if start is None else usable(model, x, y, start)
             rows = _open(model, x, y, start, lower).nonzero()[:, 0]
             result = x.clone() if start is None else start
             if not len(rows):
@@ -95,7 +95,7 @@ def _from_foothold(core: Attack, model: nn.Module, x: Tensor, y: Tensor, options
     return result
 
 
-def _usable(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
+def usable(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
     """`start` in the box; x itself where it is no image or not adversarial, as if no attack had found one."""
     if start.shape != x.shape:
         raise ValueError(f"start= holds images of shape {list(start.shape)}, the images are {list(x.shape)}.")
@@ -119,36 +119,3 @@ def _open(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, lower: T
         known = distance(x, start).where(judge(start, y), torch.inf)
         open_ &= known > lower.to(known) * (1 + FINISHED)
     return open_
-
-
-def chain(*attacks: Attack) -> Attack:
-    """Attacks one after another, each from the best images so far; an attack itself.
-
-    A function without an argument `start` runs cold, and counts where it is nearer.
-    """
-
-    def chained(
-        model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
-    ) -> Tensor:
-        with undisturbed(model):
-            for attack in attacks:
-                found = _usable(model, x, y, attack(model, x, y, **warm(attack, start=start, lower=lower)))
-                start = found if start is None else nearest(model, x, y, found, start)
-        if start is None:
-            raise ValueError("chain() got no attacks.")
-        return start
-
-    return chained
-
-
-def best_of(*attacks: Attack) -> Attack:
-    """Attacks side by side, each from the same `start`; the nearest image of any; an attack itself."""
-
-    def nearest_of(
-        model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
-    ) -> Tensor:
-        with undisturbed(model):
-            found = [attack(model, x, y, **warm(attack, start=start, lower=lower)) for attack in attacks]
-            return nearest(model, x, y, *(_usable(model, x, y, images) for images in found))
-
-    return nearest_of

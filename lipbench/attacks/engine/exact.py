@@ -1,0 +1,138 @@
+"""The weights of a model in float64, copied once for all who judge by them, as long as the model is the same."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.state import duplicate, tensors, weights_hash
+
+# Attributes that can be compared; what a forward pass reads besides tensors is mostly of these kinds.
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+class Float64:
+    """The same weights in float64, where they can be computed with.
+
+    A traced, exported or converted module may hold constants or casts of float32 that `.double()` does not reach.
+
+    Attributes:
+        why_not: why they cannot; "" as long as they can.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.why_not = ""
+        try:
+            self._model: nn.Module | None = duplicate(model).double()
+        except Exception as error:  # whatever somebody else's module raises
+            self._model, self.why_not = None, f"no copy of it can be made in float64 ({first_line(error)})"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor | None:
+        """Logits [N, K] in float64 of images [N, C, H, W]; None where it does not compute in float64, then and ever
+        after.
+
+        The model as deployed must have classified the same images: what fails here is then a matter of the precision.
+        """
+        if self._model is None:
+            return None
+        try:
+            logits = self._model(images.clone().double())
+            if logits.dtype != torch.float64:
+                raise TypeError(f"its logits come out as {logits.dtype}")
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self._model, self.why_not = None, f"its float64 copy does not run ({first_line(error)})"
+            return None
+        return logits
+
+    def wrapped(self, wrap: Callable[[nn.Module], nn.Module]) -> "Float64":
+        """The same copy inside another module."""
+        other = copy.copy(self)
+        if other._model is not None:
+            other._model = wrap(other._model)
+        return other
+
+
+@dataclass(frozen=True)
+class _Shared:
+    model: nn.Module
+    exact: Float64
+    state: object
+    stamp: object
+
+
+_shared: ContextVar[tuple[_Shared, ...]] = ContextVar("shared float64 copies", default=())
+
+
+@contextmanager
+def shared_float64(model: nn.Module, exact: Float64 | None = None) -> Iterator[Float64]:
+    """Inside, `float64_of` gives one and the same copy of this very module, which is made at the beginning.
+
+    A block inside a block of the same module takes the copy of the outer one, unless the module has changed since: its
+    tensors bit by bit, its plain attributes, its hooks.
+
+    Args:
+        exact: the copy to be shared; None: one that is made now, or that of an outer block.
+    """
+    state = None if exact else _state(model)
+    if exact is None:
+        outer = (s.exact for s in reversed(_shared.get()) if s.model is model and s.state == state)
+        exact = next(outer, None) or Float64(model)
+    token = _shared.set((*_shared.get(), _Shared(model, exact, state, _stamp(model))))
+    try:
+        yield exact
+    finally:
+        _shared.reset(token)
+
+
+def float64_of(model: nn.Module) -> Float64:
+    """The copy that a block of `shared_float64` holds; else one that is made now.
+
+    Also one that is made now where a tensor of the model was replaced or written to since the block began. Writes
+    through `.data` do not show in that: whoever shares a copy with code that is not trusted compares the weights
+    afterwards (`weights_hash`).
+    """
+    held = next((s for s in reversed(_shared.get()) if s.model is model), None)
+    return held.exact if held and held.stamp == _stamp(model) else Float64(model)
+
+
+def _state(model: nn.Module) -> object:
+    """What a copy depends on, by value."""
+    loose = {
+        f"{name} {key}": value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, Tensor)
+    }
+    plain = [
+        (name, {key: value for key, value in vars(module).items() if isinstance(value, PLAIN)}, _hooks(module))
+        for name, module in model.named_modules()
+    ]
+    return weights_hash(tensors(model)), weights_hash(loose), plain
+
+
+def _hooks(module: nn.Module) -> list[int]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    return [number for kind in kinds for number in vars(module).get(kind, ())]
+
+
+def _stamp(model: nn.Module) -> object:
+    """What changes with every write to a tensor, but for those that hide: cheap, whatever the size."""
+    return [
+        (id(t), None if t.is_inference() else t._version, t.data_ptr() if t.layout == torch.strided else None)
+        for t in tensors(model).values()
+    ]
+
+
+def first_line(error: BaseException) -> str:
+    """What a message says that torch stretches over pages, in at most 200 characters: its first line, or its last where
+    TorchScript shows the code first.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if "TorchScript interpreter" in lines[0] else 0][:200]
