@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks import Float64, undisturbed
-from lipbench.attacks.box import onto_ball, per_image, unit
+from lipbench.attacks.engine.box import onto_ball, per_image, unit
 from lipbench.batching import images_at_once
 from lipbench.bounds import on_device
 from lipbench.certificate import gaps

@@ -5,7 +5,7 @@ logit of class y.
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.noise import keys, normal
+from lipbench.attacks.engine.noise import keys, normal
 
 
 def logit_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

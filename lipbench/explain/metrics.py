@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.noise import keys, normal, uniform
+from lipbench.attacks.engine.noise import keys, normal, uniform
 
 Attribution = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
