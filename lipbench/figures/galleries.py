@@ -15,6 +15,8 @@ from lipbench.figures.style import network_look
 
 # Images of a gallery; of the counterfactuals, which take a row per network.
 ROWS, PATHS = 4, 2
+# Letters of two class names that fit one line of a label.
+LINE = 14
 # Times f(x) / ||grad f||: at 1 a network that is linear would be undecided.
 TIMES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
@@ -110,7 +112,10 @@ def counterfactuals(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         for i, network in enumerate(networks):
             row = number * len(networks) + i
             rival = network.name(int(network.arrays["rivals"][image]))
-            sheet.row_label(row, f"{network.heading}\n{_class(network, image)} to \u201c{rival}\u201d")
+            label = _class(network, image)
+            # Long names of classes would run into the first picture.
+            between = " to " if len(label + rival) < LINE else " to\n" if len(label) < LINE else "\nto "
+            sheet.row_label(row, f"{network.heading}\n{label}{between}\u201c{rival}\u201d")
             for column, t in enumerate(TIMES):
                 f = _margin_at(network, image, t)
                 sheet.picture(row, column, _moved(network, image, t), f"f = {f:.2f}".replace("-", "\u2212"))
