@@ -12,7 +12,16 @@ from lipbench.figures import best_variants, construction_comparison
 from lipbench.pages import find_runs, leaderboard
 from lipbench.run import experiment_of
 
-DATASETS = ("digits", "digits08", "mnist", "mnist08")
+DATASETS = (
+    "digits",
+    "digits08",
+    "mnist",
+    "mnist08",
+    "cifar10_jpeg",
+    "cifar10",
+    "celeba_drawn_eyeglasses",
+    "celeba_mustache",
+)
 
 
 def row(construction: str, variant: str, validation: float, certified: float, seed: int = 0) -> dict:

@@ -83,7 +83,7 @@ def drawn_faces(name: str) -> Dataset:
 
 def test_the_experiments_of_all_faces_differ_by_the_faces_alone():
     names = {name.split("/")[1] for name in experiments("celeba_eyeglasses")}
-    assert names == {"plain_cnn", "adversarial_cnn", "ce_cnn", "hkr_cnn"}
+    assert names == {"plain_cnn", "adversarial_cnn", "ce_cnn", "hkr_cnn", "layers_cnn"}
     for name in names:
         configurations = []
         for dataset in FACES:
@@ -108,7 +108,22 @@ def test_every_data_set_has_every_experiment():
         assert {name.split("/")[1] for name in experiments(dataset)} >= KINDS
 
 
-@pytest.mark.parametrize("name", [name for name in experiments() if name.split("/")[0] not in FACES[1:]])
+def test_both_editions_of_cifar_have_the_same_experiments():
+    found = {}
+    for dataset in ("cifar10", "cifar10_jpeg"):
+        for name in experiments(dataset):
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                cfg = compose("config", overrides=[f"experiment={name}", "dataset=cifar10"])
+            found.setdefault(name.split("/")[1], []).append(OmegaConf.to_container(cfg))
+    assert len(found) >= 7
+    assert all(len(pair) == 2 and pair[0] == pair[1] for pair in found.values())
+
+
+# Others differ by the data set alone, as the tests above say.
+SAME = ("cifar10", *FACES[1:])
+
+
+@pytest.mark.parametrize("name", [name for name in experiments() if name.split("/")[0] not in SAME])
 def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     library = PEERS.get(name.split("/")[1].split("_")[0])
     if library is not None:
