@@ -362,6 +362,9 @@ def test_drawing_twice_keeps_and_drawing_otherwise_refuses(tmp_path: Path) -> No
     assert (folder / "README.txt").stat().st_mtime_ns == stamp
     with pytest.raises(DataError, match=r"holds something else: 10 drawn faces of the seed 0\. Delete it"):
         write_faces(11, root=tmp_path, workers=1, progress=False)
+    (folder / "img_align_celeba" / "000003.jpg").unlink()
+    with pytest.raises(DataError, match="holds 9 of its 10 faces: delete it, and draw them again"):
+        write_faces(10, root=tmp_path, workers=1, progress=False)
     (folder / "README.txt").unlink()
     with pytest.raises(DataError, match="files that were not drawn here"):
         write_faces(10, root=tmp_path, workers=1, progress=False)

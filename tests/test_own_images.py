@@ -133,6 +133,19 @@ def strange_class(root: Path) -> None:
     paint(root / "test" / "fox" / "x.png", 1)
 
 
+def stray_part(root: Path) -> None:
+    for name in CLASSES:
+        (root / "train").mkdir(exist_ok=True)
+        (root / name).rename(root / "train" / name)
+    paint(root / "Test" / "cat" / "x.png", 1)
+
+
+def two_names(root: Path) -> None:
+    stray_part(root)
+    (root / "Test").rename(root / "val")
+    paint(root / "validation" / "cat" / "x.png", 1)
+
+
 def unreadable(root: Path) -> None:
     (root / "cat" / "00.png").write_bytes(b"not an image")
     (root / "eel" / "02.png").write_bytes((root / "eel" / "04.png").read_bytes()[:50])
@@ -165,6 +178,8 @@ BROKEN = {
     loose_image: r"loose\.png lies in no subfolder",
     no_train: r"has a folder test but no folder train",
     strange_class: r"train has no image of fox, which another part has",
+    stray_part: r"images has a folder train, and beside it Test: the parts are train, validation, test",
+    two_names: r"images has a folder train, and beside it val: the parts are",
     unreadable: r"2 of 60 images cannot be used: ",
     unequal: r"unequal channels: dog/00\.png has 1 \(grey\), .*\.png has 3 \(colour\)\. Choose dataset\.channels=3",
     empty_class: r"images has subfolders without images \(\.png, \.jpg, \.jpeg\): fox\. Each subfolder is a class",
@@ -197,6 +212,15 @@ def test_unequal_channels_are_converted_where_that_is_asked_for(images: Path, re
     transparent(images)
     assert read(channels=3).shape == (3, 6, 6)
     assert read(channels=1).shape == (1, 6, 6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_images_are_refused_whatever_channels_are_asked_for(
+    images: Path, read: Callable[..., Dataset], channels: int
+) -> None:
+    deep(images)
+    with pytest.raises(DataError, match=BROKEN[deep]):
+        read(channels=channels)
 
 
 def test_no_folder_is_said(tmp_path: Path) -> None:
@@ -257,6 +281,7 @@ def test_the_names_of_medmnist_and_of_classes(tmp_path: Path) -> None:
 
 
 X = pixels(50, 5, 4)
+XY = (("x", X), ("y", LABELS))
 BAD_ARRAYS = {
     "no train": ({"images": X, "labels": LABELS}, r"has no x_train and y_train; it has images, labels\."),
     "no labels": ({"x_train": X}, "has x_train but no y_train"),
@@ -271,6 +296,15 @@ BAD_ARRAYS = {
     "float labels": ({"x_train": X, "y_train": LABELS / 1.0}, "y_train holds float64"),
     "negative": ({"x_train": X, "y_train": LABELS - 1}, "y_train holds the label -1"),
     "one class": ({"x_train": X, "y_train": 0 * LABELS}, "has images of 1 class: a classifier needs two"),
+    "one class to learn": (
+        {"x_train": X, "y_train": 0 * LABELS, "x_test": X, "y_test": LABELS},
+        "has images of class 1.* in another part, but none in train",
+    ),
+    "other names": ({"x_train": X, "y_train": LABELS, "X_test": X, "Y_test": LABELS}, "also has X_test, Y_test"),
+    "two names": (
+        {"x_train": X, "y_train": LABELS, **{f"{a}_{b}": c for b in ("val", "validation") for a, c in XY}},
+        "has x_val.* and x_val.*: keep one of them",
+    ),
     "objects": ({"x_train": X.astype(object), "y_train": LABELS}, "x_train holds Python objects, which are not loaded"),
     "Fortran": ({"x_train": np.asfortranarray(X), "y_train": LABELS}, "is in Fortran order"),
 }

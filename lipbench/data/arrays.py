@@ -94,7 +94,7 @@ def arrays(
         if len(set(shapes.values())) > 1:
             raise DataError(f"{file} mixes images of different shapes: {shapes}.")
         labels, parts = _labels(archive, found, headers)
-        _check_classes(file, labels, classes)
+        _check_classes(file, labels, parts, classes)
         parts = complete(labels, parts, validation_fraction, test_fraction, seed)
         places = torch.empty_like(parts)
         places[order_of(parts)] = torch.arange(len(parts))
@@ -123,10 +123,12 @@ def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
 
 def _members(file: Path, archive: zipfile.ZipFile) -> dict[str, tuple[str, str]]:
     present = {name.removesuffix(".npy") for name in archive.namelist()}
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for part, choices in MEMBERS.items():
         for images, labels in choices:
             if images in present and labels in present:
+                if part in found:
+                    raise DataError(f"{file} has {found[part][0]} and {images}: keep one of them.")
                 found[part] = (images, labels)
             elif images in present:
                 raise DataError(f"{file} has {images} but no {labels}.")
@@ -134,6 +136,11 @@ def _members(file: Path, archive: zipfile.ZipFile) -> dict[str, tuple[str, str]]
         raise DataError(
             f"{file} has no x_train and y_train; it has {', '.join(sorted(present)) or 'nothing'}. The arrays are "
             "x_train, y_train, and where you have them x_validation, y_validation, x_test, y_test."
+        )
+    if others := sorted(present - {name for pair in found.values() for name in pair}):
+        raise DataError(
+            f"{file} also has {', '.join(others)}, which would be left out. The arrays are x_train, y_train, "
+            "x_validation, y_validation, x_test, y_test: rename or remove the others."
         )
     return found
 
@@ -181,8 +188,12 @@ def _labels(
     return torch.cat(labels), torch.cat(parts)
 
 
-def _check_classes(file: Path, labels: Tensor, classes: Sequence[str] | None) -> None:
-    present = labels.unique()
+def _check_classes(file: Path, labels: Tensor, parts: Tensor, classes: Sequence[str] | None) -> None:
+    present, trained = labels.unique(), set(labels[parts == PARTS.index("train")].tolist())
+    if strange := sorted(set(present.tolist()) - trained):
+        raise ValueError(
+            f"{file} has images of class {', '.join(map(str, strange))} in another part, but none in train."
+        )
     if len(present) < 2:
         raise ValueError(f"{file} has images of {len(present)} class: a classifier needs two or more.")
     if classes is not None and len(classes) <= int(present[-1]):

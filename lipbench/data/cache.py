@@ -37,7 +37,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Part of every key: raised when the same settings would give other pixels.
-VERSION = 1
+VERSION = 2
 # Images that a thread decodes before it takes the next ones.
 CHUNK = 32
 # Bad images after which no more are looked for, and those of them that a message names.
@@ -127,6 +127,8 @@ def decoded(
         bad: list[str] = []
 
         def chunk(start: int) -> int:
+            if len(bad) >= PATIENCE:
+                raise DataError(_bad_pictures(bad, shape[0]))
             part = range(start, min(start + CHUNK, shape[0]))
             images = np.zeros((len(part), *shape[1:]), np.uint8)
             for index in part:

@@ -93,6 +93,9 @@ def write_faces(
     if folder.exists():
         found = (folder / NOTE).read_text() if (folder / NOTE).is_file() else ""
         if found == note:
+            drawn = sum(1 for _ in (folder / IMAGES).iterdir()) if (folder / IMAGES).is_dir() else 0
+            if drawn != count:
+                raise DataError(f"{folder} holds {drawn} of its {count} faces: delete it, and draw them again.")
             return folder
         held = found.splitlines()[0] if found else "files that were not drawn here"
         raise DataError(f"{folder} holds something else: {held} Delete it, or draw below another root.")

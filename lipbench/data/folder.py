@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,7 +76,8 @@ def folder(
         raise FileNotFoundError(f"There is no folder {place}. dataset.root= is a folder with one subfolder per class.")
     listing = _listing(place)
     classes = sorted(set(listing.classes))
-    labels = torch.tensor([classes.index(one) for one in listing.classes])
+    label_of = {one: label for label, one in enumerate(classes)}
+    labels = torch.tensor([label_of[one] for one in listing.classes])
     parts = complete(labels, torch.tensor(listing.parts), validation_fraction, test_fraction, seed)
     pictures = FilePictures(place, [listing.names[i] for i in order_of(parts).tolist()])
     preparation = Preparation(sides(size), channels, crop)
@@ -94,6 +95,8 @@ def _listing(root: Path) -> _Listing:
             found = ", ".join(path.name for path in parted.values())
             raise FileNotFoundError(f"{root} has a folder {found} but no folder train.")
         parted = {"train": root}
+    else:
+        _refuse_strays(root, set(parted.values()))
     names, classes, parts = [], [], []
     for part, place in parted.items():
         for path in _images(place):
@@ -106,6 +109,22 @@ def _listing(root: Path) -> _Listing:
     _check_classes(root, classes, parts)
     _refuse_empty(parted["train"], classes)
     return _Listing(names, classes, parts)
+
+
+def _refuse_strays(root: Path, used: Collection[Path]) -> None:
+    """A test folder by another name would be left out without a word, and a test set cut from train."""
+    strays = [
+        path.name
+        for path in sorted(root.iterdir())
+        if path not in used
+        and not path.name.startswith(".")
+        and (path.is_dir() or path.name.lower().endswith((*SUFFIXES, *OTHER_SUFFIXES)))
+    ]
+    if strays:
+        raise DataError(
+            f"{root} has a folder train, and beside it {', '.join(strays)}: the parts are {', '.join(PARTS)}, one "
+            "folder each. Rename or remove the others."
+        )
 
 
 def _check_classes(root: Path, classes: Sequence[str], parts: Sequence[int]) -> None:

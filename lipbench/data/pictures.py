@@ -117,6 +117,7 @@ class Preparation:
                 # A large JPEG is decoded at a half, a quarter or an eighth, never below twice the size asked for.
                 opened.draft(None, (2 * self.size[1], 2 * self.size[0]))
             image = ImageOps.exif_transpose(opened)
+            refuse_deep(image)
             channels = self.channels or channels_of(image)
             image = image.convert(MODES[channels])
         if self.crop is not None:
@@ -130,10 +131,15 @@ class Preparation:
         return np.asarray(image).reshape(*self.size, channels).transpose(2, 0, 1)
 
 
-def channels_of(image: Image.Image) -> int:
-    """1 or 3, as the image has them. Raises `BadPicture` for transparent or deep ones."""
+def refuse_deep(image: Image.Image) -> None:
+    """Pillow's conversion would cut values above 255 off. Raises `BadPicture`."""
     if image.mode.startswith(DEEP_MODES):
         raise BadPicture("has more than 8 bits per pixel and channel: convert it to 8 bits")
+
+
+def channels_of(image: Image.Image) -> int:
+    """1 or 3, as the image has them. Raises `BadPicture` for transparent or deep ones."""
+    refuse_deep(image)
     if image.has_transparency_data:
         raise BadPicture("has an alpha channel: choose channels=3 (or 1) to drop it")
     return 1 if image.mode in ("1", "L") else 3
