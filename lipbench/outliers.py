@@ -16,6 +16,7 @@ from lipbench.attacks.engine.box import onto_ball, per_image, unit
 from lipbench.batching import images_at_once
 from lipbench.bounds import on_device
 from lipbench.certificate import gaps
+from lipbench.certificate.radius import LOGIT_SLACK
 from lipbench.losses import binary_function
 from lipbench.results import LawViolation
 from lipbench.state import float32_products
@@ -33,10 +34,12 @@ def auroc(inliers: np.ndarray, outliers: np.ndarray, shift: float = 0.0) -> floa
             proposition 3): each of the two scores moves by epsilon L at most.
 
     Raises:
-        ValueError: there is no inlier, or no outlier.
+        ValueError: there is no inlier, or no outlier; a score is not finite.
     """
     if not len(inliers) or not len(outliers):
         raise ValueError(f"AUROC needs inliers and outliers; got {len(inliers)} and {len(outliers)}.")
+    if not (np.isfinite(inliers).all() and np.isfinite(outliers).all()):
+        raise ValueError("Scores of inliers and outliers are finite; some are NaN or infinite.")
     if not np.isfinite(shift):
         return 0.0
     ordered, lowered = np.sort(outliers), inliers - shift
@@ -75,11 +78,13 @@ def one_class(
     chosen = torch.cat([(labels == label).nonzero()[:number, 0] for label in (0, 1)])
     x, y = on_device(model, images[chosen], labels[chosen])
     bound = float(gaps(model, tuple(x.shape[1:]))[0, 1])
-    clean, rows = _by_label(_scores(model, x), y), []
+    # Without a float64 copy the rounding of the scores has no bound: nothing is certified.
+    clean, rows, exact = _by_label(_scores(model, x), y), [], Float64(model)(x[:1]) is not None
     for epsilon in epsilons:
         shift, attacked = 0.0, clean
         if epsilon > 0:
-            shift = 2 * epsilon * bound
+            slack = LOGIT_SLACK * max(abs(scores).max() for scores in clean)
+            shift = 2 * (epsilon * bound + slack) if exact else np.inf
             attacked = _by_label(_scores(model, score_attack(model, x, y, epsilon=epsilon, steps=steps)), y)
         rows.append((epsilon, auroc(*clean, shift), auroc(*attacked), bound, *map(len, clean)))
     columns = ["epsilon", "certified_auroc", "attacked_auroc", "lipschitz", "inliers", "outliers"]

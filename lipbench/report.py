@@ -3,6 +3,7 @@ loaded.
 """
 
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -58,7 +59,7 @@ def _training(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 
 # What reading a file that is cut or is something else raises.
-BROKEN = (OSError, ValueError, KeyError, BadZipFile, YAMLError)
+BROKEN = (OSError, EOFError, ValueError, TypeError, LookupError, BadZipFile, zlib.error, YAMLError)
 # What the page shows, in this order; two kinds of figures more are drawn below, of experiments and of runs.
 RECIPES = (
     *FIGURES,

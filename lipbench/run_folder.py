@@ -8,11 +8,13 @@ import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -283,10 +285,11 @@ class RunFolder(ABC):
         """Writes `illustrations.npz` for the figures, unless that of this network and these tables is there."""
         path = self.folder / "illustrations.npz"
         identity = fingerprint([VERSION, self.network, self.images, table_hashes(self.folder)])
-        if path.exists():
-            with np.load(path) as held:
-                if str(held["identity"]) == identity:
-                    return
+        # A file that is damaged, or of another version, is made again.
+        broken = (OSError, ValueError, LookupError, EOFError, BadZipFile)
+        with suppress(*broken), path.open("rb") as file, np.load(file) as held:
+            if str(held["identity"]) == identity:
+                return
         gallery, arrays = self.folder / "gallery.npz", illustrate(model, dataset, self.images)
         if gallery.exists():
             with np.load(gallery) as images:

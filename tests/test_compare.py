@@ -73,6 +73,9 @@ def test_other_images_are_refused(two):
     folders = [[root / "data/same/default/0"] for root in two]
     with pytest.raises(ResultsError, match=r"Nothing to compare(.|\n)*the images differ \(test.hash: 00 -> 11\)"):
         compare(*folders)
+    write_json(old / "data/same/default/0/data.json", {"shape": [1, 2, 2]})
+    with pytest.raises(ResultsError, match="does not say the shape and the hash of the test images"):
+        compare(*folders)
     (old / "data/same/default/0/data.json").unlink()
     assert "no data.json" in compare(*folders).notes[0]
     path = old / "data/same/default/0/bounds/alma.csv"

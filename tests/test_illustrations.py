@@ -132,6 +132,11 @@ def test_a_run_keeps_its_illustrations_until_something_changes(tmp_path):
     experiment("digits08/hkr_mlp", tmp_path, "attack=[fgm,carlini_wagner]").run()
     assert path.stat().st_mtime_ns == written
 
+    for damaged in (b"", first[:200], b"text"):
+        path.write_bytes(damaged)
+        experiment("digits08/hkr_mlp", tmp_path, "attack=[fgm,carlini_wagner]").run()
+        assert path.read_bytes() == first
+
     changed = replace(job, attacks={"fgm": job.attacks["fgm"]})
     (job.folder / "bounds" / "carlini_wagner.csv").unlink()
     changed.run()

@@ -54,6 +54,9 @@ def test_auroc_of_no_bound_is_0_and_of_no_image_is_refused():
     assert auroc(np.array([2.0]), np.array([1.0]), np.inf) == 0
     with pytest.raises(ValueError, match="1 and 0"):
         auroc(np.array([2.0]), np.array([]))
+    for strange in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="are finite"):
+            auroc(np.array([strange]), np.array([1.0]))
 
 
 def test_on_a_hyperplane_the_attack_reaches_the_certificate(hyperplane, points):

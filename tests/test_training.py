@@ -98,7 +98,7 @@ def test_history_says_what_the_network_does(digits):
     last = history[-1]
     assert set(last) == {
         "epoch", "steps", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "kr",
-        "validation_balanced_accuracy", "validation_sensitivity", "validation_specificity",
+        "wasserstein_bound", "validation_balanced_accuracy", "validation_sensitivity", "validation_specificity",
         "mean_certificate", "certified_accuracy", "lipschitz", "gradient_norm", "seconds",
         *(f"{layer}.{column}" for layer in (1, 3, 5) for column in ("sigma_min", "sigma_max", "lipschitz", "gradient")),
     }  # fmt: skip

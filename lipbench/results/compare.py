@@ -142,7 +142,12 @@ def _same_images(first: Path, second: Path) -> str:
         return (
             "one of the two has no data.json (it is older than that file): only the labels show that the images agree"
         )
-    held = [{key: read_json(path)[key] for key in ("shape", "test")} for path in paths]
+    try:
+        held = [{key: read_json(path)[key] for key in ("shape", "test")} for path in paths]
+    except (KeyError, TypeError):
+        raise ResultsError(
+            f"{paths[0]} or {paths[1]} does not say the shape and the hash of the test images."
+        ) from None
     lines = differences(held[0], held[1])
     if lines:
         raise ResultsError(f"the images differ ({'; '.join(lines)}).")
