@@ -218,6 +218,17 @@ def test_and_at_once_where_a_tensor_was_written_to(change):
         assert Judge(model)(X, labels).any()
 
 
+def test_a_layer_of_another_kind_gets_another_copy():
+    torch.manual_seed(0)
+    size = X[0].numel()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(size, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
+    with shared_float64(model) as first:
+        model[2] = nn.Sigmoid()  # no attribute tells it from Tanh
+        with shared_float64(model) as second:
+            assert second is not first
+            assert torch.allclose(second(X).float(), model(X), atol=1e-5)
+
+
 def test_what_is_shared_ends_with_the_block():
     model = Plain().eval()
     with shared_float64(model) as held:
