@@ -223,7 +223,7 @@ def test_a_layer_of_another_kind_gets_another_copy():
     size = X[0].numel()
     model = nn.Sequential(nn.Flatten(), nn.Linear(size, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
     with shared_float64(model) as first:
-        model[2] = nn.Sigmoid()  # no attribute tells it from Tanh
+        model[2] = nn.Sigmoid().eval()  # no attribute tells it from Tanh
         with shared_float64(model) as second:
             assert second is not first
             assert torch.allclose(second(X).float(), model(X), atol=1e-5)
