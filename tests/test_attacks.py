@@ -25,6 +25,7 @@ from lipbench.attacks import (
     transport_path,
 )
 from lipbench.attacks.engine.box import onto_halfspace, per_image, unit
+from lipbench.attacks.engine.judging import margin_and_gradient
 from lipbench.attacks.engine.noise import keys, normal, uniform
 
 ITERATIVE = [l2_pgd, apgd, deepfool, carlini_wagner, ddn, alma, tangent, strongest]
@@ -194,13 +195,37 @@ def test_to_boundary_shortens_and_stretches():
     assert torch.equal(to_boundary(model, x, too_short.detach(), y), x), "no point on the ray crosses the boundary"
 
 
-def test_nearest_takes_the_shortest_that_is_adversarial():
+def test_nearest_takes_the_shortest_that_is_not_x():
     model, x = Hyperplane(), interior(8)
     y = model(x).argmax(1)
     good = deepfool(model, x, y)
     further = to_boundary(model, x, fgsm(model, x, y), y)
-    not_adversarial = x + 1e-4
-    assert torch.equal(nearest(model, x, y, further, not_adversarial, good), good)
+    assert torch.equal(nearest(x, further, x, good), good)
+    assert torch.equal(nearest(x, x, x), x)
+
+
+def test_the_soft_margin_counts_the_classes_close_to_the_best():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), torch.rand(5, 1, 4, 4)
+    y, weight = model(x).argmax(1), model[1].weight.detach()
+    softness = torch.tensor([0.0, 1e-3, 0.1, 0.5, 2.0])
+    value, gradient = margin_and_gradient(model, x, y, softness)
+    hard, first = margin_and_gradient(model, x, y)
+    assert torch.equal(value, hard)
+    assert torch.equal(gradient[0], first[0]), "no softness: the margin's own"
+    logits = model(x).detach().scatter(1, y[:, None], -torch.inf)
+    for n in range(1, 5):
+        shares = (logits[n] / softness[n]).softmax(0)
+        assert torch.allclose(gradient[n].flatten(), weight[y[n]] - shares @ weight, atol=1e-6)
+
+
+def test_the_soft_margin_of_two_classes_is_the_margin_whatever_the_scale():
+    x = interior(8)
+    for scale in (1.0, 1e4):
+        model = Hyperplane(scale=scale)
+        y = model(x).argmax(1)
+        soft = margin_and_gradient(model, x, y, torch.full((8,), 3.0))
+        assert all(torch.equal(a, b) for a, b in zip(soft, margin_and_gradient(model, x, y), strict=True))
 
 
 def test_the_judge_needs_both_precisions():

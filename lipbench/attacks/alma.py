@@ -10,6 +10,9 @@ from lipbench.attacks.engine.judging import margin_and_gradient
 # Constants of the paper: averaging of the multiplier and of the gradient's squares, growth of the penalty where the
 # constraint did not improve by a twentieth within a period, and the period.
 AVERAGE, GROWTH, PROGRESS, PERIOD = 0.9, 1.2, 0.95, 10
+# Softness of the margin whose gradient is followed, as a share of the margin at x (`margin_and_gradient`). Ten classes,
+# a plain CNN on MNIST, 100 images, mean distance: 0: 1.359, 0.03: 1.343, 0.1: 1.326, 0.2: 1.335, 0.3: 1.379.
+SOFTNESS = 0.1
 
 
 @minimum_distance
@@ -29,7 +32,8 @@ def alma(
     Differs from the paper: the margin is measured in the unit of its gradient at x and in that of the distance, so that
     the scale of the logits, and how far the images are, change nothing; steps have momentum, and their length
     shrinks by a hundred (with long first steps it crosses into other basins: on MNIST 0 against 8 its images are nearer
-    on average than those of any single peer, see benchmarks/attacks.md); two classes are enough.
+    on average than those of any single peer, see benchmarks/attacks.md); two classes are enough; with more, the
+    gradient is that of a soft margin, which does not follow the largest logit alone past a nearer class.
 
     Args:
         steps: forward and backward passes.
@@ -44,9 +48,10 @@ def alma(
     images = x.clone() if start is None else start.clone()
     best, shortest = images.clone(), unit(images - x)[1]
     shortest = shortest.where(shortest > 0, torch.inf)
+    softness = SOFTNESS * value.abs()
     lagrangian, direction, squares = _Lagrangian(value), torch.zeros_like(x), torch.zeros_like(x)
     for step in range(steps):
-        value, gradient = margin_and_gradient(model, images, y)
+        value, gradient = margin_and_gradient(model, images, y, softness)
         outward, length = unit(images - x)
         better = (value < 0) & (length < shortest)
         best, shortest = torch.where(per_image(better, x), images, best), torch.where(better, length, shortest)

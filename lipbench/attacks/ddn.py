@@ -9,6 +9,11 @@ from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.box import per_image, unit
 from lipbench.attacks.engine.judging import distance, margin_and_gradient
 
+# Softness of the margin whose gradient is followed, as a share of the margin at x (`margin_and_gradient`), as softmax
+# is in the paper's cross-entropy. Ten classes, a plain CNN on MNIST, 100 images, mean distance: 0: 1.374, 0.06: 1.343,
+# 0.1: 1.338, 0.15: 1.332, 0.2: 1.344, 0.3: 1.387.
+SOFTNESS = 0.15
+
 
 @minimum_distance
 def ddn(
@@ -22,22 +27,24 @@ def ddn(
 ) -> Tensor:
     """Decoupled direction and norm (Rony et al., 2019, arXiv 1811.09600, algorithm 1).
 
-    Differs from the paper: the margin instead of the cross-entropy (so the scale of the logits changes nothing), no
-    quantisation, a first norm from the linearised margin instead of 1, steps in the unit of the norm, so that
-    networks attacked at 0.01 and at 10 are treated alike, and a gamma that shrinks as the steps do (constant, it throws
-    the last images to and fro: MNIST 0 against 8, a Lipschitz CNN, 0.07 % farther on average).
+    Differs from the paper: a soft margin in the unit of the margin at x instead of the cross-entropy (so the scale of
+    the logits changes nothing), no quantisation, a first norm from the linearised margin instead of 1, steps in the
+    unit of the norm, so that networks attacked at 0.01 and at 10 are treated alike, and a gamma that shrinks as the
+    steps do (constant, it throws the last images to and fro: MNIST 0 against 8, a Lipschitz CNN, 0.07 % farther on
+    average).
 
     Args:
-        steps: forward and backward passes.
+        steps: forward and backward passes, after one at x.
         gamma: relative change of the norm in the first steps; it shrinks to a hundredth.
         start: images to begin at; None: x.
     """
     images = x.clone() if start is None else start.clone()
     best, shortest = images.clone(), distance(x, images).masked_fill(distance(x, images) == 0, torch.inf)
     norm = None if start is None else shortest.to(x.dtype)
+    softness = SOFTNESS * margin_and_gradient(model, x, y)[0].abs()
     for step in range(steps):
         shrinking = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-        value, gradient = margin_and_gradient(model, images, y)
+        value, gradient = margin_and_gradient(model, images, y, softness)
         normal, slope = unit(gradient)
         length = distance(x, images)
         success = value < 0

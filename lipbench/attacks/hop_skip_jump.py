@@ -50,7 +50,7 @@ def hop_skip_jump(
             normal_ = _normal(model, here, labels, 0.01 * length, key[rows], range(draw, draw + count))
             draw += count
             moved = _jump(model, here, labels, normal_, length / step**0.5)
-            z[rows] = nearest(model, origin, labels, to_boundary(model, origin, moved, labels), here)
+            z[rows] = nearest(origin, to_boundary(model, origin, moved, labels), here)
     return z
 
 

@@ -74,7 +74,7 @@ def tangent(
         z[rows] = (here + per_image(share, here) * move).clamp(0, 1)
         still[rows] = torch.where(length < SETTLED * distance, still[rows] + 1, 0)
         rows = rows[still[rows] < STILL]
-    return nearest(model, x, y, to_boundary(model, x, best, y), first)
+    return nearest(x, to_boundary(model, x, best, y), first)
 
 
 def _first(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:

@@ -72,13 +72,16 @@ def _shoot(
 
 
 @torch.no_grad()
-def nearest(model: nn.Module, x: Tensor, y: Tensor, *candidates: Tensor) -> Tensor:
-    """Per image, the nearest candidate that is adversarial; x itself where none is. Images [N, C, H, W]."""
-    judge = Judge(model)
+def nearest(x: Tensor, *candidates: Tensor) -> Tensor:
+    """Per image, the nearest candidate that is not x; x where all are. Images [N, C, H, W].
+
+    Args:
+        candidates: adversarial wherever they are not x: what `to_boundary` and `usable` return.
+    """
     best, shortest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
     for candidate in candidates:
         length = distance(x, candidate)
-        better = judge(candidate, y) & (length < shortest)
+        better = (length > 0) & (length < shortest)
         best = torch.where(per_image(better, x), candidate, best)
         shortest = torch.where(better, length, shortest)
     return best

@@ -17,9 +17,10 @@ def chain(*attacks: Attack) -> Attack:
         model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
     ) -> Tensor:
         with undisturbed(model):
+            start = None if start is None else usable(model, x, y, start)
             for attack in attacks:
                 found = usable(model, x, y, attack(model, x, y, **warm(attack, start=start, lower=lower)))
-                start = found if start is None else nearest(model, x, y, found, start)
+                start = found if start is None else nearest(x, found, start)
         if start is None:
             raise ValueError("chain() got no attacks.")
         return start
@@ -35,6 +36,6 @@ def best_of(*attacks: Attack) -> Attack:
     ) -> Tensor:
         with undisturbed(model):
             found = [attack(model, x, y, **warm(attack, start=start, lower=lower)) for attack in attacks]
-            return nearest(model, x, y, *(usable(model, x, y, images) for images in found))
+            return nearest(x, *(usable(model, x, y, images) for images in found))
 
     return nearest_of

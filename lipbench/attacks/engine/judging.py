@@ -49,11 +49,32 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
 
 
-def margin_and_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The margin [N] and its gradient in the image [N, C, H, W]."""
+def margin_and_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, softness: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The margin [N] and its gradient in the image [N, C, H, W].
+
+    Args:
+        softness: T [N], in the unit of the logits: the gradient is that of z_y - T log sum_{k != y} exp(z_k / T), in
+            which every class counts that is close to the best of the others. With two classes that is the margin.
+            None: that of the margin itself.
+    """
     x = x.detach().requires_grad_()
-    value = margin(model(x.clone()), y)  # a first layer with inplace=True may not overwrite a leaf
-    return value.detach(), gradient_of(value.sum(), x)
+    logits = model(x.clone())  # a first layer with inplace=True may not overwrite a leaf
+    value = margin(logits, y)
+    descent = value if softness is None else _soft(logits, y, softness)
+    return value.detach(), gradient_of(descent.sum(), x)
+
+
+def _soft(logits: Tensor, y: Tensor, softness: Tensor) -> Tensor:
+    """Something with the gradient of the soft margin: the shares of the classes, held fixed, weigh the logits."""
+    others = logits.detach().scatter(1, y[:, None], -torch.inf)
+    behind = others - others.amax(1, keepdim=True)
+    smallest = torch.finfo(logits.dtype).tiny
+    shares = (behind / softness.clamp_min(smallest)[:, None]).softmax(1)
+    # Times zero, an infinite logit would be NaN.
+    others = torch.where(shares > 0, logits * shares, 0)
+    return logits.gather(1, y[:, None])[:, 0] - others.sum(1)
 
 
 def gradient_of(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
@@ -84,9 +105,13 @@ class Judge:
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """[N, C, H, W], [N] -> bool [N]."""
-        deployed = self.misclassified(self.model(images.clone()), labels)
-        exact = self.exact(images)
-        return deployed if exact is None else deployed & self.misclassified(exact, labels)
+        wrong = self.misclassified(self.model(images.clone()), labels)
+        rows = wrong.nonzero()[:, 0]
+        if len(rows):  # where the model as deployed is right, float64 has no say
+            exact = self.exact(images[rows])
+            if exact is not None:
+                wrong[rows] = self.misclassified(exact, labels[rows])
+        return wrong
 
     @torch.no_grad()
     def surely(self, images: Tensor, labels: Tensor) -> Tensor:

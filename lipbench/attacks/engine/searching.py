@@ -69,7 +69,7 @@ def minimum_distance(core: Attack) -> Attack:
             candidates = [found]
             if start is not None:
                 candidates.append(start[rows])
-            result[rows] = nearest(model, x[rows], y[rows], *candidates)
+            result[rows] = nearest(x[rows], *candidates)
             return result
 
     own = [p for name, p in signature.parameters.items() if name != "start"]
@@ -91,7 +91,7 @@ def _from_foothold(core: Attack, model: nn.Module, x: Tensor, y: Tensor, options
     if len(known):
         origin, labels, first = x[known], y[known], result[known]
         images = core(model, origin, labels, **{**options, "start": first}).detach()
-        result[known] = nearest(model, origin, labels, to_boundary(model, origin, images, labels), first)
+        result[known] = nearest(origin, to_boundary(model, origin, images, labels), first)
     return result
 
 
