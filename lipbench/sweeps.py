@@ -15,12 +15,12 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
+from lipbench import states
 from lipbench.commandline import CONF, PLACES, CommandError
 from lipbench.experiment import variant_of
-from lipbench.jobs import ELSEWHERE, FAILED, Outcome
-from lipbench.locks import LOCK, owner_of
-from lipbench.results import ResultsError, read_error, read_summary
+from lipbench.jobs import ELSEWHERE, FAILED, FINISHED, Outcome
 from lipbench.run_folder import run_folder_of
+from lipbench.states import state_of
 
 NETWORK = ("dataset", "model", "constraint", "loss", "optimizer", "training", "seed")
 
@@ -62,16 +62,17 @@ def planned(arguments: Sequence[str]) -> list[Planned]:
     Raises:
         CommandError: a sweeper that chooses its runs as it goes.
     """
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    if any(override.startswith("hydra/sweeper=") for override in overrides):
-        raise CommandError("A sweeper that chooses its runs as it goes has no list of them: give results= alone.")
+    # How they are launched is no matter here, and the launcher may not be installed.
+    overrides = [a for a in arguments if not a.startswith(("-", "hydra/launcher", "hydra.launcher"))]
     parser = OverridesParser.create()
     fixed = [override.input_line for override in parser.parse_overrides(overrides) if not override.is_sweep_override()]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[str(line) for line in fixed], return_hydra_config=True)
+    if not str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper"):
+        raise CommandError("A sweeper that chooses its runs as it goes has no list of them: give results= alone.")
     # What an experiment of one's own sweeps by itself, then the command line, which has the last word.
     own = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    parsed = parser.parse_overrides([*own, *overrides])
+    parsed = parser.parse_overrides([*own, *(o for o in overrides if not o.startswith("hydra"))])
     (jobs,) = BasicSweeper.split_arguments(parsed, None)
     return [_planned(job, config, parser) for job in jobs]
 
@@ -105,10 +106,10 @@ def recorded() -> Iterator[list[Outcome]]:
             outcomes.extend(_outcome(run, one) for run, one in zip(plan, returns, strict=True))
             return returns
 
-        launcher.launch = launch_recorded
+        setattr(launcher, "launch", launch_recorded)  # noqa: B010 (to mypy, a method is not assigned to)
         return launcher
 
-    plugins.instantiate_launcher = instantiate_recorded  # type: ignore[method-assign]
+    setattr(plugins, "instantiate_launcher", instantiate_recorded)  # noqa: B010
     try:
         yield outcomes
     finally:
@@ -116,14 +117,14 @@ def recorded() -> Iterator[list[Outcome]]:
 
 
 def _launched(launch: Any, jobs: Sequence[Sequence[str]], first: int, plan: Sequence[Planned]) -> Sequence[JobReturn]:
-    finished = sum(_is_finished(run.folder) for run in plan)
+    finished = _finished(plan)
     while True:
         try:
             returns: Sequence[JobReturn] = launch(jobs, initial_job_idx=first)
             return returns
         except Exception as error:
             why, before = f"its worker died ({type(error).__name__}: {error})", finished
-            finished = sum(_is_finished(run.folder) for run in plan)
+            finished = _finished(plan)
             more = before < finished < len(plan)
             print(f"\nThe launcher broke down: {type(error).__name__}: {error}", file=sys.stderr)
             print("It is started again for what is left." if more else "It gets no further.", file=sys.stderr)
@@ -131,14 +132,16 @@ def _launched(launch: Any, jobs: Sequence[Sequence[str]], first: int, plan: Sequ
                 return [_returned(job, _found(run, why)) for job, run in zip(jobs, plan, strict=True)]
 
 
+def _finished(plan: Sequence[Planned]) -> int:
+    return sum(state_of(run.folder).kind == states.FINISHED for run in plan)
+
+
 def _found(run: Planned, why: str) -> Outcome:
     """What a folder says of a run whose worker said nothing."""
-    if _is_finished(run.folder):
-        return Outcome(run.name, str(run.folder))
-    error, owner = read_error(run.folder), owner_of(run.folder / LOCK)
-    if owner is not None and not owner.gone:
-        return Outcome(run.name, str(run.folder), ELSEWHERE, f"it is being made by {owner}.")
-    return Outcome(run.name, str(run.folder), FAILED, error["message"] if error else why)
+    state = state_of(run.folder)
+    codes = {states.FINISHED: FINISHED, states.RUNNING: ELSEWHERE}
+    said = state.detail if state.kind in (states.RUNNING, states.FAILED) else why
+    return Outcome(run.name, str(run.folder), codes.get(state.kind, FAILED), said)
 
 
 def _outcome(run: Planned, returned: JobReturn) -> Outcome:
@@ -150,10 +153,3 @@ def _outcome(run: Planned, returned: JobReturn) -> Outcome:
 
 def _returned(overrides: Sequence[str], outcome: Outcome) -> JobReturn:
     return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=outcome)
-
-
-def _is_finished(folder: Path) -> bool:
-    try:
-        return read_summary(folder) is not None
-    except (ResultsError, OSError):
-        return False
