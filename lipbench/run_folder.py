@@ -171,7 +171,7 @@ class RunFolder(ABC):
             "data": described(dataset),
             "versions": [VERSION, version("lipbench")],
         }
-        return fingerprint(read_back(made))
+        return fingerprint(made)
 
     def _finished(self, identity: str) -> dict[str, Any] | None:
         """The summary, where this very run ended well and none of its files was taken away since."""

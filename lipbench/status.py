@@ -1,5 +1,5 @@
 """`python -m lipbench.status results=results/runs suite=mnist08 seed=0,1,2`: which runs of a sweep are finished,
-running, failed, stopped or missing. The options are those of the sweep; with `results=` alone, the runs that were started.
+running, failed, stopped or missing. The options are those of the sweep; with `results=` alone, all that were begun.
 """
 
 import sys

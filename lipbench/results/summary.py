@@ -72,8 +72,10 @@ def write_summary(
         "attack_seconds": sum(v for k, v in seconds.items() if k not in ("training", "certificate")),
         "tables": table_hashes(folder),
     }
-    write_json(folder / "summary.json", summary)
-    return summary
+    path = folder / "summary.json"
+    write_json(path, summary)
+    written: dict[str, Any] = read_json(path)  # infinite numbers are null in it
+    return written
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
