@@ -15,7 +15,7 @@ DATASET ?= digits
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark test lint figures report sweep evaluate export data bench clean
+.PHONY: help install benchmark test lint figures report sweep status evaluate export data bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ benchmark: $(READY) ## Train, attack and certify SUITE, then the report (default
 
 sweep: $(READY) ## Any sweep: SUITE=mnist08/hkr_mlp SEEDS=0,1,2 ARGS="loss.margin=1,2"
 	$(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS)
+
+status: $(READY) ## What is finished, running, failed, stopped in RESULTS; of a sweep: ARGS="suite=mnist08 seed=0,1,2"
+	$(BIN)/python -m lipbench.status results=$(RESULTS) $(ARGS)
 
 report: $(READY) ## Leaderboard, figures and page of RESULTS; ARGS="compare=results/reference"
 	$(BIN)/python -m lipbench.report results=$(RESULTS) $(ARGS)

@@ -65,6 +65,8 @@ class Brought(RunFolder):
 
     model: nn.Module
 
+    MADE = ("layers.csv", "environment.json")
+
     def _check(self, dataset: Dataset) -> None:
         check_classifier(self.model, dataset)
 

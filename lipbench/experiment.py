@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.batching import images_at_once
+from lipbench.beside import add_cost
 from lipbench.data import Dataset, Split
 from lipbench.layers import bake
 from lipbench.models import build, load, save
@@ -40,6 +41,8 @@ class Experiment(RunFolder):
     training: Callable[..., list[dict[str, Any]]]
     tensorboard: bool = False
 
+    MADE = ("model.safetensors", "model.json", "history.csv", "network.json", "environment.json")
+
     def assist(self) -> None:
         """What every process but the first does (see `lipbench.training.processes`): its share of the training, where
         the first one finds something to train. It writes nothing.
@@ -48,12 +51,19 @@ class Experiment(RunFolder):
             dataset = self.load_dataset()
             self._train(self._recipe(dataset), dataset)
 
+    def _finished(self, identity: str) -> dict[str, Any] | None:
+        summary = super()._finished(identity)
+        if summary is not None:
+            processes.of_first(0.0)  # the other processes wait for what they have to train
+        return summary
+
     def _network(self, dataset: Dataset) -> nn.Module:
         """The baked network: from the folder, or trained now."""
         trained = (self.folder / "model.safetensors").exists()
         # The other processes wait for this, so that they load the data after the first one has prepared it.
         processes.of_first(float(not trained))
         if trained:
+            self._checkpoint.unlink(missing_ok=True)  # left by a kill just after the weights were written
             return load(self.folder).to(self.device)
         recipe = self._recipe(dataset)
         with event_log(self.folder / "tensorboard") if self.tensorboard else nullcontext() as on_epoch:
@@ -62,7 +72,8 @@ class Experiment(RunFolder):
         change = _bake(model, dataset.validation)
         write_json(self.folder / "environment.json", environment(self.device))
         write_json(self.folder / "network.json", {"bake_change": change})
-        self._add_cost("training", sum(row["seconds"] for row in history), len(dataset.train.labels) * len(history))
+        seconds = sum(row["seconds"] for row in history)
+        add_cost(self.folder, "training", seconds, len(dataset.train.labels) * len(history))
         save(model, recipe, self.folder)
         self._checkpoint.unlink(missing_ok=True)
         return model

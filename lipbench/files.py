@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,11 +9,22 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, renamed to it if the block succeeds and deleted if not."""
+    """Yields a temporary path beside `path`, renamed to it if the block succeeds and deleted if not.
+
+    What the block wrote is on the disk before the name is: neither a kill nor a power cut leaves a part of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The number of a process is another one's on the next machine.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """The temporary files of `atomic` in a folder and the folders in it."""
+    return [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]

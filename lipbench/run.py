@@ -6,7 +6,6 @@ Hydra's grammar. `torchrun --nproc-per-node 4 -m lipbench.run ...` trains on fou
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -17,21 +16,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lipbench.commandline import CONF, PLACES, CommandError, check_overrides, expand_suites, judging, report_lines
-from lipbench.experiment import Experiment, variant_of
-from lipbench.results import LawViolation, ResultsError
-from lipbench.run_folder import run_folder_of
-from lipbench.training import CheckpointError, TrainingDiverged, processes
-
-NETWORK = ("dataset", "model", "constraint", "loss", "optimizer", "training", "seed")
-EXPECTED = (
-    ResultsError,
-    CheckpointError,
-    TrainingDiverged,
-    LawViolation,
-    OSError,
-    ImportError,
-    ValueError,
-)
+from lipbench.experiment import Experiment
+from lipbench.jobs import FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
+from lipbench.sweeps import NETWORK, command_of, folder_of, recorded
+from lipbench.training import processes
 
 
 def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experiment:
@@ -50,11 +38,8 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
     for place in PLACES:
         plain["dataset"].pop(place, None)
     network = {key: plain[key] for key in NETWORK}
-    places = tuple(f"dataset.{place}=" for place in PLACES)
-    overrides = [override for override in overrides if not override.lstrip("+~").startswith(places)]
-    variant = variant_of(overrides, [key for key in NETWORK if key != "seed"])
     return Experiment(
-        folder=run_folder_of(Path(plain["results"]), name, variant, plain["seed"]),
+        folder=folder_of(plain["results"], name, overrides, plain["seed"]),
         network=network,
         # A partial, called outside of Hydra: an error of its own then reads as it was written.
         load_dataset=instantiate({**dataset, "_partial_": True}, _convert_="all"),
@@ -67,33 +52,35 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def task(cfg: DictConfig) -> None:
+def task(cfg: DictConfig) -> Outcome:
     """One job of a run or sweep."""
     hydra_config = HydraConfig.get()
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
-    name = str(hydra_config.runtime.choices["experiment"])
-    try:
-        experiment = experiment_of(cfg, name, list(hydra_config.overrides.task))
+    name, overrides = str(hydra_config.runtime.choices["experiment"]), list(hydra_config.overrides.task)
+
+    def work() -> None:
+        if cfg.threads is not None:
+            torch.set_num_threads(cfg.threads)
+        experiment = experiment_of(cfg, name, overrides)
         if processes.launched():
             experiment = replace(experiment, device=processes.start(experiment.device))
         if processes.rank() > 0:
             experiment.assist()
-            return
-        summary = experiment.run()
-    except EXPECTED as error:
-        print(f"\n{name}: {error}\n", file=sys.stderr)
-        # In a sweep the other jobs go on and Hydra reports at the end; alone, the message above is all there is to say.
-        if hydra_config.mode == RunMode.MULTIRUN:
-            raise
-        raise SystemExit(1) from error
+        else:
+            summary = experiment.run()
+            print(report_lines(name, experiment.folder, summary), flush=True)
+
+    try:
+        outcome = attempt(name, folder_of(cfg.results, name, overrides, cfg.seed), command_of(overrides), work)
     finally:
         processes.stop()
-    print(report_lines(name, experiment.folder, summary), flush=True)
+    # In a sweep the other jobs go on, and the command says at its end which failed.
+    if outcome.code != FINISHED and hydra_config.mode != RunMode.MULTIRUN:
+        raise SystemExit(outcome.code)
+    return outcome
 
 
 def main() -> None:
-    """The command `python -m lipbench.run`."""
+    """The command `python -m lipbench.run`. Its exit codes are those of `lipbench.jobs`."""
     try:
         sys.argv[1:] = expand_suites(sys.argv[1:])
         check_overrides(sys.argv[1:], "config")
@@ -102,12 +89,18 @@ def main() -> None:
                 "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
                 "in which every network has one process."
             )
-        task()
+        with recorded() as outcomes:
+            try:
+                task()
+            finally:
+                if outcomes:
+                    print(summary_lines(outcomes), file=sys.stderr)
+        raise SystemExit(exit_code(outcomes))
     except CommandError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
 if __name__ == "__main__":

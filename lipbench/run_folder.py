@@ -2,7 +2,6 @@
 refused.
 """
 
-import hashlib
 import platform
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,6 +22,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lipbench.attacks import shared_float64
+from lipbench.beside import add_cost, add_flags, add_to_gallery, read_costs, read_flags, write_npz
 from lipbench.bounds import (
     Attack,
     Certificate,
@@ -35,16 +35,20 @@ from lipbench.bounds import (
 from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
 from lipbench.evaluation import health, masked_gradients, transport_law
+from lipbench.files import unfinished
 from lipbench.health import Flag, returned_flags, table_flags
+from lipbench.identity import described, read_back
 from lipbench.illustrations import VERSION, illustrate, nearest_images
+from lipbench.locks import LOCK, leftovers, locked
 from lipbench.results import (
     LawViolation,
     ResultsError,
-    atomic,
+    clear_error,
     differences,
     fingerprint,
     read_bounds,
     read_json,
+    read_summary,
     table_hashes,
     violations,
     write_bounds,
@@ -53,10 +57,12 @@ from lipbench.results import (
     write_text,
 )
 
-GALLERY = 16
-
 # (model, images uint8 [N, C, H, W], labels [N]) -> a table. The images are those of the test set.
 Measure = Callable[[nn.Module, Tensor, Tensor], pd.DataFrame]
+
+
+class OtherNetwork(ResultsError):
+    """A folder is another run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +91,9 @@ class RunFolder(ABC):
     force: bool = False
     progress: bool = True
 
+    # Files of `_network`.
+    MADE: ClassVar[tuple[str, ...]] = ()
+
     @abstractmethod
     def _network(self, dataset: Dataset) -> nn.Module:
         """The network: baked, in evaluation mode, on the device. It is made now where the folder does not hold it."""
@@ -97,20 +106,35 @@ class RunFolder(ABC):
         """What the summary says of the network besides its bounds."""
 
     def run(self) -> dict[str, Any]:
-        """Makes the network, certifies and attacks it as far as that is not there yet, and writes the summary.
+        """Makes the network, certifies and attacks it as far as that is not there yet, and writes the summary. A folder
+        where all is there is left as it is.
 
         Returns:
             the summary, as in `summary.json`.
 
         Raises:
-            ResultsError: the folder holds another network, or a table with other options, and `force` is not set.
+            Running: another process is at it.
+            OtherNetwork: the folder holds another network, and `force` is not set.
+            ResultsError: a table of the folder was made with other options.
             LawViolation: a law does not hold; the rows and the offending pairs are saved first.
         """
         dataset = self.load_dataset()
         self._check(dataset)
-        self._claim()
-        self._claim_data(dataset)
-        model = self._network(dataset)
+        identity = self._identity(dataset)
+        summary = None if self.force else self._finished(identity)
+        if summary is not None:
+            with suppress(OSError):  # a folder that is finished need not be ours to write
+                clear_error(self.folder)
+            return summary
+        with locked(self.folder, methods=[*self.certificates, *self.attacks], measures=[*self.measures]):
+            clear_error(self.folder)
+            for path in (*unfinished(self.folder), *leftovers(self.folder)):
+                path.unlink(missing_ok=True)
+            self._claim()
+            self._claim_data(dataset)
+            return self._judge(self._network(dataset), dataset, identity)
+
+    def _judge(self, model: nn.Module, dataset: Dataset, identity: str) -> dict[str, Any]:
         test = dataset.test
         attacked = Split(test.images[: self.images], test.labels[: self.images])
         with shared_float64(model):  # one copy for all attacks
@@ -118,12 +142,8 @@ class RunFolder(ABC):
             for name, certificate in self.certificates.items():
                 self._bounds(name, partial(certify_images, model, test.images, test.labels, certificate, name))
             for name, attack in self.attacks.items():
-                judged = self._bounds(name, partial(self._attack, model, attacked, name, attack))
-                if judged is not None and judged.images is not None:
-                    self._add_to_gallery(attacked, name, judged.images)
-                    flagged = masked_gradients(model, attacked.images, attacked.labels, name, judged)
-                    flagged += returned_flags(model, name, judged.images, self.batch_size)
-                    self._add_flags(name, flagged)
+                beside = partial(self._write_beside, model, attacked, name)
+                self._bounds(name, partial(self._attack, model, attacked, name, attack), beside)
             for name, measure in self.measures.items():
                 self._measure(name, partial(measure, model, test.images, test.labels))
             facts = {
@@ -131,13 +151,41 @@ class RunFolder(ABC):
                 "lipschitz": lipschitz(model, dataset.shape),
                 **transport_law(model, test.images, test.labels),
                 "flags": [flag.as_dict() for flag in self._all_flags(flags)],
+                "identity": identity,
             }
-        costs = self._costs()
-        seconds = {row["method"]: row["seconds"] for row in costs.to_dict("records")}
+        self._illustrate(model, dataset)
+        seconds = {row["method"]: row["seconds"] for row in read_costs(self.folder).to_dict("records")}
+        # Last: where it fits the tables, the run is finished.
         summary = write_summary(self.folder, facts, seconds, self.epsilons)
         self._check_laws(attacked, model, summary)
-        self._illustrate(model, dataset)
         return summary
+
+    def _identity(self, dataset: Dataset) -> str:
+        """Of the whole run: all that its files depend on."""
+        made = {
+            "network": self.network,
+            "options": self.options,
+            "methods": [*self.certificates, *self.attacks, *self.measures],
+            "images": self.images,
+            "epsilons": list(self.epsilons),
+            "data": described(dataset),
+            "versions": [VERSION, version("lipbench")],
+        }
+        return fingerprint(made)
+
+    def _finished(self, identity: str) -> dict[str, Any] | None:
+        """The summary, where this very run ended well and none of its files was taken away since."""
+        try:
+            summary = read_summary(self.folder)
+        except ResultsError:
+            return None
+        if summary is None or summary.get("identity") != identity:
+            return None
+        tables = [*(f"bounds/{name}.csv" for name in self.options if name not in self.measures)]
+        files = ["config.yaml", "data.json", "illustrations.npz", *self.MADE, *tables]
+        files += [f"{name}.csv" for name in self.measures]
+        lawful = not summary["violations"] and summary.get("transport_law", True)
+        return summary if lawful and all((self.folder / name).exists() for name in files) else None
 
     def _claim(self) -> None:
         """Makes the folder this network's, or finds that it is."""
@@ -146,15 +194,27 @@ class RunFolder(ABC):
             held = OmegaConf.to_container(OmegaConf.load(path))
             lines = differences(held, read_back(self.network))
             if lines and not self.force:
-                raise ResultsError(
+                raise OtherNetwork(
                     f"{self.folder} holds another network. Differences (there -> asked for):\n  "
                     + "\n  ".join(lines)
                     + "\nUse force=true to replace it, or another results= (of a model of your own: another name=)."
                 )
-            if lines or self.force:
-                shutil.rmtree(self.folder)
+            if self.force:
+                self._empty()
         if not path.exists():
             write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(self.network))))
+
+    def _empty(self) -> None:
+        """Removes what the folder holds: the summary first, so that no part of it is taken for a finished run; what
+        says whose it is last, so that no other network is found in it.
+        """
+        (self.folder / "summary.json").unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in (LOCK, "config.yaml"):
+                path.unlink()
+        (self.folder / "config.yaml").unlink()
 
     def _claim_data(self, dataset: Dataset) -> None:
         """Remembers the data in `data.json`, or finds that they are those of this folder: what lies in a folder of
@@ -164,7 +224,7 @@ class RunFolder(ABC):
         if path.exists():
             lines = differences(read_json(path), found)
             if lines:
-                raise ResultsError(
+                raise OtherNetwork(
                     f"{self.folder} was made with other images. Differences (there -> now):\n  "
                     + "\n  ".join(lines)
                     + "\nUse force=true to replace it, another dataset.name= or another results=."
@@ -172,8 +232,8 @@ class RunFolder(ABC):
         elif not (self.folder / "bounds").exists():
             write_json(path, found)
 
-    def _bounds(self, name: str, compute: Callable[[], Judged]) -> Judged | None:
-        """Writes the table of one method unless it is there."""
+    def _bounds(self, name: str, compute: Callable[[], Judged], beside: Callable[[Judged], None] | None = None) -> None:
+        """Writes the table of one method unless it is there, and what lies beside it before it."""
         images = None if name in self.certificates else self.images
         identity = read_back(
             {
@@ -184,11 +244,19 @@ class RunFolder(ABC):
             }
         )
         if self._kept(self.folder / "bounds" / f"{name}.csv", identity):
-            return None
+            return
         judged = compute()
+        if beside is not None:
+            beside(judged)
+        add_cost(self.folder, name, judged.seconds, judged.passes)
         write_bounds(self.folder, judged.table, identity)
-        self._add_cost(name, judged.seconds, judged.passes)
-        return judged
+
+    def _write_beside(self, model: nn.Module, attacked: Split, name: str, judged: Judged) -> None:
+        """What was seen on the images of an attack, which are not stored."""
+        assert judged.images is not None  # of an attack
+        add_to_gallery(self.folder, attacked, name, judged.images)
+        flags = masked_gradients(model, attacked.images, attacked.labels, name, judged)
+        add_flags(self.folder, name, flags + returned_flags(model, name, judged.images, self.batch_size))
 
     def _measure(self, name: str, compute: Callable[[], pd.DataFrame]) -> None:
         """Writes `<name>.csv` unless it is there, and before it `<name>.json`, what it depends on."""
@@ -270,16 +338,7 @@ class RunFolder(ABC):
             "x": as_pixels(attacked.images[rows]).numpy(),
             "x_adv": adversarial.numpy(),
         }
-        _write_npz(path, arrays)
-
-    def _add_to_gallery(self, attacked: Split, name: str, images: Tensor) -> None:
-        """The first images with what each attack made of them, for figures."""
-        path = self.folder / "gallery.npz"
-        arrays = dict(np.load(path)) if path.exists() else {}
-        arrays["images"] = attacked.images[:GALLERY].numpy()
-        arrays["labels"] = attacked.labels[:GALLERY].numpy()
-        arrays[name] = images[:GALLERY].numpy()
-        _write_npz(path, arrays)
+        write_npz(path, arrays)
 
     def _illustrate(self, model: nn.Module, dataset: Dataset) -> None:
         """Writes `illustrations.npz` for the figures, unless that of this network and these tables is there."""
@@ -295,45 +354,12 @@ class RunFolder(ABC):
             with np.load(gallery) as images:
                 arrays |= nearest_images(images, read_bounds(self.folder), model)
         arrays["classes"] = np.array(dataset.classes)
-        _write_npz(path, {**arrays, "identity": np.array(identity)})
-
-    def _costs(self) -> pd.DataFrame:
-        path = self.folder / "costs.csv"
-        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "seconds", "passes"])
-
-    def _add_cost(self, method: str, seconds: float, passes: float) -> None:
-        """Seconds, and images through the network: in all for the training, per judged image for a method."""
-        rows = [row for row in self._costs().to_dict("records") if row["method"] != method]
-        rows.append({"method": method, "seconds": round(seconds, 3), "passes": round(passes, 1)})
-        write_text(self.folder / "costs.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+        write_npz(path, {**arrays, "identity": np.array(identity)})
 
     def _all_flags(self, before: list[Flag]) -> list[Flag]:
         """Those of the model, of the images of the attacks that have a table, and of the tables."""
         table = read_bounds(self.folder)
-        path, methods = self.folder / "flags.json", set(table["method"])
-        returned = [Flag(**flag) for flag in (read_json(path) if path.exists() else [])]
-        return [*before, *(flag for flag in returned if flag.method in methods), *table_flags(table)]
-
-    def _add_flags(self, method: str, flags: list[Flag]) -> None:
-        """Keeps what was seen on the images of one attack, which are not stored themselves."""
-        path = self.folder / "flags.json"
-        kept = [flag for flag in (read_json(path) if path.exists() else []) if flag["method"] != method]
-        if kept or flags or path.exists():
-            write_json(path, [*kept, *(flag.as_dict() for flag in flags)])
-
-
-def described(dataset: Dataset) -> dict[str, Any]:
-    """Name, classes and shape of a data set; of each split the number of images and a hash of all labels and of its
-    first images.
-    """
-
-    def split(part: Split) -> dict[str, Any]:
-        digest = hashlib.sha256(part.labels.numpy().tobytes())
-        digest.update(part.images[:GALLERY].contiguous().numpy().tobytes())
-        return {"images": len(part), "hash": digest.hexdigest()[:16]}
-
-    parts = {name: split(getattr(dataset, name)) for name in ("train", "validation", "test")}
-    return {"name": dataset.name, "classes": list(dataset.classes), "shape": list(dataset.shape), **parts}
+        return [*before, *read_flags(self.folder, set(table["method"])), *table_flags(table)]
 
 
 def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:
@@ -363,16 +389,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "commit": commit.stdout.strip() or None,
     }
-
-
-def read_back(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as it reads from a file: plain containers, keys as strings."""
-    return OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(dict(value)))))  # type: ignore[return-value]
-
-
-def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _installed(package: str) -> bool:

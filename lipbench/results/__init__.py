@@ -1,6 +1,7 @@
 """Tables of bounds: schema, reading, writing, the sandwich law, robust accuracy."""
 
 from lipbench.results.compare import COMBINED, Comparison, compare
+from lipbench.results.errors import ERROR, clear_error, read_error, write_error
 from lipbench.results.files import (
     ResultsError,
     atomic,
@@ -35,6 +36,7 @@ __all__ = [
     "COLUMNS",
     "COMBINED",
     "EPSILONS",
+    "ERROR",
     "IMBALANCED",
     "NORMS",
     "RUN_COLUMNS",
@@ -46,6 +48,7 @@ __all__ = [
     "best",
     "bounds_table",
     "class_accuracies",
+    "clear_error",
     "compare",
     "differences",
     "file_hash",
@@ -54,6 +57,7 @@ __all__ = [
     "layer_columns",
     "read",
     "read_bounds",
+    "read_error",
     "read_histories",
     "read_json",
     "read_summary",
@@ -64,6 +68,7 @@ __all__ = [
     "table_hashes",
     "violations",
     "write_bounds",
+    "write_error",
     "write_json",
     "write_summary",
     "write_text",

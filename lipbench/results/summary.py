@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lipbench.results.files import file_hash, read_json, write_json
+from lipbench.results.files import ResultsError, file_hash, read_json, write_json
 from lipbench.results.recall import class_accuracies, imbalance
 from lipbench.results.tables import NORMS, balanced_survival, best, read_bounds, run_key, survival, violations
 
@@ -72,22 +72,44 @@ def write_summary(
         "attack_seconds": sum(v for k, v in seconds.items() if k not in ("training", "certificate")),
         "tables": table_hashes(folder),
     }
-    write_json(folder / "summary.json", summary)
-    return summary
+    path = folder / "summary.json"
+    write_json(path, summary)
+    written: dict[str, Any] = read_json(path)  # infinite numbers are null in it
+    return written
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a run, or None where it is missing or older than a table."""
+    """The summary of a run, or None where it is missing or older than a table.
+
+    A table is read (for its hash) only where its file was written after the summary's, as after a checkout of both: of
+    thousands of runs the tables are not read.
+
+    Raises:
+        ResultsError: it is no summary.
+    """
     path = folder / "summary.json"
-    if not path.exists():
+    try:
+        written = path.stat().st_mtime_ns
+        summary = read_json(path)
+    except FileNotFoundError:
         return None
-    summary: dict[str, Any] = read_json(path)
-    return summary if summary.get("tables") == table_hashes(folder) else None
+    if not isinstance(summary, dict):
+        raise ResultsError(f"{path} is no summary. Delete it and run the experiment again.")
+    held = summary.get("tables")
+    tables = _tables(folder)
+    if not isinstance(held, dict) or held.keys() != {table.stem for table in tables}:
+        return None
+    younger = [table for table in tables if table.stat().st_mtime_ns >= written]
+    return summary if all(held[table.stem] == file_hash(table) for table in younger) else None
 
 
 def table_hashes(folder: Path) -> dict[str, str]:
     """Method -> hash of its table."""
-    return {path.stem: file_hash(path) for path in sorted((folder / "bounds").glob("*.csv"))}
+    return {path.stem: file_hash(path) for path in _tables(folder)}
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted((folder / "bounds").glob("*.csv"))
 
 
 def _curve(distances: pd.Series, epsilons: Sequence[float], labels: pd.Series | None = None) -> dict[str, float] | None:

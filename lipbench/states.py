@@ -1,0 +1,85 @@
+"""How far the runs of a results folder are, from their files alone."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+import yaml
+
+from lipbench.locks import LOCK, Owner, owner_of
+from lipbench.results import ERROR, ResultsError, read_error, read_summary
+
+FINISHED, RUNNING, FAILED, STOPPED, MISSING = KINDS = ("finished", "running", "failed", "stopped", "missing")
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run is.
+
+    Attributes:
+        kind: finished; running, in some process; failed, and `error.json` says why; stopped, by a kill or an
+            interruption, so that the same command goes on; missing.
+        detail: of a run that is not finished.
+    """
+
+    kind: str
+    detail: str = ""
+
+
+def state_of(folder: Path) -> State:
+    """The state of one run. Nothing is written."""
+    owner = owner_of(folder / LOCK)
+    if owner is not None and not owner.gone:
+        return State(RUNNING, f"{owner}; {_progress(folder, owner)}")
+    error = read_error(folder)
+    if error is not None:
+        where = f" ({error['time']} on {error['host']})" if "time" in error and "host" in error else ""
+        return State(FAILED, f"{error['type']}: {_first_line(error['message'])}{where}")
+    try:
+        if read_summary(folder) is not None:
+            return State(FINISHED)
+    except (ResultsError, OSError) as broken:
+        return State(STOPPED, str(broken))
+    if not any((folder / name).exists() for name in ("config.yaml", "bounds", LOCK)):
+        return State(MISSING)
+    return State(STOPPED, _progress(folder, owner) + (f"; {owner}, has ended" if owner else ""))
+
+
+def begun(root: Path) -> list[Path]:
+    """The folders of all runs under a results folder that were started."""
+    names = ("config.yaml", LOCK, ERROR)
+    return sorted({path.parent for name in names for path in root.glob(f"*/*/*/*/{name}")})
+
+
+def _progress(folder: Path, owner: Owner | None) -> str:
+    """What is done, of what the owner of the lock is about to do."""
+    done = [path.stem for path in (folder / "bounds").glob("*.csv")]
+    if not done and not (folder / "model.safetensors").exists():
+        return _epochs(folder)
+    about = (owner.about if owner else None) or {}
+    asked = [*about.get("methods", []), *about.get("measures", [])]
+    done += [name for name in about.get("measures", []) if (folder / f"{name}.csv").exists()]
+    left = [name for name in asked if name not in done]
+    if not asked:
+        return f"{len(done)} tables"
+    return f"{len(asked) - len(left)} of {len(asked)} tables" + (f", now {left[0]}" if left else ", now the summary")
+
+
+def _epochs(folder: Path) -> str:
+    """How far the training is, by its checkpoint."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        epochs = config["training"]["epochs"]
+    except (OSError, yaml.YAMLError, LookupError, TypeError):
+        return "at its start"
+    try:
+        held = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True, mmap=True)
+        return f"{len(held['history'])} of {epochs} epochs"
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError, BadZipFile):
+        return f"0 of {epochs} epochs"
+
+
+def _first_line(text: str) -> str:
+    return (str(text).strip().splitlines() or [""])[0]
