@@ -126,6 +126,9 @@ class SideBySide(Launcher):
             checkpoint. An error of the job itself is final.
     """
 
+    # Whether `start` is given all waiting jobs in one call, or one in each.
+    TOGETHER = False
+
     def __init__(
         self,
         *,
@@ -147,7 +150,7 @@ class SideBySide(Launcher):
 
     @abstractmethod
     def start(self, jobs: Mapping[int, Job]) -> Mapping[int, Handle]:
-        """Gives jobs to the engine. The keys are places: from 0 up to what `begin` returned, one job at a time each."""
+        """Gives jobs to the engine. Keys are places, from 0 up to what `begin` returned; each has one job at a time."""
 
     @abstractmethod
     def end(self, running: Sequence[Handle]) -> None:
@@ -194,12 +197,12 @@ class SideBySide(Launcher):
     def _start(self, jobs: Sequence[Job], waiting: deque[int], free: Sequence[int]) -> list[tuple[int, int, Handle]]:
         """Gives waiting jobs to free places: (position, place, handle) of each. What the engine refuses has died."""
         given = {place: waiting.popleft() for place in free[: len(waiting)]}
-        if not given:
-            return []
-        try:
-            handles = self.start({place: jobs[position] for place, position in given.items()})
-        except Exception as error:
-            handles = dict.fromkeys(given, Refused(error))
+        handles: dict[int, Handle] = {}
+        for places in [list(given)] if self.TOGETHER and given else [[place] for place in given]:
+            try:
+                handles |= self.start({place: jobs[given[place]] for place in places})
+            except Exception as error:
+                handles |= dict.fromkeys(places, Refused(error))
         return [(position, place, handles[place]) for place, position in given.items()]
 
     def _job(self, number: int, overrides: Sequence[str]) -> Job:

@@ -128,6 +128,8 @@ class SubmititSlurmLauncher(_Submitit):
         parameters: further ones of `submitit.SlurmExecutor.update_parameters`, such as `account`, `qos`, `setup`.
     """
 
+    TOGETHER = True
+
     def __init__(
         self, *, memory: float, partition: str | None, parameters: Mapping[str, Any] | None, **options: Any
     ) -> None:

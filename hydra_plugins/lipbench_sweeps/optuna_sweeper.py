@@ -144,7 +144,7 @@ class _Parameter:
             raise SystemExit(f"{override.input_line}: an interval goes up.")
         if tags - {"log", ODDS}:
             raise SystemExit(f"{override.input_line}: the tags of an interval are log and {ODDS}.")
-        if "log" in tags and low <= 0 or ODDS in tags and not 0 < low < high < 1:
+        if ("log" in tags and low <= 0) or (ODDS in tags and not 0 < low < high < 1):
             raise SystemExit(f"{override.input_line}: log needs numbers above 0, {ODDS} numbers between 0 and 1.")
         return cls(key, low=low, high=high, tags=tags)
 
