@@ -1,6 +1,7 @@
 """Sweeps on the engines themselves, with a job whose process is killed and one that fails. `make test-extra`."""
 
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,9 @@ VARIANT = "dataset._target_=mortal.moons,loss.alpha=0.9,training.epochs=1"
 def environment():
     """Of a shell in which the network of this machine alone is used."""
     path = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "no_proxy": "*", "RAY_USAGE_STATS_ENABLED": "0"}
+    # A secret of this cluster's own: Ray would look for the user's.
+    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "no_proxy": "*", **ray}
 
 
 @pytest.fixture(scope="module")

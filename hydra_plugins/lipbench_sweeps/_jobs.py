@@ -189,7 +189,7 @@ class SideBySide(Launcher):
                     print(f"again: {names[position]}: {error}", flush=True)
                     continue
                 answers[position] = answer
-                what = "done" if error is None else f"FAILED ({type(error).__name__})"
+                what = "ended" if error is None else f"FAILED, {error}"
                 print(f"[{len(answers)}/{len(jobs)}] {what}: {names[position]}", flush=True)
             time.sleep(PAUSE)
         return answers

@@ -15,6 +15,8 @@ from hydra_plugins.lipbench_sweeps._jobs import Handle, Job, JobDied, SideBySide
 
 # Seconds between two questions to Slurm for all jobs.
 QUEUE_PAUSE = 10.0
+# Seconds for which the answer of a job that has left the queue may be on its way through a shared folder.
+GRACE = 30.0
 # A limit where there is none: submitit wants one.
 TEN_YEARS = 10 * 365 * 24 * 60
 
@@ -162,8 +164,8 @@ class SubmititSlurmLauncher(_Submitit):
 
 
 class _Queue:
-    """Which jobs are in the queue of Slurm. submitit asks `sacct`, which clusters without accounting do not answer: it
-    would wait for ever for a job that was killed.
+    """Which jobs are in the queue of Slurm. submitit would ask `sacct`, which has no answer on a cluster without
+    accounting: it then waits for ever for a job that was killed.
     """
 
     def __init__(self) -> None:
@@ -188,21 +190,22 @@ class _InQueue:
     gone: float | None = None
 
     def done(self) -> bool:
-        if self.job.done():
+        answer = self.job.paths.result_pickle
+        # A look into the folder: clients of NFS may remember for a while that a file was not there.
+        if any(path.name == answer.name for path in answer.parent.glob("*")):
             return True
         if self.queue.holds(self.job.job_id):
             self.gone = None
             return False
         self.gone = self.gone or time.monotonic()
-        # Its answer may still be on its way through a shared folder.
-        return time.monotonic() - self.gone > 3 * QUEUE_PAUSE
+        return time.monotonic() - self.gone > GRACE
 
     def result(self) -> JobReturn:
         """
         Raises:
             JobDied: there is no answer.
         """
-        if not self.job.done():
+        if not self.job.paths.result_pickle.exists():
             raise JobDied(f"job {self.job.job_id} left the queue without an answer. Its log: {self.job.paths.stderr}")
         answer: JobReturn = self.job.result()
         return answer
