@@ -4,6 +4,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,19 @@ def cluster(environment):
     """A Ray cluster of one node, on the loopback device."""
     pytest.importorskip("ray", reason="pip install 'lipbench[ray]'")
     address = ["--node-ip-address=127.0.0.1", f"--port={PORT}"]
-    options = ["--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats"]
-    subprocess.run([RAY, "start", "--head", *address, *options], env=environment, check=True, capture_output=True)
-    yield f"127.0.0.1:{PORT}"
-    subprocess.run([RAY, "stop"], env=environment, check=True, capture_output=True)
+    options = ["--block", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    head = subprocess.Popen([RAY, "start", "--head", *address, *options], env=environment, **quiet)
+    try:
+        end = time.monotonic() + 120
+        while subprocess.call([RAY, "status", f"--address=127.0.0.1:{PORT}"], env=environment, **quiet):
+            assert head.poll() is None
+            assert time.monotonic() < end
+            time.sleep(1)
+        yield f"127.0.0.1:{PORT}"
+    finally:
+        head.terminate()  # and with it its processes: `ray stop` would end those of others as well
+        head.wait(60)
 
 
 def tables(root, seed):
