@@ -12,13 +12,15 @@ DATA ?= mnist
 MODEL ?=
 CHECKPOINT ?=
 DATASET ?= digits
+LAUNCHER ?=
+SWEEPER ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark test lint figures report sweep status evaluate export data bench clean
+.PHONY: help install benchmark test test-extra test-slurm lint figures report sweep status evaluate export data bench clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo "  Variables: SUITE=$(SUITE) SEEDS=$(SEEDS) RESULTS=$(RESULTS) RUN=$(RUN) DATA=$(DATA) ARGS=\"\" (options of the command)"
 
 install: $(READY) ## Create .venv with exact versions (constraints.txt)
@@ -33,8 +35,9 @@ benchmark: $(READY) ## Train, attack and certify SUITE, then the report (default
 	test $$status -ne 130 || exit 130; \
 	$(BIN)/python -m lipbench.report results=$(RESULTS) && exit $$status
 
-sweep: $(READY) ## Any sweep: SUITE=mnist08/hkr_mlp SEEDS=0,1,2 ARGS="loss.margin=1,2"
-	$(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS)
+sweep: $(READY) ## Any sweep: SUITE=mnist08/hkr_mlp SEEDS=0,1,2 ARGS="loss.margin=1,2" LAUNCHER=joblib (docs/sweeps.md)
+	$(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) \
+	$(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(SWEEPER),hydra/sweeper=$(SWEEPER)) $(ARGS)
 
 status: $(READY) ## What is finished, running, failed, stopped in RESULTS; of a sweep: ARGS="suite=mnist08 seed=0,1,2"
 	$(BIN)/python -m lipbench.status results=$(RESULTS) $(ARGS)
@@ -59,6 +62,12 @@ test: $(READY) ## Lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+test-extra: $(READY) ## Sweeps on joblib, submitit, Ray and Optuna themselves, as far as they are installed
+	$(BIN)/python -m pytest -q -m extra tests/test_engines.py
+
+test-slurm: $(READY) ## A sweep on a Slurm of one node, which is installed and started for it (root, Debian)
+	bash tests/slurm/run.sh $(BIN)/python
 
 lint: $(READY) ## Mend what ruff can mend, then check
 	$(BIN)/ruff check --fix .

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -164,17 +166,16 @@ def quoted(argument: str, keys: Collection[str]) -> str:
 
 
 def _first(override: str) -> str:
-    """The first value of a sweep `key=a,b`; brackets and quotes are left alone."""
-    key, _, value = override.partition("=")
-    depth, quote = 0, ""
-    for position, letter in enumerate(value):
-        if letter in "'\"" and letter == (quote or letter) and not value[:position].endswith("\\"):
-            quote = "" if quote else letter
-        elif not quote:
-            depth += (letter in "[{(") - (letter in "]})")
-            if letter == "," and depth == 0:
-                return f"{key}={value[:position]}"
-    return override
+    """The first value of a sweep `key=a,b` or of an interval; an override that cannot be read is left as it is."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        if not parsed.is_sweep_override():
+            return override
+        sweep = parsed.value()
+        value = sweep.start if isinstance(sweep, IntervalSweep) else next(parsed.sweep_string_iterator())
+    except HydraException:
+        return override
+    return f"{override.partition('=')[0]}={value}"
 
 
 def _answer(message: str, defaults: DictConfig) -> str:
