@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lipbench import norms
 from lipbench.attacks import Float64, Judge, distance, margin, shared_float64, undisturbed, warm
 from lipbench.batching import HELD, images_at_once
-from lipbench.results import best, bounds_table
+from lipbench.results import FLOAT32_FALSIFIER, best, bounds_table
 from lipbench.state import evaluation_mode, float32_products, tensors, weights_hash
 
 Attack = Callable[..., Tensor]
@@ -119,7 +119,7 @@ def attack_images(
     progress: bool = False,
 ) -> Judged:
     """Upper bounds of one attack, N rows per norm. What it returns is judged afresh: in the box, misclassified in both
-    precisions, distance in float64.
+    precisions, distance in float64. By the name `falsifier_float32` an attack is judged by the model as deployed alone.
 
     Args:
         lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
@@ -139,6 +139,7 @@ def attack_images(
     bar = tqdm(total=len(x), desc=name, unit="image", disable=None if progress else True, leave=False)
     with bar, shared_float64(model) as exact, _counted(model, exact, counter) as counted:
         judge, weights = Judge(model), weights_hash(tensors(model))
+        wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
         for xs, ys, ls in batches:
             returned = _returned(counted, xs, ys, ls, attack, name)
             if weights_hash(tensors(model)) != weights:
@@ -146,14 +147,15 @@ def attack_images(
                     f"{name} changed the weights of the model: what comes after would judge another network."
                 )
             valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
-            success = judge(returned, ys) & valid
+            success = wrong(returned, ys) & valid
             length = distance(xs, returned).where(success, torch.inf)
-            lengths.append(length.masked_fill(judge(xs, ys), 0.0))
+            lengths.append(length.masked_fill(wrong(xs, ys), 0.0))
             found.append(returned.cpu())
             bar.update(len(xs))
     seconds = time.perf_counter() - started
     adversarial = torch.cat(found)
-    table = _table(y, predictions, name, "upper", norms.distances(x.cpu(), adversarial, torch.cat(lengths).cpu()))
+    side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
+    table = _table(y, predictions, name, side, norms.distances(x.cpu(), adversarial, torch.cat(lengths).cpu()))
     return Judged(table, adversarial, seconds, counter.images / max(1, len(x)))
 
 

@@ -26,7 +26,7 @@ from lipbench.bounds import (
     predict,
     to_device,
 )
-from lipbench.certificate import certify, gaps
+from lipbench.certificate import certify, certify_float, gaps
 from lipbench.health import Flag, HealthWarning, model_flags, returned_flags, table_flags
 from lipbench.layers import bake
 from lipbench.losses import binary_function
@@ -45,7 +45,7 @@ ATTACKS: dict[str, Attack] = {
     "carlini_wagner": attack_room.carlini_wagner,
     HEADLINE: attack_room.strongest,
 }
-CERTIFICATES: dict[str, Certificate] = {"certificate": certify}
+CERTIFICATES: dict[str, Certificate] = {"certificate": certify, "certificate_float": certify_float}
 
 
 @torch.inference_mode(False)  # in the caller's, no attack would see a gradient

@@ -285,7 +285,8 @@ def _never(right: pd.DataFrame) -> Iterator[Flag]:
                 "never_certified",
                 "note",
                 f"it is 0 on all of {count} images: a layer has no finite bound. Which, and why: "
-                "lipbench.certificate.layer_table(model, shape).",
+                f"lipbench.certificate.{'float_layerwise' if name == 'certificate_float' else 'layer_table'}(model, "
+                "shape).",
                 name,
             )
 

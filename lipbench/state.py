@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -70,8 +71,8 @@ def same_random_numbers() -> Iterator[None]:
 @contextmanager
 def float32_products(tf32: bool = False) -> Iterator[None]:
     """Inside, products of float32 numbers are computed in float32 on every device, whatever is switched on outside:
-    TF32 (torch's own choice for convolutions on a GPU), bfloat16 on the CPU, autocast. Everything is as before,
-    afterwards.
+    TF32 (torch's own choice for convolutions on a GPU), bfloat16 on the CPU, autocast. NNPACK, whose convolutions on
+    the CPU are Winograd's and Fourier's, is off. Everything is as before, afterwards.
 
     A network that is attacked and certified is its float32 weights; ten bits of mantissa would make it another one.
 
@@ -86,7 +87,7 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
             _set_old_switches("high" if tf32 else "highest", tf32)
         for switch, is_gpu in switches:
             switch.fp32_precision = "tf32" if tf32 and is_gpu else "ieee"
-        with ExitStack() as stack:
+        with ExitStack() as stack, torch.backends.nnpack.flags(enabled=False):
             for device in ("cpu", "cuda"):
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
@@ -96,6 +97,25 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
             _set_old_switches(*old)
         for switch, value in before:
             switch.fp32_precision = value
+
+
+def other_products(device: str, convolutions: bool) -> str:
+    """Why products of float32 numbers are not sums of IEEE products at this moment, in words; "" where they are.
+
+    Args:
+        device: type of the device, "cpu" or "cuda".
+        convolutions: whether there are any.
+    """
+    shorter = sorted({s.fp32_precision for s, is_gpu in _switches() if is_gpu == (device == "cuda")} & {"tf32", "bf16"})
+    if shorter or torch.is_autocast_enabled(device):
+        return f"products are computed in {', '.join(shorter) or 'the precision of autocast'}"
+    if os.environ.get("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT").upper() != "STRICT":
+        return "ONEDNN_DEFAULT_FPMATH_MODE allows a shorter precision"
+    if device == "cuda" and convolutions and torch.backends.cudnn.enabled:
+        return "cuDNN may compute convolutions by Winograd's or a Fourier transform"
+    if device == "cpu" and convolutions and not torch.backends.mkldnn.enabled and torch._C._get_nnpack_enabled():
+        return "NNPACK computes convolutions by Winograd's or a Fourier transform"
+    return ""
 
 
 def _switches() -> list[tuple[Any, bool]]:

@@ -78,7 +78,7 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
     assert summary["median_certificate"] is not None
     assert [flag["name"] for flag in summary["flags"]] == ["low_accuracy"]
     table = lipbench.read(results)
-    assert set(table["method"]) == {"certificate", "deepfool", "fgm"}
+    assert set(table["method"]) == {"certificate", "certificate_float", "deepfool", "fgm"}
     runs = find_runs(results)
     board = leaderboard(runs)
     assert board["experiment"].tolist() == ["net"]

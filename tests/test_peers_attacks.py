@@ -289,7 +289,7 @@ def test_peers_run_by_configuration(tmp_path, need_library_of):
     summary = experiment_of(cfg, "digits08/hkr_mlp", []).run()
     assert summary["violations"] == 0
     table = lipbench.read(tmp_path)
-    assert set(table["method"]) == {"certificate", *chosen}
+    assert set(table["method"]) == {"certificate", "certificate_float", *chosen}
     rows = table["method"].isin(chosen) & (table["norm"] == "l2")
     distances = table[rows].pivot(index="index", columns="method", values="distance")
     found = np.isfinite(distances["deepfool"])

@@ -124,7 +124,7 @@ def test_how_to_make_a_network_again(tmp_path):
     }
     assert commands["hkrloss"][0] == (
         "python -m lipbench.run experiment=data/hkr seed=0 loss.margin=1 'model.widths=[64,32]' "
-        f"'attack=[alma,fgm]' images={IMAGES}"
+        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]'"
     )
     assert commands["hkraaaa"][0] == ""
     assert "cut short" in commands["hkraaaa"][1][0]

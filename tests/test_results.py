@@ -81,6 +81,23 @@ def test_violations_name_the_pair():
     assert bad[["index", "lower_method", "upper_method"]].values.tolist() == [[1, "certificate", "c"]]
 
 
+def test_an_image_of_float32_alone_is_held_against_the_certificate_of_float32_alone():
+    deployed = rows("certificate_float", "lower", [0.9, 0.4, 0.0, 1.9])
+    table = pd.concat([example(), deployed, rows("falsifier_float32", "upper_float32", [0.95, 0.45, 0.0])])
+    assert violations(table).empty, "it is below the certificate of exact arithmetic, which says nothing of float32"
+    assert best(table, "upper").equals(best(example(), "upper")), "it is no adversarial example"
+    assert summarize(table)["robust_accuracy"] == summarize(example())["robust_accuracy"]
+    bad = violations(pd.concat([table, rows("falsifier_float32", "upper_float32", [9.0, 0.39, 0.0])]))
+    pairs = bad[["index", "lower_method", "upper_method"]].values.tolist()
+    assert pairs == [[1, "certificate_float", "falsifier_float32"]]
+
+
+def test_every_certificate_is_held_against_adversarial_images():
+    table = pd.concat([example(), rows("certificate_float", "lower", [1.1, 0.4, 0.0, 1.9])])
+    bad = violations(pd.concat([table, rows("c", "upper", [1.05, 1.0, 0.0])]))
+    assert bad[["index", "lower_method", "upper_method"]].values.tolist() == [[0, "certificate_float", "c"]]
+
+
 def test_a_law_of_one_norm_does_not_judge_another():
     other = bounds_table([0], np.zeros(1), np.zeros(1), "linf", "upper", np.array([0.1]), norm="linf")
     assert violations(pd.concat([example(), other])).empty

@@ -15,6 +15,7 @@ from lipbench.attacks.engine import best_of, chain, minimum_distance, warm
 from lipbench.attacks.engine.boundary import nearest, shoot, to_boundary
 from lipbench.attacks.engine.exact import Float64, float64_of, shared_float64
 from lipbench.attacks.engine.judging import Judge, distance, margin, undisturbed
+from lipbench.attacks.falsifier import falsifier, falsifier_float32
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
 from lipbench.attacks.hop_skip_jump import hop_skip_jump
 from lipbench.attacks.projected_gradient import apgd, l2_pgd
@@ -31,6 +32,8 @@ __all__ = [
     "ddn",
     "deepfool",
     "distance",
+    "falsifier",
+    "falsifier_float32",
     "fgm",
     "fgsm",
     "float64_of",

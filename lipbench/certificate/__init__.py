@@ -7,19 +7,27 @@ from lipbench.certificate import constants as _constants  # noqa: F401  (importi
 from lipbench.certificate import normalization as _normalization  # noqa: F401
 from lipbench.certificate import pooling as _pooling  # noqa: F401
 from lipbench.certificate import residual as _residual  # noqa: F401
+from lipbench.certificate import rounding_residual as _rounding_residual  # noqa: F401
+from lipbench.certificate import rounding_rules as _rounding_rules  # noqa: F401
 from lipbench.certificate.core import LayerBound, Unbounded, lipschitz, product
+from lipbench.certificate.deployed import certify_float, float_layerwise, why_not
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.radius import certify, gaps, gaps_of, radius
+from lipbench.certificate.rounding import Affine, follow, rounding
 from lipbench.certificate.spectrum import layers_with_matrix, singular_range, singular_values
 from lipbench.certificate.table import input_shapes, layer_table
 
 layerwise = lipschitz.layerwise
 
 __all__ = [
+    "Affine",
     "LayerBound",
     "Unbounded",
     "certify",
+    "certify_float",
     "convolution_norm",
+    "float_layerwise",
+    "follow",
     "gaps",
     "gaps_of",
     "input_shapes",
@@ -29,7 +37,9 @@ __all__ = [
     "lipschitz",
     "product",
     "radius",
+    "rounding",
     "singular_range",
     "singular_values",
     "spectral_norm",
+    "why_not",
 ]

@@ -153,7 +153,7 @@ class Lipschitz:
             if math.isinf(bound):
                 why = "its bound is not finite: a weight or an option is too large, or divides by zero"
                 raise Unbounded(why, "make it smaller")
-            return bound, _output_shape(module, shape)
+            return bound, output_shape(module, shape)
         except Unbounded as error:
             return error, _output_shape_or_none(module, shape)
         except ArithmeticError as error:
@@ -219,15 +219,23 @@ def _is_nan(value: object) -> bool:
     return isinstance(value, numbers.Real) and math.isnan(value)
 
 
+def flat(model: nn.Module) -> list[nn.Module]:
+    """The layers of nested plain Sequentials, in order; the model itself where it is none."""
+    if type(model) is not nn.Sequential:
+        return [model]
+    return [layer for child in model for layer in flat(child)]
+
+
 @torch.no_grad()
-def _output_shape(module: nn.Module, shape: Shape) -> Shape:
+def output_shape(module: nn.Module, shape: Shape) -> Shape:
+    """Of the output for an input of this shape, both without the batch."""
     reference = next(iter(_tensors(module)), torch.zeros(()))
     return tuple(module(torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device)).shape[1:])
 
 
 def _output_shape_or_none(module: nn.Module, shape: Shape) -> Shape | None:
     try:
-        return _output_shape(module, shape)
+        return output_shape(module, shape)
     except Exception:
         return None
 

@@ -52,13 +52,13 @@ def _adaptive_max_pool(layer: nn.AdaptiveMaxPool2d, shape: Shape) -> float:
     """As `nn.MaxPool2d`, with the windows counted."""
     if layer.return_indices:
         raise Unbounded("return_indices=True gives two outputs", "use return_indices=False")
-    return _most_windows(_adaptive_windows(layer, shape))
+    return _most_windows(adaptive_windows(layer, shape))
 
 
 @lipschitz.register(nn.AdaptiveAvgPool2d)
 def _adaptive_avg_pool(layer: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
     """A mean over rows, then over columns: the product of the norms of the two matrices, exactly."""
-    return math.prod(spectral_norm(w / w.sum(1, keepdim=True)) for w in _adaptive_windows(layer, shape)) * OUTWARD
+    return math.prod(spectral_norm(w / w.sum(1, keepdim=True)) for w in adaptive_windows(layer, shape)) * OUTWARD
 
 
 def _most_windows(windows: list[Tensor]) -> float:
@@ -81,7 +81,7 @@ def _windows(layer: nn.MaxPool2d | nn.AvgPool2d, shape: Shape, dilation: tuple[i
     return found
 
 
-def _adaptive_windows(layer: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d, shape: Shape) -> list[Tensor]:
+def adaptive_windows(layer: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d, shape: Shape) -> list[Tensor]:
     """Per dimension [windows, pixels]: 1 where the pixel is in torch's window [floor(i n / m), ceil((i + 1) n / m))."""
     if len(shape) != 3:
         raise Unbounded(f"an adaptive pooling acts on (C, H, W), not on {shape}", IMAGES)

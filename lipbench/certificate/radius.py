@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.batching import images_at_once
-from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, lipschitz, product, unknown
+from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, product, unknown
 from lipbench.layers import Antipodal, Scale
 from lipbench.state import evaluation_mode
 
@@ -39,10 +39,10 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
     Args:
         bounds: what `lipbench.certificate.layerwise(model, shape)` gives.
     """
-    head = (_flat(model) or [model])[-1]
+    head = (flat(model) or [model])[-1]
     known = not any(map(unknown, (*_containers(model), head)))
     if known and type(head) is Scale:
-        backbone = nn.Sequential(*_flat(model)[:-1])
+        backbone = nn.Sequential(*flat(model)[:-1])
         backbone.training = False  # of the new container alone: .eval() would change the model's layers
         inner = gaps_of(backbone, shape, bounds[:-1])
         return (inner * (abs(head.factor) * OUTWARD)).nan_to_num(nan=math.inf, posinf=math.inf)
@@ -132,7 +132,7 @@ def _logits_and_slack(exact: nn.Module, x: Tensor, bounds: Sequence[LayerBound])
         bounds: of these layers.
     """
     slack = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    for i, (layer, own) in enumerate(zip(_flat(exact), bounds, strict=True)):
+    for i, (layer, own) in enumerate(zip(flat(exact), bounds, strict=True)):
         inner: list[Tensor] = []
         handles = [part.register_forward_hook(_recorder(inner)) for part in layer.modules() if part is not layer]
         passed = own.bound * _norm(x)  # before the call, which may overwrite it
@@ -163,13 +163,6 @@ def _shifts(layer: nn.Module) -> list[Tensor]:
     """Whatever a layer or its parts add or subtract."""
     named = [*layer.named_parameters(), *layer.named_buffers()]
     return [t for name, t in named if name.rpartition(".")[2] in ("bias", "running_mean", "mean") and t.numel()]
-
-
-def _flat(model: nn.Module) -> list[nn.Module]:
-    """The layers of nested plain Sequentials, in order; the model itself where it is none."""
-    if type(model) is not nn.Sequential:
-        return [model]
-    return [layer for child in model for layer in _flat(child)]
 
 
 def _containers(model: nn.Module) -> list[nn.Module]:

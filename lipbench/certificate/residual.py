@@ -72,12 +72,12 @@ def _skew_exponential(layer: SkewExponential, shape: Shape) -> float:
     except ValueError as error:
         raise Unbounded(f"its inner convolution: {error}", CONSTRUCTED) from error
     check_bias(layer.inner.bias, layer.inner.out_channels)
-    norm = convolution_norm(_skew(layer.inner), (shape[1], shape[2]))
+    norm = convolution_norm(skew_part(layer.inner), (shape[1], shape[2]))
     return (1 + norm ** (TERMS + 1) / math.factorial(TERMS + 1)) * OUTWARD
 
 
 @torch.no_grad()
-def _skew(inner: nn.Conv2d) -> nn.Conv2d:
+def skew_part(inner: nn.Conv2d) -> nn.Conv2d:
     """The convolution with the kernel L - L^T, in float64."""
     skew, kernel = geometry(inner), skew_kernel(inner.weight.double(), inner.groups)
     skew.in_channels = skew.out_channels = len(kernel)

@@ -120,7 +120,7 @@ def _command(runs: Sequence[Run], configuration: Any, cautions: list[str]) -> st
     attacks = [name for name, images in methods.items() if images is not None]
     certificates = [name for name, images in methods.items() if images is None]
     options = [f"attack=[{','.join(attacks)}]", *(f"images={methods[name]}" for name in attacks[:1])]
-    if certificates != ["certificate"]:
+    if certificates != ["certificate", "certificate_float"]:
         options.append(f"certificate=[{','.join(certificates)}]")
     if "source" in summary:
         cautions.append("Run it where the model's file is, with checkpoint= if it had one.")

@@ -17,6 +17,7 @@ from lipbench.results.recall import IMBALANCED, class_accuracies, imbalance
 from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
 from lipbench.results.tables import (
     COLUMNS,
+    FLOAT32_FALSIFIER,
     NORMS,
     RUN_COLUMNS,
     LawViolation,
@@ -37,6 +38,7 @@ __all__ = [
     "COMBINED",
     "EPSILONS",
     "ERROR",
+    "FLOAT32_FALSIFIER",
     "IMBALANCED",
     "NORMS",
     "RUN_COLUMNS",

@@ -114,6 +114,11 @@ class Judge:
         return wrong
 
     @torch.no_grad()
+    def deployed(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Misclassified by the model as deployed, whatever float64 says of them: bool [N]."""
+        return self.misclassified(self.model(images.clone()), labels)
+
+    @torch.no_grad()
     def surely(self, images: Tensor, labels: Tensor) -> Tensor:
         """Adversarial by more than rounding: the float64 margin is 8 times the difference of the two precisions or
         more.
