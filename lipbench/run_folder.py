@@ -14,7 +14,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -43,7 +42,9 @@ from lipbench.results import (
     atomic,
     differences,
     fingerprint,
+    read_arrays,
     read_bounds,
+    read_config,
     read_json,
     table_hashes,
     violations,
@@ -143,8 +144,7 @@ class RunFolder(ABC):
         """Makes the folder this network's, or finds that it is."""
         path = self.folder / "config.yaml"
         if path.exists():
-            held = OmegaConf.to_container(OmegaConf.load(path))
-            lines = differences(held, read_back(self.network))
+            lines = differences(read_config(path), read_back(self.network))
             if lines and not self.force:
                 raise ResultsError(
                     f"{self.folder} holds another network. Differences (there -> asked for):\n  "
@@ -275,7 +275,7 @@ class RunFolder(ABC):
     def _add_to_gallery(self, attacked: Split, name: str, images: Tensor) -> None:
         """The first images with what each attack made of them, for figures."""
         path = self.folder / "gallery.npz"
-        arrays = dict(np.load(path)) if path.exists() else {}
+        arrays = read_arrays(path) if path.exists() else {}
         arrays["images"] = attacked.images[:GALLERY].numpy()
         arrays["labels"] = attacked.labels[:GALLERY].numpy()
         arrays[name] = images[:GALLERY].numpy()
@@ -286,14 +286,12 @@ class RunFolder(ABC):
         path = self.folder / "illustrations.npz"
         identity = fingerprint([VERSION, self.network, self.images, table_hashes(self.folder)])
         # A file that is damaged, or of another version, is made again.
-        broken = (OSError, ValueError, LookupError, EOFError, BadZipFile)
-        with suppress(*broken), path.open("rb") as file, np.load(file) as held:
-            if str(held["identity"]) == identity:
+        with suppress(OSError, ResultsError, KeyError):
+            if str(read_arrays(path)["identity"]) == identity:
                 return
         gallery, arrays = self.folder / "gallery.npz", illustrate(model, dataset, self.images)
         if gallery.exists():
-            with np.load(gallery) as images:
-                arrays |= nearest_images(images, read_bounds(self.folder), model)
+            arrays |= nearest_images(read_arrays(gallery), read_bounds(self.folder), model)
         arrays["classes"] = np.array(dataset.classes)
         _write_npz(path, {**arrays, "identity": np.array(identity)})
 

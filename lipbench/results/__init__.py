@@ -7,6 +7,8 @@ from lipbench.results.files import (
     differences,
     file_hash,
     fingerprint,
+    read_arrays,
+    read_config,
     read_json,
     write_json,
     write_text,
@@ -30,6 +32,7 @@ from lipbench.results.tables import (
     violations,
     write_bounds,
 )
+from lipbench.results.trust import UntrustedError, check_targets
 
 __all__ = [
     "COLUMNS",
@@ -41,10 +44,12 @@ __all__ = [
     "Comparison",
     "LawViolation",
     "ResultsError",
+    "UntrustedError",
     "atomic",
     "balanced_survival",
     "best",
     "bounds_table",
+    "check_targets",
     "class_accuracies",
     "compare",
     "differences",
@@ -53,7 +58,9 @@ __all__ = [
     "imbalance",
     "layer_columns",
     "read",
+    "read_arrays",
     "read_bounds",
+    "read_config",
     "read_histories",
     "read_json",
     "read_summary",
