@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lipbench.data import Split
 from lipbench.health import Flag
-from lipbench.results import atomic, read_json, write_json, write_text
+from lipbench.results import atomic, read_arrays, read_json, write_json, write_text
 
 GALLERY = 16
 
@@ -49,7 +49,7 @@ def add_flags(folder: Path, method: str, flags: Collection[Flag]) -> None:
 def add_to_gallery(folder: Path, attacked: Split, method: str, images: Tensor) -> None:
     """The first images with what each attack made of them, for figures."""
     path = folder / "gallery.npz"
-    arrays = dict(np.load(path)) if path.exists() else {}
+    arrays = read_arrays(path) if path.exists() else {}
     arrays["images"] = attacked.images[:GALLERY].numpy()
     arrays["labels"] = attacked.labels[:GALLERY].numpy()
     arrays[method] = images[:GALLERY].numpy()

@@ -15,7 +15,7 @@ from lipbench.batching import images_at_once
 from lipbench.beside import add_cost
 from lipbench.data import Dataset, Split
 from lipbench.layers import bake
-from lipbench.models import build, load, save
+from lipbench.models import build, rebuild, save
 from lipbench.results import ResultsError, fingerprint, read_json, write_json, write_text
 from lipbench.run_folder import RunFolder, environment
 from lipbench.state import float32_products
@@ -62,10 +62,10 @@ class Experiment(RunFolder):
         trained = (self.folder / "model.safetensors").exists()
         # The other processes wait for this, so that they load the data after the first one has prepared it.
         processes.of_first(float(not trained))
+        recipe = self._recipe(dataset)
         if trained:
             self._checkpoint.unlink(missing_ok=True)  # left by a kill just after the weights were written
-            return load(self.folder).to(self.device)
-        recipe = self._recipe(dataset)
+            return rebuild(recipe, self.folder).to(self.device)
         with event_log(self.folder / "tensorboard") if self.tensorboard else nullcontext() as on_epoch:
             model, history = self._train(recipe, dataset, on_epoch)
         write_text(self.folder / "history.csv", pd.DataFrame(history).to_csv(index=False, lineterminator="\n"))

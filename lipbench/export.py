@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lipbench.bounds import as_pixels
@@ -39,7 +39,7 @@ from lipbench.exporting import (
 )
 from lipbench.layers import bake
 from lipbench.models import load
-from lipbench.results import ResultsError, read_json, run_key
+from lipbench.results import ResultsError, check_targets, read_config, read_json, run_key
 
 FORMULA = (
     "radius = min over k != y of (z_y - z_k) / gaps[y][k], z the logits and y the class of the largest; "
@@ -137,19 +137,22 @@ def certificate_of(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def export_run(run: Path, out: Path | None = None, **options: Any) -> list[Path]:
+def export_run(run: Path, out: Path | None = None, trust: Sequence[str] = (), **options: Any) -> list[Path]:
     """Exports the network of a run's folder, to `<run>/export` by default. Options as in `export`.
 
     The validation images and the names of the classes are used where the run's data set is at hand.
 
+    Args:
+        trust: see `lipbench.load`.
+
     Raises:
-        ResultsError: the folder holds no trained network.
+        ResultsError: the folder holds no trained network, or names functions that it may not.
         ExportError: as in `export`.
     """
     if not run.is_dir():
         raise ExportError(f"There is no folder {run}. A run's is <results>/<dataset>/<experiment>/<variant>/<seed>.")
-    model, recipe = load(run), read_json(run / "model.json")
-    data = _data_at_hand(run)
+    model, recipe = load(run, trust), read_json(run / "model.json")
+    data = _data_at_hand(run, trust)
     environment = run / "environment.json"
     metadata = {
         **run_key(run),
@@ -160,13 +163,16 @@ def export_run(run: Path, out: Path | None = None, **options: Any) -> list[Path]
     return export(model, recipe["shape"], out or run / "export", metadata=metadata, images=images, **options)
 
 
-def _data_at_hand(run: Path) -> Dataset | None:
+def _data_at_hand(run: Path, trust: Sequence[str]) -> Dataset | None:
     path = run / "config.yaml"
     if not path.exists():
         return None
-    configuration: Any = OmegaConf.to_container(OmegaConf.load(path))
+    options = read_config(path).get("dataset")
+    if not isinstance(options, dict):
+        raise ResultsError(f"{path} names no dataset.")
+    check_targets(options, f"{path}: dataset", trust)
     try:
-        data: Dataset = instantiate({**configuration["dataset"], "_partial_": True}, _convert_="all")()
+        data: Dataset = instantiate({**options, "_partial_": True}, _convert_="all")()
     except (OSError, ValueError):  # not downloaded, or not for this root: an export needs no data
         return None
     return data
@@ -219,7 +225,7 @@ def task(cfg: DictConfig) -> None:
             raise ExportError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
         formats = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
         out = Path(cfg.out) if cfg.out is not None else None
-        written = export_run(Path(cfg.run), out, formats=formats, opset=cfg.opset, batch=cfg.batch)
+        written = export_run(Path(cfg.run), out, list(cfg.trust), formats=formats, opset=cfg.opset, batch=cfg.batch)
     except (ExportError, ResultsError, HydraException, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from error

@@ -13,7 +13,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -46,7 +45,9 @@ from lipbench.results import (
     clear_error,
     differences,
     fingerprint,
+    read_arrays,
     read_bounds,
+    read_config,
     read_json,
     read_summary,
     table_hashes,
@@ -191,8 +192,7 @@ class RunFolder(ABC):
         """Makes the folder this network's, or finds that it is."""
         path = self.folder / "config.yaml"
         if path.exists():
-            held = OmegaConf.to_container(OmegaConf.load(path))
-            lines = differences(held, read_back(self.network))
+            lines = differences(read_config(path), read_back(self.network))
             if lines and not self.force:
                 raise OtherNetwork(
                     f"{self.folder} holds another network. Differences (there -> asked for):\n  "
@@ -345,14 +345,12 @@ class RunFolder(ABC):
         path = self.folder / "illustrations.npz"
         identity = fingerprint([VERSION, self.network, self.images, table_hashes(self.folder)])
         # A file that is damaged, or of another version, is made again.
-        broken = (OSError, ValueError, LookupError, EOFError, BadZipFile)
-        with suppress(*broken), path.open("rb") as file, np.load(file) as held:
-            if str(held["identity"]) == identity:
+        with suppress(OSError, ResultsError, KeyError):
+            if str(read_arrays(path)["identity"]) == identity:
                 return
         gallery, arrays = self.folder / "gallery.npz", illustrate(model, dataset, self.images)
         if gallery.exists():
-            with np.load(gallery) as images:
-                arrays |= nearest_images(images, read_bounds(self.folder), model)
+            arrays |= nearest_images(read_arrays(gallery), read_bounds(self.folder), model)
         arrays["classes"] = np.array(dataset.classes)
         write_npz(path, {**arrays, "identity": np.array(identity)})
 

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 import os
 import random
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 @torch.no_grad()  # the parameters of a scripted module's copy would remember where they come from
@@ -116,6 +118,42 @@ def other_products(device: str, convolutions: bool) -> str:
     if device == "cpu" and convolutions and not torch.backends.mkldnn.enabled and torch._C._get_nnpack_enabled():
         return "NNPACK computes convolutions by Winograd's or a Fourier transform"
     return ""
+
+
+@contextmanager
+def bounded_memory(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, a network is built for which there are these weights. A recipe that would make far more of it, and take
+    the machine's last memory or an evening, meets an error.
+
+    Raises:
+        MemoryError: new tensors would take more than 8 times the weights and 128 MiB, or there would be more of them
+            than 20 per weight and 500.
+    """
+    with _Meter(8 * sum(tensor.nbytes for tensor in weights.values()) + 2**27, 20 * len(weights) + 500):
+        yield
+
+
+class _Meter(TorchFunctionMode):
+    """Counts what torch's functions that make tensors from sizes allocate, before they do."""
+
+    # Not by a dispatch mode, which would see every operation: that imports torch's compiler, for seconds.
+    FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye})
+
+    def __init__(self, bytes_left: int, tensors_left: int):
+        super().__init__()
+        self.bytes_left, self.tensors_left = bytes_left, tensors_left
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if func in self.FACTORIES:
+            given = args or (options.get("size", options.get("n", ())),)
+            sizes = given[0] if isinstance(given[0], list | tuple) else given
+            sizes = sizes * 2 if func is torch.eye and len(sizes) == 1 else sizes
+            self.bytes_left -= 4 * math.prod(abs(n) for n in sizes if isinstance(n, int))
+            self.tensors_left -= 1
+            if min(self.bytes_left, self.tensors_left) < 0:
+                raise MemoryError("the recipe makes a far larger network than these weights")
+        return func(*args, **options)
 
 
 def _switches() -> list[tuple[Any, bool]]:

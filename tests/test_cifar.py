@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import resource
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -175,7 +177,7 @@ HTML = b"\n<!DOCTYPE html><html><title>Quota exceeded</title></html>"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: b[:-2000], r"is no complete pickle of a data set \(UnpicklingError: pickle data was truncated\)"),
+        (lambda b: b[:-2000], "is no complete pickle of a data set"),
         (lambda b: b"", r"is no complete pickle of a data set \(EOFError"),
         (lambda b: HTML, r"is a web page \(HTML\), not a file of CIFAR-10"),
         (lambda b: pickle.dumps(Harm("false")), r"asks for \w+\.system, .* nothing of it was run"),
@@ -190,13 +192,14 @@ HTML = b"\n<!DOCTYPE html><html><title>Quota exceeded</title></html>"
         (changed(labels=[b"cat"] * 40), r"has under 'labels' a list of 40 instead of a list of 40 whole numbers"),
         (changed(labels=[*LABELS[:-1], 10]), "has the label 10; labels are 0 to 9"),
         (changed(labels=[*LABELS[:-1], -1]), "has the label -1; labels are 0 to 9"),
-        (changed(batch_label=b"another"), r"has the md5 sum \w{32} instead of the official \w{32}"),
     ],
 )
 def test_a_broken_batch_is_named_with_what_is_wrong_and_what_to_do(
-    tmp_path: Path, change: Callable[[bytes], bytes], message: str
+    tmp_path: Path, change: Callable[[bytes], bytes], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known, pickles, _ = collection()
+    unknown = replace(known, forms=tuple(replace(form, md5={}) for form in known.forms))
+    monkeypatch.setitem(COLLECTIONS, "cifar10", unknown)
     content = files.contents(known, pickles)
     broken = content | {"data_batch_1": change(content["data_batch_1"])}
     folder = files.write_folder(tmp_path / "folder", pickles, broken)
@@ -207,6 +210,37 @@ def test_a_broken_batch_is_named_with_what_is_wrong_and_what_to_do(
             cifar10(root=root)
         assert str(caught.value).startswith(place)
         assert str(caught.value).endswith("get it again, for example: make data DATA=cifar10")
+
+
+def test_nothing_is_unpickled_that_has_not_its_official_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, pickles, _ = collection()
+    content = files.contents(known, pickles)
+    for change in (changed(batch_label=b"another"), lambda b: b[:-2000], lambda b: pickle.dumps(Harm("false"))):
+        first = content | {"data_batch_1": change(content["data_batch_1"])}
+        folder = files.write_folder(tmp_path / hashlib.md5(first["data_batch_1"]).hexdigest(), pickles, first)
+        with monkeypatch.context() as patch:
+            patch.setattr("lipbench.data.cifar.read_pickle", lambda *_: pytest.fail("it was read"))
+            with pytest.raises(
+                DataError, match=r"has the md5 sum \w{32} instead of the official \w{32}: its [\d,]+ bytes"
+            ):
+                cifar10(root=folder.parent)
+
+
+def test_a_pickle_takes_no_more_memory_than_its_length_allows() -> None:
+    for content in (
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # puts None into the memo at place 2**31 - 1
+        b"\x80\x04\x8e\x00\x00\x00\x00\xff\x00\x00\x00.",  # announces a terabyte of bytes
+        b"\x80\x04\x95\x00\x00\x00\x00\xff\x00\x00\x00.",  # and a frame of one
+        b"}" + b"(" * 3 + b")\x85" + b"\x85" * 10**6 + b"Ks" + b".",  # a key nested a million times deep
+        b"(" + b")\x85" + b"\x85" * 10**6 + b"Nd.",
+        b"\x80\x04\x8f(" + b")\x85" + b"\x85" * 10**6 + b"\x90.",  # the same in a set
+        b"N" + b"2" * 10 + b".",
+        b"\x80\x02\x82\x01.",
+    ):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(DataError, match=r"it (is no complete pickle|holds a)"):
+            read_pickle(content, "it")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18, "KiB"
 
 
 def test_a_pickle_runs_nothing_and_changes_nothing(tmp_path: Path) -> None:
@@ -273,6 +307,37 @@ def test_a_broken_archive_is_named_with_what_is_wrong_and_what_to_do(
         cifar10(root=tmp_path)
     assert str(caught.value).startswith(str(archive))
     assert str(caught.value).endswith("make data DATA=cifar10")
+
+
+def test_an_archive_holds_files_of_bounded_size_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def archive(name: str, size: int = 0, **attributes: object) -> Path:
+        path = tmp_path / "a.tar.gz"
+        with tarfile.open(path, "w:gz") as tar:
+            entry = tarfile.TarInfo(name)
+            for key, value in attributes.items():
+                setattr(entry, key, value)
+            entry.size = size
+            tar.addfile(entry, open("/dev/zero", "rb") if size else None)  # noqa: SIM115
+        return path
+
+    monkeypatch.setattr("lipbench.data.archives.TOTAL", 2**23)
+    assert list(read_members(archive("a/b"))) == [("a/b", b"")]
+    cases = [
+        ({"name": "../a"}, "leads out"),
+        ({"name": "/etc/passwd"}, "leads out"),
+        ({"name": "a/../../b"}, "leads out"),
+        ({"name": "a", "type": tarfile.SYMTYPE, "linkname": "/etc"}, "is a link"),
+        ({"name": "a", "type": tarfile.LNKTYPE, "linkname": "b"}, "is a link"),
+        ({"name": "a", "type": tarfile.CHRTYPE}, "a device"),
+        ({"name": "a", "size": 2**22 + 1}, "has 4,194,305 bytes"),
+        ({"name": "a" * 2**21}, "far more than a data set"),
+    ]
+    for options, message in cases:
+        with pytest.raises(DataError, match=message):
+            list(read_members(archive(**options), limit=2**22))
+    monkeypatch.setattr("lipbench.data.archives.TOTAL", 2**20)
+    with pytest.raises(DataError, match="far more than a data set"):
+        list(read_members(archive("a", 2**22), limit=2**22))
 
 
 def test_an_archive_of_something_else_lists_what_it_lacks(tmp_path: Path) -> None:

@@ -308,8 +308,8 @@ def test_the_command(run, monkeypatch, capfd):
 
 
 def test_a_run_without_its_data_is_exported(run, monkeypatch, tmp_path):
-    dataset = {"_target_": "lipbench.data.mnist", "root": str(tmp_path)}
-    (run / "config.yaml").write_text(OmegaConf.to_yaml({"dataset": dataset}))
+    monkeypatch.setenv("LIPBENCH_DATA", str(tmp_path))
+    (run / "config.yaml").write_text(OmegaConf.to_yaml({"dataset": {"_target_": "lipbench.data.mnist"}}))
     called(monkeypatch, f"run={run}", "formats=torch", f"out={tmp_path / 'a=b'}")
     certificate = json.loads((tmp_path / "a=b" / "certificate.json").read_text())
     assert certificate["class_names"] is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,8 +29,8 @@ MEMBERS = {
     "validation": (("x_validation", "y_validation"), ("x_val", "y_val"), ("val_images", "val_labels")),
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
-# Bytes read at once.
-CHUNK = 16 * 2**20
+# Bytes read at once; images and classes of the largest set.
+CHUNK, LARGEST, CLASSES = 16 * 2**20, 10_000_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
         raise DataError(f"{file} is no .npz file, or is damaged ({error}). Write it with numpy.savez.") from None
 
 
@@ -154,8 +156,12 @@ def _read_header(stream: IO[bytes], name: str) -> _Array:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
-    except ValueError as error:
+    except (EOFError, zipfile.BadZipFile, zlib.error):
+        raise
+    except Exception as error:  # numpy's parser of headers raises more than ValueError
         raise DataError(f"{name} is no array ({error}).") from None
+    if not shape or min(shape) < 0 or 0 in shape[1:] or shape[0] > LARGEST:
+        raise DataError(f"{name} has the shape {shape}: expected at most {LARGEST:,} images or labels.")
     if dtype.hasobject:
         raise DataError(f"{name} holds Python objects, which are not loaded: save numbers.")
     if fortran and len(shape) > 1:
@@ -164,8 +170,19 @@ def _read_header(stream: IO[bytes], name: str) -> _Array:
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> _Array:
-    with archive.open(f"{name}.npy") as stream:
-        return _read_header(stream, name)
+    with _member(archive, name) as stream:
+        header = _read_header(stream, name)
+        found, promised = archive.getinfo(f"{name}.npy").file_size - stream.tell(), math.prod(header.shape)
+    if found != promised * header.dtype.itemsize:
+        raise DataError(f"{name} has {found:,} bytes, which is no array of {header.dtype} of shape {header.shape}.")
+    return header
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+        raise DataError(f"{name} is encrypted, or packed by a method that numpy does not use.")
+    return archive.open(info)
 
 
 def _labels(
@@ -173,16 +190,19 @@ def _labels(
 ) -> tuple[Tensor, Tensor]:
     labels, parts = [], []
     for part, (images, name) in found.items():
-        with archive.open(f"{name}.npy") as stream:
-            header = _read_header(stream, name)
-            values = np.frombuffer(stream.read(), header.dtype)
+        header = _header(archive, name)
         count = headers[part].shape[0]
         if header.dtype.kind not in "iu" or header.shape not in ((count,), (count, 1)):
             raise DataError(
                 f"{name} holds {header.dtype} {header.shape}: the labels of {images} are integers of shape ({count},)."
             )
+        with _member(archive, name) as stream:
+            _read_header(stream, name)
+            values = np.frombuffer(stream.read(), header.dtype)
         if count and values.min() < 0:
             raise DataError(f"{name} holds the label {values.min()}: labels are counted from 0.")
+        if count and values.max() >= CLASSES:
+            raise DataError(f"{name} holds the label {values.max()}: labels are the numbers of classes.")
         labels.append(torch.from_numpy(values.astype(np.int64)))
         parts.append(torch.full((count,), PARTS.index(part)))
     return torch.cat(labels), torch.cat(parts)
@@ -214,7 +234,7 @@ def _copy(
     done = 0
     with tqdm(total=shape[0], desc="copying arrays", unit="image", disable=None if progress else True) as bar:
         for header in headers:
-            with archive.open(f"{header.name}.npy") as stream:
+            with _member(archive, header.name) as stream:
                 _read_header(stream, header.name)
                 for start in range(0, header.shape[0], count):
                     number = min(count, header.shape[0] - start)

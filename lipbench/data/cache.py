@@ -13,8 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lipbench.data.idx import DataError
-from lipbench.data.pictures import BadPicture, Pictures, Preparation
+from lipbench.data.pictures import BadPicture, Pictures, Preparation, read_picture
 from lipbench.data.root import data_root
 from lipbench.files import atomic
 
@@ -85,17 +83,22 @@ def cached(
         fill: called with a `Writer`; whatever it raises leaves no file.
         root: of all data files (see `data_root`).
 
-    Raises `OSError` where there is no room or no permission, `DataError` for a damaged cache.
+    Raises `OSError` where there is no room or no permission, `DataError` for a damaged cache, `ValueError` for a name
+    that cannot begin a file's.
     """
+    if not name or {"/", "\\", "\0"} & set(name):
+        raise ValueError(f"{name!r} is no name of a data set: it begins the name of a file.")
     key = hashlib.sha256(json.dumps([VERSION, settings, list(shape)], sort_keys=True).encode()).hexdigest()[:16]
     path = data_root(root) / "cache" / f"{name}-{shape[2]}x{shape[3]}-{key}.npy"
     if not path.exists():
         _write(path, shape, fill)
     try:
-        array = np.load(path, mmap_mode="c")
-    except ValueError as error:
+        array = np.lib.format.open_memmap(path, mode="c")
+    except OSError:
+        raise
+    except Exception as error:  # numpy's parser of headers raises more than ValueError
         raise DataError(f"{path} is damaged ({error}). Delete it: it is made again from the images.") from None
-    if array.shape != shape or array.dtype != np.uint8:
+    if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
         raise DataError(f"{path} is damaged: it holds {array.dtype} {array.shape}. Delete it: it is made again.")
     return torch.from_numpy(array)
 
@@ -135,10 +138,8 @@ def decoded(
                 if len(bad) >= PATIENCE:
                     break
                 try:
-                    with pictures.open(index) as file:
-                        content = file.read()
-                    images[index - start] = preparation(content)
-                except (BadPicture, zipfile.BadZipFile, zlib.error) as error:
+                    images[index - start] = preparation(read_picture(pictures, index))
+                except BadPicture as error:
                     bad.append(f"{pictures.names[index]} {error}")
             write(start, images)
             return len(part)

@@ -32,6 +32,8 @@ ATTRIBUTES = (
 # Images of the official edition, and (H, W) of each aligned one.
 COUNT, ALIGNED = 202_599, (218, 178)
 IMAGES, ATTRIBUTE_FILE, PARTITION_FILE = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
+# Bytes of a list; the official ones have 27 million at most.
+LARGEST = 2**27
 MD5 = {
     f"{IMAGES}.zip": "00d2c5bc6d35e252742224ab0c1e8fcb",
     ATTRIBUTE_FILE: "75e246fa4810816ffd6ee81facbd244c",
@@ -154,7 +156,7 @@ def read_attribute(path: Path, attribute: str, edition: Edition) -> tuple[list[s
     with _text(path, edition) as file:
         first = file.readline().strip()
         title = tuple(file.readline().split())
-        if not first.isdigit() or title != ATTRIBUTES:
+        if not (first.isascii() and first.isdigit() and len(first) < 12) or title != ATTRIBUTES:
             raise DataError(f"{path} {_other_version(first, title)} {edition.remedy}")
         column = 1 + ATTRIBUTES.index(attribute)
         for number, line in enumerate(file, 3):
@@ -223,7 +225,9 @@ def open_zip(path: Path, edition: Edition) -> zipfile.ZipFile:
     """The archive of the images. Raises `DataError` for what the network left in its place."""
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
+    except OSError:
+        raise
+    except Exception:  # zipfile's own, and what its parser of a damaged directory raises besides
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(512)
@@ -241,6 +245,9 @@ def _text(path: Path, edition: Edition) -> TextIO:
         file = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no {path}. {edition.remedy}") from None
+    if (size := os.fstat(file.fileno()).st_size) > LARGEST:
+        file.close()
+        raise DataError(f"{path} has {size:,} bytes, far more than the list. {edition.remedy}")
     if file.read(512).lstrip("\ufeff \r\n\t")[:1] == "<":
         file.close()
         raise DataError(f"{path} is a web page, not the list. Delete it and download it again. {edition.remedy}")

@@ -119,7 +119,7 @@ def _headers(found: Pictures, part: Sequence[int]) -> list[str]:
         try:
             with found.open(index) as file, Image.open(file, formats=("JPEG",)) as image:
                 height, width = image.height, image.width
-        except (OSError, SyntaxError):
+        except Exception:  # a damaged image fails anywhere in Pillow
             answers.append(f"{name} (no JPEG)")
         else:
             answers.append("" if (height, width) == ALIGNED else f"{name} ({width}x{height})")

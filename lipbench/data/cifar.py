@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipbench.data.archives import looks_like_html, md5_of, read_members
+from lipbench.data.archives import LIMIT, looks_like_html, md5_of, read_members
 from lipbench.data.dataset import Dataset, Split, hold_out, restrict
 from lipbench.data.idx import DataError
 from lipbench.data.pickles import read_pickle
@@ -237,15 +237,18 @@ def _read(collection: Collection, form: Form, path: Path) -> tuple[Split, Split,
         where = str(path / file) if path.is_dir() else f"{path}: {form.folder}/{file}"
         if looks_like_html(content):
             raise DataError(f"{where} is a web page (HTML), not a file of {collection.title}")
+        # Before anything in it is looked at: a file of another sum is nobody's that is known.
+        if (digest := hashlib.md5(content, usedforsecurity=False).hexdigest()) != form.md5.get(file, digest):
+            raise DataError(
+                f"{where} has the md5 sum {digest} instead of the official {form.md5[file]}: its {len(content):,} "
+                "bytes are truncated or changed"
+            )
         if file not in sizes:
             classes = _names(content, form, task, where)
         elif form.label_bytes:
             batches[file] = _binary_batch(content, form, task, sizes[file], where)
         else:
             batches[file] = _pickled_batch(read_pickle(content, where), task, sizes[file], where)
-        # After the structure, because "truncated" helps more than "other sum".
-        if (digest := hashlib.md5(content, usedforsecurity=False).hexdigest()) != form.md5.get(file, digest):
-            raise DataError(f"{where} has the md5 sum {digest} instead of the official {form.md5[file]}")
     seen = {*batches, *(wanted[-1:] if classes else ())}
     if missing := [f"{form.folder}/{file}" for file in wanted if file not in seen]:
         raise DataError(f"{path} does not hold {', '.join(missing)}")
@@ -254,7 +257,10 @@ def _read(collection: Collection, form: Form, path: Path) -> tuple[Split, Split,
 
 def _contents(form: Form, path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     if path.is_dir():
-        yield from ((file, (path / file).read_bytes()) for file in wanted)
+        for file in wanted:
+            if (size := (path / file).stat().st_size) > LIMIT:
+                raise DataError(f"{path / file} has {size:,} bytes, far more than a file of this set")
+            yield file, (path / file).read_bytes()
         return
     for member, content in read_members(path):
         folder, _, file = member.rpartition("/")

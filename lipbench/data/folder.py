@@ -169,7 +169,7 @@ def _channels(pictures: FilePictures) -> int:
                 kinds.setdefault(channels_of(image), name)
         except BadPicture as error:
             raise DataError(f"{pictures.folder / name} {error}.") from None
-        except (OSError, SyntaxError):
+        except Exception:  # a damaged image fails anywhere in Pillow
             continue  # decoding says what is wrong with it, together with the others
         if len(kinds) > 1:
             raise DataError(

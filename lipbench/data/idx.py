@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTES = 0x08
+# Bytes too many that are counted.
+SURPLUS = 2**16
 
 
 class DataError(ValueError):
@@ -29,7 +31,9 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str) -> NDArray[np.uint8]:
     too few or too many bytes, another shape, or another sum: the structure is looked at first, because
     "truncated" helps more than "other sum".
     """
-    content = _uncompressed(path)
+    content, more = _uncompressed(path, 4 + 4 * len(shape) + math.prod(shape) + SURPLUS)
+    if more:
+        raise _broken(path, f"has more than {SURPLUS} bytes too many for an array of shape {shape}")
     dimensions = _dimensions(path, content)
     header = 4 + 4 * len(dimensions)
     expected, found = math.prod(dimensions), len(content) - header
@@ -46,17 +50,19 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
 
 
-def _uncompressed(path: Path) -> bytes:
-    content = path.read_bytes()
-    # By content, not by name: browsers and unpackers leave names that do not fit.
-    if not content.startswith(GZIP_MAGIC):
-        return content
-    try:
-        return gzip.decompress(content)
-    except EOFError:
-        raise _broken(path, "is a truncated gzip archive") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise _broken(path, f"is a corrupt gzip archive ({error})") from None
+def _uncompressed(path: Path, limit: int) -> tuple[bytes, bool]:
+    """The first `limit` bytes, and whether there are more: a small archive may hold gigabytes of zeros."""
+    with path.open("rb") as file:
+        # By content, not by name: browsers and unpackers leave names that do not fit.
+        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        try:
+            stream = gzip.GzipFile(fileobj=file) if packed else file
+            return stream.read(limit), bool(stream.read(1))
+        except EOFError:
+            raise _broken(path, "is a truncated gzip archive") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise _broken(path, f"is a corrupt gzip archive ({error})") from None
 
 
 def _dimensions(path: Path, content: bytes) -> tuple[int, ...]:

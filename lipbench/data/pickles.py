@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from lipbench.data.idx import DataError
 
 
 def read_pickle(content: bytes, where: str) -> dict[str, Any]:
-    """The dictionary in a pickle; its values are arrays of uint8, lists, numbers and strings. Nothing else can be made.
+    """The dictionary in a pickle; its values are arrays of uint8 (read-only), lists, numbers and strings. Nothing else
+    can be made, and the memory that it takes is bounded by the pickle's length.
 
     The three names of numpy that a pickled array mentions stand for classes of this file: no code of numpy, and none of
     the pickle's choice, is called. Strings of Python 2 become bytes; the keys of the dictionary become str.
@@ -71,8 +72,8 @@ class _Array:
         _, shape, kind, by_columns, data = state
         if kind.code != "u1":
             raise ValueError(f"an array of type {kind.code} instead of u1")
-        # Copied, because an array over bytes is read-only and torch warns about those.
-        self.array = np.frombuffer(data, np.uint8).reshape(shape, order="F" if by_columns else "C").copy()
+        # A view: many arrays of one string would be many copies of it.
+        self.array = np.frombuffer(data, np.uint8).reshape(shape, order="F" if by_columns else "C")
 
 
 NAMES = {
@@ -83,9 +84,56 @@ NAMES = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# Numbers, strings, lists, dictionaries, tuples, the memo, and what makes an array; no sets, no other instances, nothing
+# that doubles what is there, no codes of a registry, no persistent ids.
+OPCODES = "".join(
+    (
+        "\x80\x95.(",  # protocol, frame, stop, mark
+        "N\x88\x89IJKML\x8aFG",  # None, booleans, numbers
+        "STUBC\x8eVX\x8c\x8d",  # strings
+        "]ael})t\x85\x86\x87",  # lists, an empty dictionary, tuples
+        "ghjpqr\x94",  # the memo
+        "c\x93Rb",  # a name, its call, its state
+    )
+)
+
+
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+    """Python's own unpickler in Python, with the opcodes of data alone.
+
+    The one in C makes room for whatever a pickle announces: nine bytes ask it for a memo of 32 GB. This one keeps what
+    it reads, so that it takes a small multiple of the pickle's length. Opcodes that hash what lies on the stack are
+    left out or take strings alone: the hash of a tuple nested a million times deep ends the process.
+    """
+
+    dispatch: ClassVar = {
+        ord(code): pickle._Unpickler.dispatch[ord(code)]  # type: ignore[attr-defined]
+        for code in OPCODES
+    }
+
     def find_class(self, module: str, name: str) -> type:
         try:
             return NAMES[module, name]
         except KeyError:
             raise _ForbiddenError(f"{module}.{name}") from None
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self._set(self.stack[-1], items)
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.stack.append(found := {})
+        self._set(found, items)
+
+    @staticmethod
+    def _set(target: Any, items: list[Any]) -> None:
+        if not isinstance(target, dict) or not all(isinstance(key, bytes | str) for key in items[::2]):
+            raise pickle.UnpicklingError("a dictionary whose keys are no strings")
+        target.update(zip(items[::2], items[1::2], strict=True))
+
+    dispatch |= {ord("s"): load_setitem, ord("u"): load_setitems, ord("d"): load_dict}

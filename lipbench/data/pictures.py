@@ -16,6 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Bits of a pixel beyond eight would be lost silently.
 DEEP_MODES = ("I", "F")
 MODES = {1: "L", 3: "RGB"}
+# Bytes and pixels of the largest image: a few kilobytes of PNG can hold gigabytes of one colour.
+BYTES, PIXELS = 2**26, 2**26
 
 
 class Pictures(Protocol):
@@ -66,6 +68,20 @@ class ZipPictures:
         return self.archive.open(self.names[index])
 
 
+def read_picture(pictures: Pictures, index: int) -> bytes:
+    """The encoded image. Raises `BadPicture` where its archive is damaged or it is too large."""
+    try:
+        with pictures.open(index) as file:
+            content = file.read(BYTES + 1)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # of a damaged archive: zipfile's, zlib's, and what its parser raises besides
+        raise BadPicture(f"cannot be read ({error})") from None
+    if len(content) > BYTES:
+        raise BadPicture(f"has more than {BYTES:,} bytes")
+    return content
+
+
 class BadPicture(ValueError):
     """An image that cannot become an array of the shape asked for: the message says why, without its name."""
 
@@ -103,12 +119,16 @@ class Preparation:
         except UnidentifiedImageError:
             page = content.lstrip()[:1] == b"<"
             raise BadPicture("is a web page" if page else "is neither PNG nor JPEG") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise error if isinstance(error, BadPicture) else BadPicture(f"cannot be decoded ({error})") from None
+        except (BadPicture, MemoryError):
+            raise
+        except Exception as error:  # a damaged image fails anywhere in Pillow
+            raise BadPicture(f"cannot be decoded ({error})") from None
 
     def _pixels(self, content: bytes) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as opened:
             height, width = opened.height, opened.width
+            if height * width > PIXELS:
+                raise BadPicture(f"is {width}x{height} pixels: more than {PIXELS:,} are not decoded")
             if self.expected is not None and (height, width) != self.expected:
                 raise BadPicture(f"is {width}x{height} pixels, not {self.expected[1]}x{self.expected[0]}")
             if self.crop is not None and self.crop > min(height, width):

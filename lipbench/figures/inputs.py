@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lipbench.results import RUN_COLUMNS, read, read_histories, read_json, run_key
+from lipbench.results import RUN_COLUMNS, read, read_arrays, read_histories, read_json, run_key
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,7 @@ class Run:
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a file such as "gallery.npz"; empty where there is none."""
         path = self.folder / name
-        if not path.exists():
-            return {}
-        with np.load(path) as file:
-            return dict(file)
+        return read_arrays(path) if path.exists() else {}
 
 
 class Results:

@@ -6,11 +6,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
-from lipbench.results import fingerprint
+from lipbench.results import fingerprint, read_config
 
 # Of the loss; in the order of the panels.
 PARAMETERS = {"alpha": "alpha", "margin": "margin", "offset": "margin (offset)", "temperature": "temperature"}
@@ -88,7 +87,7 @@ def _described(run: Run) -> Iterator[dict[str, Any]]:
     path, summary = run.folder / "config.yaml", run.summary
     if not path.exists() or not summary.get("certified_accuracy"):
         return
-    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+    config = read_config(path)
     config.pop("seed", None)
     loss = config.get("loss") or {}
     for name in PARAMETERS:

@@ -8,7 +8,7 @@ from lipbench.models.onnx_graph import OnnxNetwork, load_onnx
 from lipbench.models.onnx_operators import OnnxError
 from lipbench.models.peers import deel_cnn, deel_mlp, orthogonium_cnn, orthogonium_mlp
 from lipbench.models.resnet import resnet
-from lipbench.models.storage import build, load, save
+from lipbench.models.storage import build, load, rebuild, save
 from lipbench.models.weights import WeightsError, load_weights
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "mlp",
     "orthogonium_cnn",
     "orthogonium_mlp",
+    "rebuild",
     "resnet",
     "save",
 ]

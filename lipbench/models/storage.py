@@ -3,7 +3,7 @@ around them.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lipbench.layers import bake
-from lipbench.results import ResultsError, atomic, read_json, write_json
+from lipbench.results import ResultsError, atomic, check_targets, read_json, write_json
+from lipbench.state import bounded_memory
+
+WEIGHTS = "model.safetensors"
 
 
 def build(recipe: Mapping[str, Any], *, baked: bool = False) -> nn.Module:
@@ -35,30 +38,57 @@ def build(recipe: Mapping[str, Any], *, baked: bool = False) -> nn.Module:
 def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
     """Writes a baked network. The weights come last: where they exist, the network is complete."""
     write_json(folder / "model.json", dict(recipe))
-    with atomic(folder / "model.safetensors") as temporary:
+    with atomic(folder / WEIGHTS) as temporary:
         save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, temporary)
 
 
-def load(folder: str | Path) -> nn.Module:
+def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     """The trained network of a run: baked, on the CPU, in evaluation mode, ready to classify images in [0, 1].
 
-    The recipe names the functions that build the model, and they are called: load only folders that you trust.
+    The recipe may name building blocks of lipbench and torch alone (see `lipbench.results.check_targets`), so that a
+    folder from anybody can be loaded.
+
+    Args:
+        folder: of the run.
+        trust: packages of your own that the recipe may name as well, such as ("mypackage",): their code is run.
 
     Raises:
         ResultsError: the folder holds no trained network, or a damaged one.
+        UntrustedError: the recipe names something else; nothing was built then.
     """
     folder = Path(folder)
-    recipe, weights = folder / "model.json", folder / "model.safetensors"
-    if not (recipe.exists() and weights.exists()):
+    path = folder / "model.json"
+    if not (path.exists() and (folder / WEIGHTS).exists()):
         raise ResultsError(
             f"{folder} holds no trained network (model.json and model.safetensors). A run's folder is "
             "<results>/<dataset>/<experiment>/<variant>/<seed>."
         )
-    model = build(read_json(recipe), baked=True)
+    recipe = read_json(path)
+    check_targets(recipe, str(path), trust)
+    return rebuild(recipe, folder)
+
+
+def rebuild(recipe: Mapping[str, Any], folder: Path) -> nn.Module:
+    """The network of a recipe that is trusted, with the weights of a run's folder; otherwise as `load`.
+
+    Raises:
+        ResultsError: the recipe builds no network, or one that needs other weights or far more memory than these.
+    """
+    weights = folder / WEIGHTS
     try:
-        model.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as error:
+        tensors = load_file(weights)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise ResultsError(f"{weights} is damaged ({error}). Delete it and run the experiment again.") from error
+    try:
+        with bounded_memory(tensors):
+            model = build(recipe, baked=True)
+        model.load_state_dict(tensors)
+    except ImportError:
+        raise  # of a library that a recipe of its peers needs
+    except Exception as error:  # options that do not fit each other fail anywhere in a builder
+        reason = " ".join(str(error).split())[:500]
         raise ResultsError(
-            f"{weights} does not fit its recipe ({error}). Delete it and run the experiment again."
+            f"{weights} does not fit its recipe, {folder / 'model.json'} ({reason}). Delete it and run the experiment "
+            "again."
         ) from error
     return model.eval()

@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
-from yaml import YAMLError
 
 from lipbench.health import Flag
 from lipbench.pages.leaderboard import GROUP
 from lipbench.pages.runs import Run, Runs
-from lipbench.results import ResultsError, read_json
+from lipbench.results import ResultsError, read_config, read_json
 
 # An override begins where a comma is followed by a key and "=": other commas belong to a value.
 OVERRIDE = re.compile(r",(?=[A-Za-z_][\w.]*=)")
@@ -90,8 +89,8 @@ def _card(runs: Sequence[Run]) -> Card:
 def _configuration(path: Path, cautions: list[str]) -> Any:
     """What the network depends on, as plain containers."""
     try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError):
+        return read_config(path)
+    except (OSError, ResultsError):
         cautions.append(_unread(path))
         return {}
 

@@ -8,6 +8,8 @@ from lipbench.results.files import (
     differences,
     file_hash,
     fingerprint,
+    read_arrays,
+    read_config,
     read_json,
     write_json,
     write_text,
@@ -32,6 +34,7 @@ from lipbench.results.tables import (
     violations,
     write_bounds,
 )
+from lipbench.results.trust import UntrustedError, check_targets
 
 __all__ = [
     "COLUMNS",
@@ -45,10 +48,12 @@ __all__ = [
     "Comparison",
     "LawViolation",
     "ResultsError",
+    "UntrustedError",
     "atomic",
     "balanced_survival",
     "best",
     "bounds_table",
+    "check_targets",
     "class_accuracies",
     "clear_error",
     "compare",
@@ -58,7 +63,9 @@ __all__ = [
     "imbalance",
     "layer_columns",
     "read",
+    "read_arrays",
     "read_bounds",
+    "read_config",
     "read_error",
     "read_histories",
     "read_json",

@@ -2,13 +2,21 @@
 
 import hashlib
 import json
+import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+from omegaconf import OmegaConf
 
 from lipbench.files import atomic
+
+# Bytes of a file of text, and of the unpacked arrays of a file: far more than a run writes, and what a reader can hold.
+TEXT, ARRAYS = 2**24, 2**28
+NO_FILE = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 
 class ResultsError(ValueError):
@@ -30,12 +38,73 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        ResultsError: the file is no JSON.
+        ResultsError: the file is no JSON, or larger than 16 MiB.
     """
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        return json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path} is not valid JSON ({error}). Delete it and run the experiment again.") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a YAML file as plain containers; interpolations stay text.
+
+    Raises:
+        ResultsError: it holds no mapping, is no YAML or larger than 16 MiB, or uses aliases, of which a few lines can
+            make gigabytes.
+    """
+    try:
+        text = _text(path)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it uses aliases (*name)")
+        found: Any = OmegaConf.to_container(OmegaConf.create(text))
+        if not isinstance(found, dict) or not found:
+            raise ValueError("it holds no mapping")
+    except NO_FILE:
+        raise
+    except Exception as error:  # of PyYAML and OmegaConf, whose parsers fail in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise ResultsError(f"{path} is not valid YAML ({reason}). Run it again with force=true.") from error
+    return found
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads an npz file of numbers and strings. Nothing in it is unpickled.
+
+    Raises:
+        ResultsError: it is damaged, holds objects, or unpacks to more than 256 MiB.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            if (size := sum(member.file_size for member in archive.infolist())) > ARRAYS:
+                raise ValueError(f"it unpacks to {size:,} bytes")
+            for member in archive.infolist():
+                _check_array(archive, member)
+            file.seek(0)
+            with np.load(file) as arrays:
+                return dict(arrays)
+    except NO_FILE:
+        raise
+    except Exception as error:  # of zipfile, zlib and numpy, in many ways
+        raise ResultsError(f"{path} is damaged ({error}). Delete it and run the experiment again.") from error
+
+
+def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Whether a member is as long as the array that its header promises: numpy makes room for that before it reads."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        if min(shape, default=0) < 0 or stream.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(f"{member.filename} is not as long as its shape {shape} of {dtype}")
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(TEXT + 1)
+    if len(content) > TEXT:
+        raise ValueError(f"it is larger than {TEXT:,} bytes")
+    return content.decode()
 
 
 def fingerprint(value: Any) -> str:
