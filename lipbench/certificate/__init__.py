@@ -8,6 +8,7 @@ from lipbench.certificate import normalization as _normalization  # noqa: F401
 from lipbench.certificate import pooling as _pooling  # noqa: F401
 from lipbench.certificate import residual as _residual  # noqa: F401
 from lipbench.certificate.core import LayerBound, Unbounded, lipschitz, product
+from lipbench.certificate.crown import CrownWarning, certify_crown
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.radius import certify, gaps, gaps_of, radius
 from lipbench.certificate.spectrum import layers_with_matrix, singular_range, singular_values
@@ -16,9 +17,11 @@ from lipbench.certificate.table import input_shapes, layer_table
 layerwise = lipschitz.layerwise
 
 __all__ = [
+    "CrownWarning",
     "LayerBound",
     "Unbounded",
     "certify",
+    "certify_crown",
     "convolution_norm",
     "gaps",
     "gaps_of",
