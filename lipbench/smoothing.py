@@ -68,7 +68,7 @@ def certify_smoothed(
         )
     if unknown(model) or any(part.training for part in model.modules()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    counts = F.pad(model.counts(x, model.blocks, samples), (0, 1))  # abstention, which no sample says
+    counts = F.pad(model.counts(x, model.votes, samples), (0, 1))  # abstention, which no sample says
     p = lower_limit(counts.gather(1, y[:, None])[:, 0], samples, alpha / 2)
     q = upper_limit(model.needed - 1, model.votes, alpha / (2 * queries))
     radius = model.sigma * (torch.special.ndtri(p) - torch.special.ndtri(p.new_tensor(q)))

@@ -95,7 +95,7 @@ def test_the_vote_is_a_function_of_the_image_alone():
 def test_the_certificate_has_noise_of_its_own():
     model = Smoothed(linear(), sigma=SIGMA, votes=120).eval()
     x, _, _ = points(2)
-    noise = torch.cat([*model._noisy(x, 0, 120), *model._noisy(x, model.blocks, 120)], dim=1) - x[:, None]
+    noise = torch.cat([*model._noisy(x, 0, 120), *model._noisy(x, model.votes, 120)], dim=1) - x[:, None]
     assert len(noise.flatten().unique()) > 0.99 * noise.numel()
     assert noise.std() == pytest.approx(SIGMA, rel=0.05)
 
@@ -161,7 +161,7 @@ def test_rows_abstention_is_a_mistake_and_the_law_holds():
     assert (rows["distance"] > 0).sum() > 10
     assert not len(violations(pd.concat([certificate, attacked])))
     # What the vote needs beyond one half is not for free: the radius of an infinite vote is too large for this one.
-    p = lower_limit(model.counts(x, model.blocks, 10_000).gather(1, y[:, None])[:, 0], 10_000, 0.0005)
+    p = lower_limit(model.counts(x, model.votes, 10_000).gather(1, y[:, None])[:, 0], 10_000, 0.0005)
     ideal = SIGMA * torch.special.ndtri(p)
     assert (ideal.numpy()[~abstains] > found["distance"][~abstains]).any()
 

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from lipbench.attacks.engine.noise import keys, normal
+from lipbench.attacks.engine.noise import keys, normal, split
 from lipbench.batching import images_at_once
 from lipbench.layers import ConstraintFactory
 
-# Samples of noise that are drawn together: part of what the noise is, so not a matter of memory.
-BLOCK = 50
+# Samples of noise that an image is computed with at once.
+AT_ONCE = 50
 
 
 class Smoothed(nn.Module):
@@ -50,7 +50,7 @@ class Smoothed(nn.Module):
         sigma: float,
         votes: int = 1000,
         alpha: float = 0.001,
-        soft_votes: int = BLOCK,
+        soft_votes: int = 50,
         noise_seed: int = 0,
     ):
         super().__init__()
@@ -86,29 +86,24 @@ class Smoothed(nn.Module):
         return torch.cat((odds, abstention), dim=1).to(x.dtype)
 
     @torch.no_grad()
-    def counts(self, x: Tensor, first_block: int, samples: int) -> Tensor:
+    def counts(self, x: Tensor, first: int, samples: int) -> Tensor:
         """How often the base network says each class under so many samples of noise, int64 [N, K].
 
         A sample whose logits are not finite is nobody's.
 
         Args:
-            first_block: blocks of noise that are left out, of `BLOCK` samples each: 0 for the vote itself.
+            first: number of the first sample; those of the vote itself are 0 to votes - 1.
         """
         parts = []
-        for images in x.split(max(1, images_at_once(x.shape[1:]) // BLOCK)):
+        for images in x.split(max(1, images_at_once(x.shape[1:]) // AT_ONCE)):
             total: Tensor | int = 0
-            for noisy in self._noisy(images, first_block, samples):
+            for noisy in self._noisy(images, first, samples):
                 logits = self.base(noisy.flatten(0, 1))
                 says = F.one_hot(logits.argmax(1), logits.shape[1]) * logits.isfinite().all(1, keepdim=True)
                 total = total + says.unflatten(0, noisy.shape[:2]).sum(1)
             assert isinstance(total, Tensor)  # at least one sample
             parts.append(total)
         return torch.cat(parts)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of noise that the vote uses; those after them are independent of it."""
-        return -(-self.votes // BLOCK)
 
     def _soft(self, x: Tensor) -> Tensor:
         """Log-odds of mean probabilities, float64 [N, K]: their gradient does not vanish where all samples agree."""
@@ -120,12 +115,12 @@ class Smoothed(nn.Module):
         others = [mine[:, [k for k in range(mine.shape[1]) if k != c]].logsumexp(1) for c in range(mine.shape[1])]
         return mine - torch.stack(others, dim=1)
 
-    def _noisy(self, x: Tensor, first_block: int, samples: int) -> Iterator[Tensor]:
-        """Each image with its samples of noise, [N, at most BLOCK, C, H, W] at once."""
+    def _noisy(self, x: Tensor, first: int, samples: int) -> Iterator[Tensor]:
+        """Each image with its samples of noise, [N, at most AT_ONCE, C, H, W] at once."""
         key = keys(x.detach() + 0.0, self.noise_seed)  # -0 and 0 are one pixel
-        shape = tuple(x.shape[1:])
-        for block in range(-(-samples // BLOCK)):
-            noise = normal(key, (BLOCK, *shape), first_block + block)[:, : samples - block * BLOCK]
+        for start in range(first, first + samples, AT_ONCE):
+            own = split(key, start, min(AT_ONCE, first + samples - start))
+            noise = normal(own.flatten(), tuple(x.shape[1:])).unflatten(0, own.shape)
             yield x[:, None] + self.sigma * noise.to(x)
 
     def extra_repr(self) -> str:
@@ -141,7 +136,7 @@ def smoothed(
     sigma: float,
     votes: int = 1000,
     alpha: float = 0.001,
-    soft_votes: int = BLOCK,
+    soft_votes: int = 50,
     noise_seed: int = 0,
 ) -> Smoothed:
     """A smoothed network, see `Smoothed`.

@@ -64,12 +64,14 @@ def write_summary(
             `lipbench.evaluation`).
         seconds: of training and of each method.
     """
+    table = read_bounds(folder)
+    certificates = set(table.loc[table["side"] == "lower", "method"])
     summary = {
         **run_key(folder),
-        **summarize(read_bounds(folder), epsilons),
+        **summarize(table, epsilons),
         **network,
         "training_seconds": seconds.get("training"),
-        "attack_seconds": sum(v for k, v in seconds.items() if k not in ("training", "certificate")),
+        "attack_seconds": sum(v for k, v in seconds.items() if k not in {"training", *certificates}),
         "tables": table_hashes(folder),
     }
     write_json(folder / "summary.json", summary)
