@@ -72,7 +72,7 @@ def illustrate(model: nn.Module, dataset: Dataset, attacked: int) -> dict[str, n
         "norm_bounds": bounds[all_shown["predictions"], all_shown["rivals"]][:attacked].cpu().numpy(),
         **_training(model, dataset.train, bounds),
         **_singular(model, shape),
-        **_transport(model, dataset, float(bounds[0, 1])),
+        **_transport(model, dataset, bounds),
     }
 
 
@@ -160,8 +160,9 @@ def _singular(model: nn.Module, shape: tuple[int, ...]) -> dict[str, np.ndarray]
     return found
 
 
-def _transport(model: nn.Module, dataset: Dataset, bound: float) -> dict[str, Any]:
-    """The optimal plan between the classes of a two-class data set, and what f = z_1 - z_0 makes of it.
+def _transport(model: nn.Module, dataset: Dataset, bounds: Tensor) -> dict[str, Any]:
+    """The optimal plan between the classes of a two-class data set, and what f = z_1 - z_0 makes of it; nothing where
+    the network has more logits than two.
 
     Returns:
         pair_images: the first pairs of the test set's plan, [2, 8, C, H, W] uint8, of class 0 and of class 1;
@@ -169,6 +170,8 @@ def _transport(model: nn.Module, dataset: Dataset, bound: float) -> dict[str, An
         the optimal f makes equal to the length; f_bound: bound of f; wasserstein: of these samples, and
         validation_wasserstein: of those of the validation set, the most that `wasserstein_bound` of a history can be.
     """
+    if len(bounds) != 2:
+        return {}
     plans = [_plan(part) for part in (dataset.test, dataset.validation)]
     if plans[0] is None or plans[1] is None:
         return {}
@@ -183,7 +186,7 @@ def _transport(model: nn.Module, dataset: Dataset, bound: float) -> dict[str, An
         "pair_images": torch.stack([images[torch.from_numpy(rows[:PAIRS])] for rows in (zeros, ones)]).numpy(),
         "pair_distances": distances,
         "pair_rises": (values[1] - values[0]).double().numpy(),
-        "f_bound": np.array(bound),
+        "f_bound": np.array(float(bounds[0, 1])),
         "wasserstein": np.array(distances.mean()),
         "validation_wasserstein": np.array(plans[1][2].mean()),
     }

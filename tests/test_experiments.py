@@ -30,14 +30,19 @@ from lipbench.run import experiment_of
 SMOKE = ["images=6", "training.epochs=1", "progress=false", "device=cpu", "attack.carlini_wagner.steps=5"]
 KINDS = {
     *(f"{loss}_{body}" for loss in ("plain", "ce", "hkr") for body in ("mlp", "cnn")),
-    *("spectral_mlp", "frobenius_mlp", "clip_mlp", "kr_mlp", "adversarial_cnn"),
+    *("spectral_mlp", "frobenius_mlp", "clip_mlp", "kr_mlp", "adversarial_cnn", "smoothed_cnn"),
 }
 # Their experiments differ by the faces alone, so those of one run for all.
 FACES = ("celeba_drawn_eyeglasses", "celeba_drawn_mustache", "celeba_eyeglasses", "celeba_mustache")
 # Their images are large: at half the size and with few channels a smoke test is one still.
 NARROW = ["model.channels=[8,8,8]", "model.widths=[16]"]
+# Votes are of few samples, and the check by decisions alone is of one image.
+FEW = [
+    *("model.votes=20", "model.soft_votes=4", "certificate.certificate_smoothing.samples=50"),
+    *("model.base.channels=[4,4]", "model.base.widths=[16]", "attack.l2_pgd.rounds=3"),
+]
 # Experiments without a constraint: first word of their name.
-UNCONSTRAINED = ("plain", "adversarial")
+UNCONSTRAINED = ("plain", "adversarial", "smoothed")
 # Experiments with the layers of other libraries: first word of their name -> what they import.
 PEERS = {"deel": "deel.torchlip", "orthogonium": "orthogonium"}
 
@@ -128,7 +133,10 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     library = PEERS.get(name.split("/")[1].split("_")[0])
     if library is not None:
         pytest.importorskip(library, reason="the extra peers is not installed: pip install lipbench[peers]")
-    job = experiment(name, tmp_path, *(NARROW if name.startswith("celeba") else []))
+    votes = name.endswith("smoothed_cnn")
+    if votes:
+        monkeypatch.setattr("lipbench.evaluation.CHECKED", 1)
+    job = experiment(name, tmp_path, *(NARROW if name.startswith("celeba") else FEW if votes else []))
     if name.startswith(("mnist", "cifar", "celeba")):
         job = replace(job, load_dataset=lambda: drawn(name.split("/")[0]))
     summary = job.run()
@@ -136,8 +144,8 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     assert summary.get("transport_law", True)
     assert summary["attacked_images"] == 6
     table = lipbench.read(tmp_path)
-    lower, attacks = {"certificate", "certificate_float"}, {"fgsm", "fgm", "l2_pgd", "deepfool", "carlini_wagner"}
-    assert set(table["method"]) == {*lower, *attacks, "lipbench"}
+    lower = {"certificate_smoothing"} if votes else {"certificate", "certificate_float"}
+    assert set(table["method"]) == {*lower, "fgsm", "fgm", "l2_pgd", "deepfool", "carlini_wagner", "lipbench"}
     assert (table.loc[table["side"] == "lower"].groupby(["index", "norm", "method"]).size() == 1).all()
     assert set(table["norm"]) == {"l2", "linf", "l1"}
     if not name.split("/")[1].startswith(UNCONSTRAINED):

@@ -10,6 +10,7 @@ from lipbench.certificate import residual as _residual  # noqa: F401
 from lipbench.certificate import rounding_residual as _rounding_residual  # noqa: F401
 from lipbench.certificate import rounding_rules as _rounding_rules  # noqa: F401
 from lipbench.certificate.core import LayerBound, Unbounded, lipschitz, product
+from lipbench.certificate.crown import CrownWarning, certify_crown
 from lipbench.certificate.deployed import certify_float, float_layerwise, why_not
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.radius import certify, gaps, gaps_of, radius
@@ -21,9 +22,11 @@ layerwise = lipschitz.layerwise
 
 __all__ = [
     "Affine",
+    "CrownWarning",
     "LayerBound",
     "Unbounded",
     "certify",
+    "certify_crown",
     "certify_float",
     "convolution_norm",
     "float_layerwise",

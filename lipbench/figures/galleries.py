@@ -33,8 +33,9 @@ class _Shown:
         return network_look(self.experiment).label.replace(", ", "\n").replace("adversarially ", "adversarially\n")
 
     def name(self, label: int) -> str:
-        """Of a class."""
-        return str(self.arrays["classes"][label])
+        """Of a class; a smoothed network that abstains gives the label after the last."""
+        classes = self.arrays["classes"]
+        return str(classes[label]) if label < len(classes) else "none"
 
     def pixels(self, image: int) -> np.ndarray:
         """[C, H, W] in [0, 1]."""

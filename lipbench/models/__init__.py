@@ -8,12 +8,14 @@ from lipbench.models.onnx_graph import OnnxNetwork, load_onnx
 from lipbench.models.onnx_operators import OnnxError
 from lipbench.models.peers import deel_cnn, deel_mlp, orthogonium_cnn, orthogonium_mlp
 from lipbench.models.resnet import resnet
+from lipbench.models.smoothed import Smoothed, smoothed
 from lipbench.models.storage import build, load, rebuild, save
 from lipbench.models.weights import WeightsError, load_weights
 
 __all__ = [
     "OnnxError",
     "OnnxNetwork",
+    "Smoothed",
     "WeightsError",
     "build",
     "convnet",
@@ -28,4 +30,5 @@ __all__ = [
     "rebuild",
     "resnet",
     "save",
+    "smoothed",
 ]

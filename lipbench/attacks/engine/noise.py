@@ -17,6 +17,11 @@ def keys(x: Tensor, seed: int = 0) -> Tensor:
     return _mix((bits * places).sum(1) + _mix(torch.tensor(seed, device=x.device) * _GOLDEN))
 
 
+def split(key: Tensor, first: int, count: int) -> Tensor:
+    """Keys of the samples first, ..., first + count - 1 of each image, int64 [N, count]."""
+    return _mix(key[:, None] + _mix(torch.arange(first + 1, first + count + 1, device=key.device) * _GOLDEN))
+
+
 def uniform(key: Tensor, shape: tuple[int, ...], draw: int = 0) -> Tensor:
     """Uniform numbers in [0, 1), float32 [N, *shape], the same for the same key and `draw`."""
     size = math.prod(shape)

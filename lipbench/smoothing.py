@@ -1,0 +1,75 @@
+"""The certificate of a smoothed network (`lipbench.models.smoothed`): statistical, where all others are proofs."""
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import beta
+from torch import Tensor, nn
+
+from lipbench.certificate.core import OUTWARD, unknown
+from lipbench.models.smoothed import Smoothed
+
+# What scipy's quantiles of the beta distribution may err, and more.
+SLACK = 1e-9
+
+
+def lower_limit(count: Tensor, samples: int, alpha: float) -> Tensor:
+    """Exact one-sided confidence bound of a probability (Clopper and Pearson, 1934): float64 [N] of counts [N].
+
+    The largest p with P(Binomial(samples, p) >= count) <= alpha: with a probability of at least 1 - alpha it is not
+    above the true one. Rounded down.
+    """
+    k = count.double().cpu().numpy()
+    limit = torch.from_numpy(beta.ppf(alpha, k, samples - k + 1)) - SLACK
+    return limit.nan_to_num(nan=0.0).clamp_min(0).masked_fill(count.cpu() == 0, 0.0)
+
+
+def upper_limit(count: int, samples: int, alpha: float) -> float:
+    """The other side: the smallest p with P(Binomial(samples, p) <= count) <= alpha, rounded up; 1 where count is
+    `samples`.
+    """
+    return 1.0 if count >= samples else min(1.0, float(beta.ppf(1 - alpha, count + 1, samples - count)) + SLACK)
+
+
+@torch.no_grad()
+def certify_smoothed(
+    model: nn.Module, x: Tensor, y: Tensor, *, samples: int = 10_000, alpha: float = 0.001, queries: int = 10_000
+) -> Tensor:
+    """The method `certificate_smoothing`: certified L2 radius of each image under the vote of a `Smoothed` network,
+    [N] float64; 0 where the vote is not y (it abstains, or is mistaken).
+
+    sigma (Phi^-1(p) - Phi^-1(q)): Cohen et al., 2019, arXiv 1902.02918, theorem 1, at the level q instead of 1/2
+    (Salman et al., 2019, arXiv 1906.04584, lemma 2). p bounds from below the probability that the base network says y
+    under noise, from samples that are independent of the vote. q is the probability at which a vote misses y once in
+    2 queries / alpha times: a vote is finite, so a margin above 1/2 must be left to it. With ever more votes q
+    goes to 1/2.
+
+    Whoever asks for the vote of at most `queries` images within the radius, one after another as they like, finds one
+    that is not labelled y with a probability of at most alpha, half of it for p and half for the votes. That is per
+    image; see docs/baselines.md.
+
+    Args:
+        model: exactly a `Smoothed`, in evaluation mode.
+        samples: of noise, for p.
+        alpha: probability that the radius of an image is too large.
+        queries: see above; all attacks together.
+
+    Raises:
+        ValueError: another kind of model, or an alpha that is no probability.
+    """
+    if type(model) is not Smoothed:
+        raise ValueError(
+            f"certificate_smoothing certifies a vote, and this model is a {type(model).__name__}: build it with "
+            "model._target_=lipbench.models.smoothed, or use certificate=[certificate]."
+        )
+    if not (0 < alpha < 1 and samples >= 1 and queries >= 1):
+        raise ValueError(
+            f"alpha is in (0, 1), samples and queries are 1 or more; got alpha={alpha}, samples={samples} and "
+            f"queries={queries}."
+        )
+    if unknown(model) or any(part.training for part in model.modules()):
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    counts = F.pad(model.counts(x, model.votes, samples), (0, 1))  # abstention, which no sample says
+    p = lower_limit(counts.gather(1, y[:, None])[:, 0], samples, alpha / 2)
+    q = upper_limit(model.needed - 1, model.votes, alpha / (2 * queries))
+    radius = model.sigma * (torch.special.ndtri(p) - torch.special.ndtri(p.new_tensor(q)))
+    return (radius.clamp_min(0) / OUTWARD).to(x.device).masked_fill(model(x).argmax(1) != y, 0.0)
