@@ -172,14 +172,14 @@ def attack_costs(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _costs(name: str, run: Run) -> pd.DataFrame:
-    path = run.folder / "costs.csv"
+    costs = run.measured("costs.csv")
     attacks = run.table[(run.table["side"] == "upper") & (run.table["norm"] == "l2")]
     distances = attacks.pivot_table(index="index", columns="method", values="distance", dropna=False)
     combined = distances.min(axis=1) if len(distances.columns) else pd.Series(dtype=float)
     counted = (combined > 0) & np.isfinite(combined)
-    if not path.exists() or not counted.any():
+    if costs is None or not counted.any():
         return pd.DataFrame()
-    seconds = pd.read_csv(path).set_index("method")["seconds"]
+    seconds = costs.set_index("method")["seconds"]
     methods = [str(m) for m in distances if m in seconds]
     ratios = {m: combined[counted] / distances.loc[counted, m] for m in methods}
     table = pd.DataFrame(

@@ -137,22 +137,23 @@ def style() -> Iterator[None]:
 
 
 def save_figure(
-    figure: Figure, path: Path, *, title: str = "", alt: str = "", data: pd.DataFrame | None = None
+    figure: Figure, path: Path, *, title: str = "", alt: str = "", source: str = "", data: pd.DataFrame | None = None
 ) -> list[Path]:
     """Writes `path` with the suffixes .png (200 dpi), .pdf (fonts embedded) and .csv, each whole or not at all.
 
-    The words travel inside of the pictures (PNG: Title and Description; PDF: Title and Subject), where the report finds
-    them.
+    The words travel inside of the pictures (PNG: Title, Description and Source; PDF: Title and Subject), where the
+    report finds them.
 
     Args:
         title: a caption of one line.
         alt: what the figure shows, in a sentence or two, for readers who do not see it.
+        source: what wrote it, where that is to be known again.
         data: the numbers behind it; None: those that it draws, see `lipbench.figures.data.drawn`. Empty: no file.
 
     Returns:
         the files written.
     """
-    words = {"Title": title, "Description": alt}
+    words = {"Title": title, "Description": alt, "Source": source}
     png = {"dpi": 200, "metadata": {key: text for key, text in words.items() if text}}
     pdf = {"metadata": {"CreationDate": None, "Title": title or None, "Subject": alt or None}}
     with style():

@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
@@ -85,11 +84,10 @@ def _sweeps(results: Results) -> pd.DataFrame:
 
 def _described(run: Run) -> Iterator[dict[str, Any]]:
     """A row per parameter of the run's loss: its value, and what a sweep of it has in common."""
-    path, summary = run.folder / "config.yaml", run.summary
-    if not path.exists() or not summary.get("certified_accuracy"):
+    summary = run.summary
+    if not summary.get("certified_accuracy"):
         return
-    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
-    config.pop("seed", None)
+    config = {key: value for key, value in run.config.items() if key != "seed"}
     loss = config.get("loss") or {}
     for name in PARAMETERS:
         if isinstance(loss.get(name), int | float):
