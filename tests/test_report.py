@@ -19,8 +19,9 @@ from lipbench import report
 from lipbench.commandline import CONF
 from lipbench.figures import FIGURES, Results, drawings, save_figure
 from lipbench.figures.data import drawn
-from lipbench.pages import find_runs, leaderboard, write_latex, write_page
+from lipbench.pages import find_runs, leaderboard, write_latex, write_leaderboard, write_page
 from lipbench.pages.cards import cards
+from lipbench.pages.lineup import lineup_table
 from lipbench.results import ResultsError, read_json, run_folders, table_hashes, write_json
 
 
@@ -86,8 +87,10 @@ def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
     assert "<code>figure adversarial_data</code>" in page
     assert named in page
     assert 'id="figure-accuracy_data"' in page
-    assert page.index('id="figure-robustness"') < page.index('id="figure-accuracy_data"'), "in the order of the recipes"
-    for name in ("robustness", "accuracy_data"):
+    assert page.index('id="figure-lineup_data"') < page.index('id="figure-accuracy_data"'), (
+        "in the order of the recipes"
+    )
+    for name in ("lineup_data", "accuracy_data"):
         assert {path.suffix for path in (tmp_path / "figures").glob(f"{name}.*")} == {".png", ".pdf", ".csv"}
 
 
@@ -152,7 +155,8 @@ def test_pictures_that_are_no_longer_drawn_are_removed_and_no_others(tmp_path):
     make(tmp_path, "hkr_cnn", dataset="gone")
     run_report(f"results={tmp_path}")
     figures = tmp_path / "figures"
-    stale = {path.name for path in figures.iterdir() if "gone" in path.name}
+    # That of several data sets is none of one.
+    stale = {path.name for path in figures.iterdir() if "gone" in path.name or path.stem == "robustness"}
     assert {f"sandwich_gone.{suffix}" for suffix in ("png", "pdf", "csv")} <= stale
     kept = {path.name for path in figures.iterdir()} - stale
     shutil.rmtree(tmp_path / "gone")
@@ -221,7 +225,7 @@ def test_latex_tables_are_booktabs_with_the_best_in_bold(tmp_path):
     make(tmp_path, "alone", dataset="other")
     table = leaderboard(find_runs(tmp_path))
     paths = write_latex(table, tmp_path)
-    assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex"]
+    assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex", "lineup.tex"]
     head, begin, *lines, end = paths[0].read_text().strip().splitlines()
     assert "booktabs" in head
     assert begin.startswith(r"\begin{tabular}{lr")
@@ -259,10 +263,41 @@ def test_classes_of_unequal_size_have_columns_of_their_own(tmp_path):
     assert text.count(">balanced certified accuracy at ε</th>") == 1
     assert text.count(">certified accuracy at ε</th>") == 1, "the other data set has no other"
     assert 'data-value="12.5"' in text
-    first, second = (path.read_text() for path in write_latex(table, tmp_path))
+    first, second, _ = (path.read_text() for path in write_latex(table, tmp_path))
     assert "balanced" not in first
     assert r"{certified at $\varepsilon$, balanced}" in second
     assert r"{certified at $\varepsilon$}" not in second
+
+
+def test_the_lineup_of_all_data_sets_is_one_table(tmp_path):
+    for name in ("plain_mlp", "plain_cnn", "hkr_mlp", "hkr_mlp/loss.margin=2", "special"):
+        make(tmp_path, name)
+    shares = {"0.5": 0.25, "3": 0.125}
+    unequal = {"imbalance": 9.0, "balanced_accuracy": 0.75, "balanced_certified_accuracy": shares}
+    make(tmp_path, "hkr_cnn", dataset="uneven", balanced_robust_accuracy=dict(shares), **unequal)
+    folder = make(tmp_path, "hkr_cnn", dataset="certified")
+    write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "robust_accuracy": None})
+    runs = find_runs(tmp_path)
+    table = lineup_table(leaderboard(runs))
+    assert table[["dataset", "experiment"]].to_numpy().tolist() == [
+        ["certified", "hkr_cnn"],
+        ["data", "plain_cnn"],
+        ["data", "hkr_mlp"],
+        ["uneven", "hkr_cnn"],
+    ]
+    assert table["accuracy"].tolist() == [100, 100, 100, 75]
+    # The radius that all data sets have; the one that was not attacked decides on no robust accuracy.
+    assert [c for c in table if "@" in c] == ["rob @ 0.5", "cert @ 0.5"]
+    assert table["rob @ 0.5"].isna().tolist() == [True, False, False, False]
+    assert table["cert @ 0.5"].iloc[-1] == table["rob @ 0.5"].iloc[-1] == 25
+    text = write_leaderboard(leaderboard(runs), runs)
+    assert "## The line-up on all data sets" in text
+    latex = (write_latex(leaderboard(runs), tmp_path)[-1]).read_text()
+    assert latex.count("hkr\\_") == 3
+    assert "uneven & hkr\\_cnn & 75.0" in latex, "alone in its data set: nothing is best"
+    alone = find_runs(tmp_path / "data")
+    assert "line-up" not in write_leaderboard(leaderboard(alone), alone)
+    assert [path.name for path in write_latex(leaderboard(alone), tmp_path / "data")] == ["leaderboard_data.tex"]
 
 
 def figure() -> Figure:

@@ -12,7 +12,7 @@ from lipbench.figures.generalisation import generalisation
 from lipbench.figures.inputs import BROKEN, Results
 from lipbench.figures.one_class import one_class
 from lipbench.figures.plane import plane, plane_lambda
-from lipbench.figures.robustness import robustness
+from lipbench.figures.robustness import robustness, robustness_of_one
 from lipbench.figures.sandwich import attack_costs, sandwich, tightness
 from lipbench.figures.spectra import gradient_norms, spectra
 from lipbench.figures.tradeoff import tradeoff
@@ -63,6 +63,13 @@ FIGURES = (
         "per network: solid under the combined attack, dashed as certified. A certificate lies below its attack.",
         robustness,
         each=False,
+    ),
+    Recipe(
+        "lineup",
+        "Accuracy against epsilon",
+        "Curves of accuracy that fall as the L2 norm of the perturbation grows, one colour per network: solid under "
+        "the combined attack, dashed as certified. A certificate lies below its attack.",
+        robustness_of_one,
     ),
     Recipe(
         "adversarial",

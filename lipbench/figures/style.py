@@ -123,10 +123,11 @@ def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
         handles: label -> artist.
     """
     # At 7 points 16 letters fill an inch; the sample of a line and the gaps take the room of 8.
-    fitting = int(16 * figure.get_figwidth() / (8 + max(map(len, handles), default=0)))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, min(fitting, len(handles)))
-    )
+    fitting = max(1, int(16 * figure.get_figwidth() / (8 + max(map(len, handles), default=0))))
+    # In as few lines, as full as each other.
+    lines = -(-len(handles) // fitting)
+    columns = max(1, -(-len(handles) // max(1, lines)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
 @contextmanager
