@@ -187,6 +187,7 @@ def attack_costs(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         for axis in axes[len(names) :]:
             axis.set_visible(False)
         _outer_labels(axes, columns, len(names), "s per 1000 images", "best / distance (%)")
+        plain_log(axes[0].xaxis, 20 // columns, (table["seconds"].min(), table["seconds"].max()))
         axes[0].set_ylim(table["quality"].min() - 4, 103)
         looks = [method_look(method) for method in dict.fromkeys(table["method"])]
         legend_below(
@@ -225,4 +226,3 @@ def _plane(axis: Axes, rows: pd.DataFrame) -> None:
         axis.scatter(
             [row["seconds"]], [row["quality"]], s=26, color=look.color, marker=look.marker, label=look.label, zorder=2
         )
-    plain_log(axis.xaxis)

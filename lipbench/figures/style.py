@@ -107,11 +107,18 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "\u2026"
 
 
-def plain_log(axis: Axis) -> None:
-    """A logarithmic axis whose numbers are written out: 0.5, 1, 2, 5, ..."""
+def plain_log(axis: Axis, numbers: int = 8, span: tuple[float, float] | None = None) -> None:
+    """A logarithmic axis whose numbers are written out: 0.5, 1, 2, 5, ...; or 1, 10, ... where these are too many.
+
+    Args:
+        numbers: that have room.
+        span: smallest and largest value, where other panels share the axis.
+    """
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
-    low, high = axis.get_data_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
+    low, high = span or axis.get_data_interval()
+    # Three per factor of ten.
+    few = high < 10 ** (numbers / 3) * low
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
