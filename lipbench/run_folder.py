@@ -35,7 +35,7 @@ from lipbench.bounds import (
 from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
 from lipbench.evaluation import health, masked_gradients, transport_law
-from lipbench.health import Flag, returned_flags, table_flags
+from lipbench.health import Flag, float64_flags, returned_flags, table_flags
 from lipbench.illustrations import VERSION, illustrate, nearest_images
 from lipbench.results import (
     LawViolation,
@@ -123,6 +123,7 @@ class RunFolder(ABC):
                     self._add_to_gallery(attacked, name, judged.images)
                     flagged = masked_gradients(model, attacked.images, attacked.labels, name, judged)
                     flagged += returned_flags(model, name, judged.images, self.batch_size)
+                    flagged += float64_flags(name, judged.why_not_float64, flags)
                     self._add_flags(name, flagged)
             for name, measure in self.measures.items():
                 self._measure(name, partial(measure, model, test.images, test.labels))
