@@ -13,9 +13,12 @@ from tqdm import tqdm
 
 from lipbench import norms
 from lipbench.attacks import Float64, Judge, distance, margin, shared_float64, undisturbed, warm
-from lipbench.batching import HELD, images_at_once
+from lipbench.batching import HELD, MOST, images_at_once
 from lipbench.results import FLOAT32_FALSIFIER, best, bounds_table
 from lipbench.state import evaluation_mode, float32_products, tensors, weights_hash
+
+# Images whose logits tell whether an attack changed the model.
+PROBED = 4
 
 Attack = Callable[..., Tensor]
 Certificate = Callable[..., Tensor]
@@ -30,12 +33,15 @@ class Judged:
         images: the adversarial images of an attack, [N, C, H, W] on the CPU; None for a certificate.
         seconds: wall time.
         passes: images that went through the network forwards, per image judged.
+        why_not_float64: why the network as deployed judged the images of an attack alone, or the last of them; "" where
+            the float64 weights judged all.
     """
 
     table: pd.DataFrame
     images: Tensor | None
     seconds: float
     passes: float
+    why_not_float64: str = ""
 
 
 class _Counter:
@@ -128,10 +134,11 @@ def attack_images(
     image is a failure.
 
     Raises:
-        ValueError: the attack returns no images of the shape of its own, or changes the weights of the model.
+        ValueError: the attack returns no images of the shape of its own, or changes the weights of the model, or what
+            it says of the same images.
     """
     x, y = on_device(model, images, labels)
-    predictions = predict(model, x)
+    predictions, probed = predict(model, x, batch_size=batch_size), _Probe(model, x[: min(PROBED, batch_size)])
     counter, found, lengths = _Counter(), [], []
     started = time.perf_counter()
     bounds = torch.zeros(len(x)) if lower is None else lower
@@ -146,6 +153,11 @@ def attack_images(
                 raise ValueError(
                     f"{name} changed the weights of the model: what comes after would judge another network."
                 )
+            if probed.differs():
+                raise ValueError(
+                    f"{name} changed the model: the logits of the same images are others than before. What comes after "
+                    "would judge another network. Leave the attributes and hooks of the model as they are."
+                )
             valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
             success = wrong(returned, ys) & valid
             length = distance(xs, returned).where(success, torch.inf)
@@ -156,7 +168,30 @@ def attack_images(
     adversarial = torch.cat(found)
     side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
     table = _table(y, predictions, name, side, norms.distances(x.cpu(), adversarial, torch.cat(lengths).cpu()))
-    return Judged(table, adversarial, seconds, counter.images / max(1, len(x)))
+    return Judged(table, adversarial, seconds, counter.images / max(1, len(x)), exact.why_not)
+
+
+class _Probe:
+    """Whether a model still says the same of images x as at first: what a forward pass reads besides weights cannot be
+    compared, and some of it may change, such as a count of the calls. A model that draws random numbers, or keeps a
+    state, is never said to differ.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor):
+        self._model, self._images = model, x.clone()
+        self._before = self._logits()
+        self._is_steady = not self._moved(self._logits())
+
+    def differs(self) -> bool:
+        return self._is_steady and self._moved(self._logits())
+
+    @torch.no_grad()
+    def _logits(self) -> Tensor:
+        return self._model(self._images.clone()).double()
+
+    def _moved(self, logits: Tensor) -> bool:
+        scale = Judge.ROUNDING * torch.finfo(self._images.dtype).eps * self._before.abs().amax(1, keepdim=True)
+        return not bool(((logits - self._before).abs() <= scale).all())
 
 
 @contextmanager
@@ -184,17 +219,18 @@ def certified(table: pd.DataFrame) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, first: int = 0) -> Tensor:
+def predict(model: nn.Module, x: Tensor, first: int = 0, batch_size: int | None = None) -> Tensor:
     """Labels given by the model as deployed, [N].
 
     Args:
         first: number of the first image, for messages.
+        batch_size: images computed at once, at most; None: so many that memory stays bounded.
 
     Raises:
         ValueError: the logits are not [N, K >= 2], or not finite: with the images.
     """
-    predictions, batch_size = [], images_at_once(x.shape[1:])
-    for start, xs in zip(range(0, len(x), batch_size), x.split(batch_size), strict=True):
+    predictions, most = [], images_at_once(x.shape[1:], most=batch_size or MOST)
+    for start, xs in zip(range(0, len(x), most), x.split(most), strict=True):
         logits = model(xs.clone())  # a first layer with inplace=True would overwrite the images
         margin(logits, torch.zeros(len(xs), dtype=torch.long, device=xs.device))
         bad = (~logits.isfinite()).any(1).nonzero()[:, 0]

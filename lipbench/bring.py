@@ -24,7 +24,7 @@ from lipbench.attacks.engine.exact import first_line
 from lipbench.bounds import as_pixels
 from lipbench.certificate import layer_table
 from lipbench.data import Dataset
-from lipbench.layers import Construction, bake
+from lipbench.layers import BakingError, Construction, bake_closely
 from lipbench.models import OnnxError, load_onnx, load_weights
 from lipbench.results import file_hash, write_json, write_text
 from lipbench.run_folder import RunFolder, environment
@@ -35,9 +35,6 @@ FORMS = (
     "path/to/file.py:function, package.module:function, a torch.export file (.pt2), a TorchScript file (.pt, .ts) or "
     "an ONNX file (.onnx)"
 )
-
-# The largest change of a logit that finishing an orthogonalisation may make.
-BAKE_TOLERANCE = 1e-3
 
 
 class ModelError(ValueError):
@@ -170,7 +167,6 @@ def check_classifier(model: nn.Module, dataset: Dataset) -> None:
         )
 
 
-@torch.no_grad()
 def _baked(model: nn.Module, dataset: Dataset) -> nn.Module:
     """
     Raises:
@@ -180,14 +176,10 @@ def _baked(model: nn.Module, dataset: Dataset) -> nn.Module:
         return model  # and noise of its own is no change that baking makes
     x = as_pixels(dataset.test.images[:100])
     x = x.to(next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), x))
-    before = model(x.clone())
-    baked = bake(model)
-    change = float((baked(x.clone()) - before).abs().max())
-    if change > BAKE_TOLERANCE:
-        raise ModelError(
-            f"Baking its parametrizations changes a logit by {change:.2g}: an orthogonalisation has not converged. "
-            "Bring the network that you deploy, lipbench.bake(model)."
-        )
+    try:
+        baked, _ = bake_closely(model, lambda network: network(x.clone()))
+    except BakingError as error:
+        raise ModelError(f"{error} Bring the network that you deploy, lipbench.bake(model).") from error
     return baked
 
 

@@ -27,7 +27,7 @@ from lipbench.bounds import (
     to_device,
 )
 from lipbench.certificate import certify, certify_float, gaps
-from lipbench.health import Flag, HealthWarning, model_flags, returned_flags, table_flags
+from lipbench.health import Flag, HealthWarning, float64_flags, model_flags, returned_flags, table_flags
 from lipbench.layers import bake
 from lipbench.losses import binary_function
 from lipbench.results import LawViolation, violations
@@ -81,7 +81,7 @@ def evaluate(
     Raises:
         TypeError: no module, labels that are no integers.
         ValueError: images or logits of a wrong kind (float32 and float64 are judged), an unknown name, an attack that
-            returns no images or changes the weights.
+            returns no images or changes the model.
         LawViolation: a certificate exceeds an attack's distance; it carries the table.
     """
     if not isinstance(model, nn.Module):
@@ -106,6 +106,7 @@ def evaluate(
             tables.append(judged.table)
             assert judged.images is not None  # of an attack
             flags += returned_flags(baked, name, judged.images, batch_size)
+            flags += float64_flags(name, judged.why_not_float64, flags)
             flags += masked_gradients(baked, x, y, name, judged)
     if not tables:
         raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
@@ -123,7 +124,7 @@ def evaluate(
 def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> list[Flag]:
     """The flags of a baked network in evaluation mode before it is attacked, from its first images (at most 100)."""
     x, y = on_device(model, images[:100], labels[:100])
-    predict(model, x)  # refuses logits that are not finite
+    predict(model, x, batch_size=batch_size)  # refuses logits that are not finite
     return model_flags(model, x, y, min(100, batch_size))
 
 

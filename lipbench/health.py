@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lipbench.attacks import Judge, margin, undisturbed
 from lipbench.attacks.engine.box import unit
-from lipbench.attacks.engine.exact import first_line
+from lipbench.attacks.engine.exact import first_line, is_memory
 from lipbench.attacks.engine.judging import margin_and_gradient
 from lipbench.results import best
 
@@ -117,6 +117,26 @@ def returned_flags(model: nn.Module, method: str, images: Tensor, batch_size: in
     return flags
 
 
+def float64_flags(method: str, why_not: str, before: Collection[Flag]) -> list[Flag]:
+    """`float64_lost`: the float64 copy judged at first, and failed while the images of an attack were judged.
+
+    Args:
+        why_not: why it did (see `lipbench.attacks.Float64`); "" where it did not.
+        before: the flags of the model. Where `float64` is among them, there never was one.
+    """
+    if not why_not or any(flag.name == "float64" for flag in before):
+        return []
+    return [
+        Flag(
+            "float64_lost",
+            "warning",
+            f"{why_not}, though it did on the first images: the images of this attack are judged by the network as "
+            "deployed alone from there on, and some may be misclassified by rounding only.",
+            method,
+        )
+    ]
+
+
 def table_flags(table: pd.DataFrame, black_box: Collection[str] = BLACK_BOX) -> list[Flag]:
     """What the rows of one run show (L2): `low_accuracy`, `never_certified`, `never_succeeded`, `unbroken`,
     `black_box_wins`.
@@ -169,9 +189,9 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         value = margin(model(images.clone()), y)
         found = torch.autograd.grad(value.sum(), images, allow_unused=True)[0] if value.requires_grad else None
         why = "something in its forward detaches the images, works under no_grad or outside of torch"
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_memory(error):
+            raise
         found, why = None, first_line(error)
     if found is None:
         yield Flag(
@@ -204,9 +224,9 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
 def _wrong_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
     try:
         _, gradient = margin_and_gradient(model, x, y)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_memory(error):
+            raise
         return  # `no_gradients` has said it
     direction = -unit(gradient)[0] * STEP
     # In the box, where a model may clamp its input.

@@ -3,22 +3,21 @@ loaded.
 """
 
 import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import hydra
 import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from yaml import YAMLError
 
 from lipbench.commandline import CONF, CommandError, check_overrides
 from lipbench.figures import (
+    BROKEN,
     FIGURES,
     Drawing,
     Recipe,
@@ -34,8 +33,10 @@ from lipbench.figures import (
 )
 from lipbench.pages import (
     Problem,
+    Run,
     Runs,
     compare_runs,
+    discard_stale,
     find_runs,
     leaderboard,
     write_comparison,
@@ -58,8 +59,8 @@ def _training(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return training_comparison(histories, title=f"{results.datasets[0]}: training"), histories
 
 
-# What reading a file that is cut or is something else raises.
-BROKEN = (OSError, EOFError, ValueError, TypeError, LookupError, BadZipFile, zlib.error, YAMLError)
+# Travels inside of every picture that the report draws: others in the folder are not its own.
+SOURCE = "lipbench.report"
 # What the page shows, in this order; two kinds of figures more are drawn below, of experiments and of runs.
 RECIPES = (
     *FIGURES,
@@ -80,32 +81,29 @@ RECIPES = (
 )
 
 
-def _constructions(runs: Runs) -> Iterator[Drawing]:
-    for dataset in sorted({run.summary["dataset"] for run in runs.finished}):
-        for experiment, eps, table in constructions(runs, dataset):
-            title = f"{dataset}/{experiment}: one body, every construction"
-            best = f"{table['construction'].iloc[0]} certifies most, {table['certified'].iloc[0]:.1f} %"
-            alt = (
-                f"A row of dots per construction: accuracy, certified accuracy at {eps:g}, tightness and milliseconds "
-                f"per training step; {best}."
-            )
-            figure = construction_comparison(table, eps, title=title)
-            yield Drawing(f"constructions_{dataset}_{experiment}", title, alt, figure, table)
+def _constructions(runs: Runs, dataset: str) -> Iterator[Drawing]:
+    for experiment, eps, table in constructions(runs, dataset):
+        title = f"{dataset}/{experiment}: one body, every construction"
+        best = f"{table['construction'].iloc[0]} certifies most, {table['certified'].iloc[0]:.1f} %"
+        alt = (
+            f"A row of dots per construction: accuracy, certified accuracy at {eps:g}, tightness and milliseconds "
+            f"per training step; {best}."
+        )
+        figure = construction_comparison(table, eps, title=title)
+        yield Drawing(f"constructions_{dataset}_{experiment}", title, alt, figure, table)
 
 
-def _trainings(runs: Runs, experiments: Sequence[str]) -> Iterator[Drawing]:
+def _training_of(run: Run) -> Iterator[Drawing]:
     alt = (
         "One run over its epochs: the range of the singular values of each layer, Lipschitz bound and gradient norm of "
         "the network and its layers, and the accuracies."
     )
-    for run in runs.finished:
-        # Read alone, the layers of a run keep their order.
-        history = read_histories(run.folder) if run.summary["experiment"] in experiments else pd.DataFrame()
-        if len(history):
-            words = [str(part) for part in run.key]
-            figure = training_curves(history, title=" ".join(words))
-            title = f"{' '.join(words)}: training, layer by layer"
-            yield Drawing("_".join(["training", *words]), title, alt, figure, history)
+    history = read_histories(run.folder)  # read alone, the layers of a run keep their order
+    if len(history):
+        words = [str(part) for part in run.key]
+        figure = training_curves(history, title=" ".join(words))
+        title = f"{' '.join(words)}: training, layer by layer"
+        yield Drawing("_".join(["training", *words]), title, alt, figure, history)
 
 
 def constructions(runs: Runs, dataset: str) -> list[tuple[str, float, pd.DataFrame]]:
@@ -167,7 +165,8 @@ def _chosen(training: bool | str | Sequence[str], known: list[str]) -> list[str]
 
 
 def draw(runs: Runs, training: bool | str | Sequence[str]) -> tuple[list[Path], list[Problem]]:
-    """Draws everything that has its inputs; a file that is broken costs the figures that need it.
+    """Draws everything that has its inputs; a file that is broken costs the figures that need it. What an earlier
+    report drew and this one does not is removed.
 
     Args:
         training: whether each run's training is drawn as well; or the names of the experiments whose is.
@@ -178,19 +177,39 @@ def draw(runs: Runs, training: bool | str | Sequence[str]) -> tuple[list[Path], 
     Raises:
         ResultsError: an experiment that has no history.
     """
-    results = Results(run.folder for run in runs.finished)
+    written: list[Path] = []
+    problems: list[Problem] = []
+
+    def failed(name: str, error: Exception) -> None:
+        problems.append(Problem.of(error, f"figure {name}", runs.root))
+
+    results, folder = Results(run.folder for run in runs.finished), runs.root / "figures"
     chosen = _chosen(training, sorted(set(results.histories["experiment"])))
-    sources = {recipe.name: partial(drawings, results, (recipe,)) for recipe in RECIPES}
-    sources |= {"constructions": partial(_constructions, runs), "training of a run": partial(_trainings, runs, chosen)}
-    written, problems = [], []
-    for name, source in sources.items():
+    own = [(f"constructions_{name}", partial(_constructions, runs, name)) for name in results.datasets]
+    own += [
+        ("_".join(map(str, ("training", *run.key))), partial(_training_of, run))
+        for run in runs.finished
+        if run.summary["experiment"] in chosen
+    ]
+    for one in chain(drawings(results, RECIPES, failed), _sound(own, failed)):
+        words = {"title": one.title, "alt": one.alt, "source": SOURCE}
         try:
-            for one in source():
-                path = runs.root / "figures" / one.name
-                written += save_figure(one.figure, path, title=one.title, alt=one.alt, data=one.table)
+            written += save_figure(one.figure, folder / one.name, **words, data=one.table)
         except BROKEN as error:
-            problems.append(Problem.of(error, f"figure {name}", runs.root))
+            failed(one.name, error)
+    discard_stale(folder, written, SOURCE)
     return written, problems
+
+
+def _sound(
+    sources: Iterable[tuple[str, Callable[[], Iterator[Drawing]]]], failed: Callable[[str, Exception], None]
+) -> Iterator[Drawing]:
+    """What every source draws, by name; one that fails costs the others nothing."""
+    for name, source in sources:
+        try:
+            yield from source()
+        except BROKEN as error:
+            failed(name, error)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")

@@ -35,7 +35,7 @@ from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
 from lipbench.evaluation import health, masked_gradients, transport_law
 from lipbench.files import unfinished
-from lipbench.health import Flag, returned_flags, table_flags
+from lipbench.health import Flag, float64_flags, returned_flags, table_flags
 from lipbench.identity import described, read_back
 from lipbench.illustrations import VERSION, illustrate, nearest_images
 from lipbench.locks import LOCK, leftovers, locked
@@ -143,7 +143,7 @@ class RunFolder(ABC):
             for name, certificate in self.certificates.items():
                 self._bounds(name, partial(certify_images, model, test.images, test.labels, certificate, name))
             for name, attack in self.attacks.items():
-                beside = partial(self._write_beside, model, attacked, name)
+                beside = partial(self._write_beside, model, attacked, name, flags)
                 self._bounds(name, partial(self._attack, model, attacked, name, attack), beside)
             for name, measure in self.measures.items():
                 self._measure(name, partial(measure, model, test.images, test.labels))
@@ -251,12 +251,13 @@ class RunFolder(ABC):
         add_cost(self.folder, name, judged.seconds, judged.passes)
         write_bounds(self.folder, judged.table, identity)
 
-    def _write_beside(self, model: nn.Module, attacked: Split, name: str, judged: Judged) -> None:
-        """What was seen on the images of an attack, which are not stored."""
+    def _write_beside(self, model: nn.Module, attacked: Split, name: str, before: list[Flag], judged: Judged) -> None:
+        """What was seen on the images of an attack, which are not stored; `before` are the flags of the model."""
         assert judged.images is not None  # of an attack
         add_to_gallery(self.folder, attacked, name, judged.images)
         flags = masked_gradients(model, attacked.images, attacked.labels, name, judged)
-        add_flags(self.folder, name, flags + returned_flags(model, name, judged.images, self.batch_size))
+        flags += returned_flags(model, name, judged.images, self.batch_size)
+        add_flags(self.folder, name, flags + float64_flags(name, judged.why_not_float64, before))
 
     def _measure(self, name: str, compute: Callable[[], pd.DataFrame]) -> None:
         """Writes `<name>.csv` unless it is there, and before it `<name>.json`, what it depends on."""

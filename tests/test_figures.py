@@ -1,6 +1,7 @@
 """Figures: each draws what its table says, from files alone, the same bytes every time, nothing cut, or is left out."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from lipbench.figures.tradeoff import pareto
 from lipbench.results import best, bounds_table, run_folders, survival, write_bounds
 
 RECIPES = {recipe.name: recipe for recipe in FIGURES}
-# Tested where they are measured.
-MEASURED = {"explanations", "one_class", "plane", "plane_lambda"}
+# Tested where they are measured; of several data sets.
+MEASURED = {"explanations", "one_class", "plane", "plane_lambda", "robustness"}
 # What needs tables, histories and costs alone.
-FROM_TABLES = {"robustness", "sandwich_made08", "tightness_made08", "costs_made08"}
+FROM_TABLES = {"lineup_made08", "sandwich_made08", "tightness_made08", "costs_made08"}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_nothing_is_cut(drawn):
 
 
 def test_the_same_results_give_the_same_bytes(root, tmp_path):
-    kinds = tuple(RECIPES[name] for name in ("robustness", "saliency", "transport"))
+    kinds = tuple(RECIPES[name] for name in ("lineup", "saliency", "transport"))
     for again in ("a", "b"):
         for drawing in drawings(Results(run_folders(root)), kinds):
             save_figure(drawing.figure, tmp_path / again / drawing.name)
@@ -91,11 +92,11 @@ def test_the_same_results_give_the_same_bytes(root, tmp_path):
     assert {path.suffix for path in paths} >= {".png", ".pdf"}
     for path in paths:
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
-    assert b"/FontFile2" in (tmp_path / "a" / "robustness.pdf").read_bytes()  # TrueType, embedded
+    assert b"/FontFile2" in (tmp_path / "a" / "lineup_made08.pdf").read_bytes()  # TrueType, embedded
 
 
 def test_accuracy_against_epsilon(results, drawn):
-    drawing = drawn["robustness"]
+    drawing = drawn["lineup_made08"]
     assert set(drawing.table["experiment"]) == set(NETWORKS)
     for name in NETWORKS:
         rows = results.tables[results.tables["experiment"] == name]
@@ -103,6 +104,17 @@ def test_accuracy_against_epsilon(results, drawn):
             table = drawing.table[(drawing.table["experiment"] == name) & (drawing.table["curve"] == curve)]
             assert np.allclose(table["accuracy"], 100 * survival(best(rows, side), table["epsilon"]))
             assert np.allclose(points(drawing.figure, f"{name} {curve}"), table[["epsilon", "accuracy"]])
+
+
+def test_several_data_sets_are_panels_of_one_figure_and_one_table(root, drawn, tmp_path):
+    shutil.copytree(root, tmp_path / "results")
+    make_results(tmp_path / "results", "other", illustrated=False)
+    (drawing,) = drawings(Results(run_folders(tmp_path / "results")), (RECIPES["robustness"],))
+    assert [axis.get_title() for axis in drawing.figure.axes] == ["made08", "other"]
+    alone = drawn["lineup_made08"].table
+    pd.testing.assert_frame_equal(drawing.table[drawing.table["dataset"] == "made08"], alone)
+    for axis in (0, 1):
+        assert len(points(drawing.figure, "hkr_cnn certified", axis)) == len(alone) / 6
 
 
 def test_the_lineup_prefers_convolutions_and_takes_every_seed(tmp_path):
@@ -183,7 +195,7 @@ def test_unequal_classes_count_alike(tmp_path):
     for name, side in (("certificate", "lower"), ("fgm", "upper")):
         distances = np.array([1.0, 3.0, 3.0, 3.0])
         write_bounds(folder, bounds_table(range(4), labels, labels, name, side, distances), {})
-    (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["robustness"],))
+    (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["lineup"],))
     between = drawing.table[(drawing.table["epsilon"] > 1) & (drawing.table["epsilon"] < 2.9)]
     assert len(between)
     assert np.allclose(between["accuracy"], 50)
@@ -196,7 +208,7 @@ def test_networks_that_are_always_wrong_or_never_fooled(tmp_path):
             rows = bounds_table(range(2), np.array([0, 1]), np.array([1, 0]), method, side, np.full(2, value))
             write_bounds(folder, rows, {})
     (drawing,) = drawings(Results(run_folders(tmp_path)))
-    assert drawing.name == "robustness"
+    assert drawing.name == "lineup_d"
     upper = drawing.table[drawing.table["curve"] == "combined attack"].groupby("experiment")["accuracy"]
     assert upper.max().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
     assert upper.min().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 import lipbench
 from lipbench import layers, losses
@@ -15,6 +16,7 @@ from lipbench.pages import find_runs, leaderboard, write_leaderboard
 from lipbench.results import bounds_table, class_accuracies, imbalance, summarize, write_bounds, write_summary
 from lipbench.training import adam
 from lipbench.training.batches import balanced_batches, shuffled_batches
+from lipbench.training.history import monitor
 
 # 4 %, as moustaches.
 RARE = torch.tensor([1] * 8 + [0] * 192)
@@ -142,6 +144,17 @@ def run(root, name: str, labels: np.ndarray, predictions: np.ndarray) -> dict:
     table = bounds_table(range(len(labels)), labels, predictions, "certificate", "lower", distances)
     write_bounds(folder, table, {})
     return write_summary(folder, {"lipschitz": 1.0, "flags": []}, {})
+
+
+def test_history_certifies_each_class_alike():
+    images = torch.full((5, 1, 1, 2), 255, dtype=torch.uint8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        model[1].bias.zero_()
+    row = monitor(model.eval(), Split(images, torch.tensor([0, 0, 0, 0, 1])), losses.hinge, epsilon=0.5)
+    assert row["certified_accuracy"] == pytest.approx(0.8)
+    assert row["balanced_certified_accuracy"] == 0.5
 
 
 def test_summary_and_leaderboard_tell_a_rare_class(tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import lipbench
 from lipbench.attacks import Float64, Judge, deepfool, distance, float64_of, shared_float64, undisturbed
+from lipbench.health import HealthWarning
 from lipbench.layers import bake
 from lipbench.state import evaluation_mode, same_random_numbers
 
@@ -136,15 +137,43 @@ def test_a_frozen_module_is_attacked_directly():
     assert Judge(model)(deepfool(model, X, labels), labels).all()
 
 
-def test_memory_that_runs_out_is_no_matter_of_precision():
-    class Large(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            if x.dtype == torch.float64:
-                raise torch.OutOfMemoryError("too large")
-            return x.flatten(1)
+CPU_MEMORY = (
+    "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to ..."
+)
 
-    with pytest.raises(torch.OutOfMemoryError):
-        Float64(Large())(X)
+
+class FailsInFloat64(nn.Module):
+    """On batches of more than some images."""
+
+    def __init__(self, error: Exception, above: int):
+        super().__init__()
+        self.error, self.above = [error], above
+        self.linear = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64 and len(x) > self.above:
+            raise self.error[0]
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("too large"), MemoryError(), RuntimeError(CPU_MEMORY)])
+def test_memory_that_runs_out_is_no_matter_of_precision(error):
+    exact = Float64(FailsInFloat64(error, 0))
+    with pytest.raises(type(error)):
+        exact(torch.rand(2, 1, 4, 4))
+    assert exact.why_not == ""
+
+
+def test_a_float64_copy_that_fails_on_the_way_is_told_of_every_attack_that_lacks_it(tmp_path):
+    model = FailsInFloat64(RuntimeError("no such size"), 100).eval()
+    images = torch.rand(120, 1, 4, 4)
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    with pytest.warns(HealthWarning, match="float64_lost"):
+        table = lipbench.evaluate(model, images, labels, ["fgm", "deepfool"], [], progress=False)
+    flags = {(flag["name"], flag["method"]) for flag in table.attrs["flags"]}
+    assert flags == {("float64_lost", "fgm"), ("float64_lost", "deepfool")}
+    assert "no such size" in next(flag["message"] for flag in table.attrs["flags"])
 
 
 class Copied(Plain):

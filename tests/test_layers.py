@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lipbench import layers
+from lipbench import bring, experiment, layers
+from lipbench.data import digits
 from lipbench.layers import bake, constrain, constrained_weights, retract
+from lipbench.results import ResultsError
 from lipbench.training import SpectralDescent, adam, sgd, spectral
 
 CONSTRAINTS = [layers.Orthogonal, layers.Bjorck, layers.Spectral, layers.Frobenius, layers.Clip]
@@ -257,3 +259,29 @@ def test_normalize_and_residual():
     with pytest.raises(ValueError, match="positive"):
         layers.Normalize((0.0,), (0.0,))
     assert torch.allclose(layers.Residual(nn.Identity(), 0.5)(x), x)
+
+
+@pytest.mark.parametrize(("change", "is_close"), [(0.0, True), (9e-4, True), (2e-3, False), (float("nan"), False)])
+def test_a_network_that_baking_changes_is_refused(change, is_close):
+    said = iter([torch.zeros(3, 2), torch.tensor([0.0, change]).expand(3, 2)])
+    model = constrain(nn.Linear(4, 2), layers.Orthogonal)
+    if is_close:
+        baked, found = layers.bake_closely(model, lambda network: next(said))
+        assert found == pytest.approx(change)
+        assert not nn.utils.parametrize.is_parametrized(baked)
+    else:
+        with pytest.raises(layers.BakingError, match=r"changes a logit by .*, more than 0\.001"):
+            layers.bake_closely(model, lambda network: next(said))
+
+
+def test_trained_and_brought_networks_are_baked_by_one_rule(monkeypatch):
+    monkeypatch.setattr("lipbench.layers.baking.BAKE_TOLERANCE", -1.0)
+    data = digits(keep=(0, 8))
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), constrain(nn.Linear(64, 2), layers.Orthogonal))
+
+    with pytest.raises(ResultsError, match=r"Baking changes a logit by 0\b.*Lower optimizer\.lr"):
+        experiment._bake(network(), data.validation)
+    with pytest.raises(bring.ModelError, match=r"Baking changes a logit by 0\b.*Bring the network"):
+        bring._baked(network(), data)

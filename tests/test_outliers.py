@@ -10,6 +10,7 @@ from torch import nn
 
 import lipbench
 from lipbench import outliers
+from lipbench.certificate import lipschitz
 from lipbench.data import digits, digits_one_class, one_class
 from lipbench.layers import Antipodal
 from lipbench.outliers import EPSILONS, auroc, score_attack
@@ -48,6 +49,22 @@ def test_auroc_is_that_of_scikit_learn(shift):
     inliers, others = generator.integers(0, 9, 60) / 2 + 0.5, generator.integers(0, 9, 80) / 2  # with ties
     expected = roc_auc_score([1] * 60 + [0] * 80, [*(inliers - shift), *others])
     assert auroc(inliers, others, shift) == pytest.approx(expected, abs=1e-12)
+
+
+def test_nothing_is_certified_without_float64(hyperplane, points):
+    class Single(nn.Module):
+        def forward(self, x):
+            return x.float()
+
+    x, y = points
+    whole = outliers.one_class(hyperplane, x, y, epsilons=(0.0, 0.01))
+    assert whole["certified_auroc"].min() > 0
+    # In float32 as before; the copy in float64 meets weights of another type.
+    model = nn.Sequential(Single(), *hyperplane).eval()
+    lipschitz.register(Single)(lambda layer, shape: 1.0)
+    table = outliers.one_class(model, x, y, epsilons=(0.0, 0.01))
+    assert table["certified_auroc"].tolist() == [pytest.approx(whole["attacked_auroc"][0]), 0.0]
+    assert table["attacked_auroc"].min() > 0
 
 
 def test_auroc_of_no_bound_is_0_and_of_no_image_is_refused():

@@ -22,6 +22,8 @@ from lipbench.experiment import Experiment
 from lipbench.results import ResultsError
 from lipbench.run import experiment_of
 
+# The module, whose name is that of its function too.
+own_images = sys.modules["lipbench.data.folder"]
 CLASSES = {"cat": 60, "dog": 120, "eel": 200}
 
 
@@ -103,6 +105,24 @@ def test_jpeg_and_grey_images_too(tmp_path: Path, read: Callable[..., Dataset]) 
     assert read(root=root).shape == (1, 6, 6)
     assert read(root=root, channels=3).shape == (3, 6, 6)
     assert values(read(root=root))[-1] == (200, 1)
+
+
+def test_headers_are_read_once_not_at_every_start(
+    images: Path, read: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    asked = own_images.channels_of
+    monkeypatch.setattr(own_images, "channels_of", lambda image: opened.append(0) or asked(image))
+    for expected in (60, 60):
+        assert read().shape == (3, 6, 6)
+        assert len(opened) == expected
+    for path in images.rglob("*.png"):  # the same names, grey
+        paint(path, 7, mode="L")
+    assert read().shape == (1, 6, 6)
+    (kept,) = (path for path in (images.parent / "cache").glob("*channels*") if path.read_text() == "1")
+    for damaged in ("", "2", "[", '"1"'):
+        kept.write_text(damaged)
+        assert read().shape == (1, 6, 6)
 
 
 def empty(root: Path) -> None:
@@ -196,7 +216,7 @@ def test_a_folder_that_is_no_data_set_is_refused_with_the_reason(
     breaks(images)
     with pytest.raises((ValueError, FileNotFoundError), match=BROKEN[breaks]):
         read()
-    assert not list(tmp_path.glob("cache/*"))
+    assert not list(tmp_path.glob("cache/*.npy"))
 
 
 def test_both_unreadable_images_are_named(images: Path, read: Callable[..., Dataset]) -> None:

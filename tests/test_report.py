@@ -1,5 +1,8 @@
 """What the report writes besides its page: leaderboard, LaTeX, figures with words and data; what it leaves out."""
 
+import io
+import re
+import shutil
 import subprocess
 import sys
 
@@ -9,15 +12,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from PIL import Image
+from results_tree import make_results
 from runs_on_disk import IMAGES, make
 
 from lipbench import report
 from lipbench.commandline import CONF
-from lipbench.figures import save_figure
+from lipbench.figures import FIGURES, Results, drawings, save_figure
 from lipbench.figures.data import drawn
-from lipbench.pages import find_runs, leaderboard, write_latex, write_page
+from lipbench.pages import find_runs, leaderboard, write_latex, write_leaderboard, write_page
 from lipbench.pages.cards import cards
-from lipbench.results import ResultsError, read_json, table_hashes, write_json
+from lipbench.pages.lineup import lineup_table
+from lipbench.results import ResultsError, read_json, run_folders, table_hashes, write_json
 
 
 def run_report(*options: str) -> pd.DataFrame:
@@ -76,13 +81,96 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
 def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
     (make(tmp_path, "hkr_cnn") / "illustrations.npz").write_text("no archive")
     run_report(f"results={tmp_path}")
-    assert "Not drawn: figure adversarial: " in capsys.readouterr().err
+    named = "data/hkr_cnn/default/0/illustrations.npz cannot be read"
+    assert f"Not drawn: figure adversarial_data: {named}" in capsys.readouterr().err
     page = (tmp_path / "report.html").read_text()
-    assert "<code>figure adversarial</code>" in page
+    assert "<code>figure adversarial_data</code>" in page
+    assert named in page
     assert 'id="figure-accuracy_data"' in page
-    assert page.index('id="figure-robustness"') < page.index('id="figure-accuracy_data"'), "in the order of the recipes"
-    for name in ("robustness", "accuracy_data"):
+    assert page.index('id="figure-lineup_data"') < page.index('id="figure-accuracy_data"'), (
+        "in the order of the recipes"
+    )
+    for name in ("lineup_data", "accuracy_data"):
         assert {path.suffix for path in (tmp_path / "figures").glob(f"{name}.*")} == {".png", ".pdf", ".csv"}
+
+
+ILLUSTRATED = ("gradients", "generalisation")
+CUT = {
+    "half": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "text": lambda content: b"no archive",
+    # The archive is whole, what is in it is not.
+    "damaged": lambda content: content[:200] + bytes(255 - byte for byte in content[200:260]) + content[260:],
+    # The bit that says so, in every entry and in the directory of the archive.
+    "encrypted": lambda content: re.sub(
+        rb"(PK\x03\x04..|PK\x01\x02....)\x00", lambda found: found[1] + b"\x01", content, flags=re.DOTALL
+    ),
+    "other arrays": lambda content: _npz(images=np.zeros(3)),
+    "a dictionary": lambda content: _npz(images=np.array({}, dtype=object)),
+}
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("how", CUT)
+def test_a_broken_run_costs_the_pictures_of_its_data_set_alone(tmp_path, how):
+    for dataset in ("amade", "made08"):
+        make_results(tmp_path, dataset)
+    path = tmp_path / "made08/ce_cnn/default/0/illustrations.npz"
+    before = path.read_bytes()
+    path.write_bytes(CUT[how](before))
+    assert path.read_bytes() != before
+    failed = {}
+    recipes = [recipe for recipe in FIGURES if recipe.name in (*ILLUSTRATED, "robustness")]
+    names = {one.name for one in drawings(Results(run_folders(tmp_path)), recipes, failed.setdefault)}
+    assert names >= {"robustness", *(f"{name}_amade" for name in ILLUSTRATED)}
+    if how != "other arrays":  # without those that a figure needs, the network is left out
+        assert set(failed) == {f"{name}_made08" for name in ILLUSTRATED}
+        assert all("made08/ce_cnn/default/0/illustrations.npz cannot be read" in str(e) for e in failed.values())
+
+
+@pytest.mark.parametrize("content", ["", "kind\n", "kind,x,y,f\ngrid,a,b,c\n", "\0\0", '"'])
+def test_a_figure_of_all_data_sets_leaves_out_the_broken_one(tmp_path, content):
+    plane = [recipe for recipe in FIGURES if recipe.name == "plane"]
+    for dataset in ("moons", "circles"):
+        folder = make(tmp_path, "hkr_mlp", dataset=dataset)
+        grid = pd.DataFrame([(x, y, x - y) for x in (0, 1) for y in (0, 1)], columns=["x", "y", "f"])
+        slopes = {"gradient_x": 1.0, "gradient_y": -1.0, "label": 0}
+        pd.concat([grid.assign(kind=kind, **slopes) for kind in ("grid", "point")]).to_csv(folder / "plane.csv")
+    failed = {}
+    (whole,) = drawings(Results(run_folders(tmp_path)), plane, failed.setdefault)
+    assert not failed
+    (tmp_path / "moons/hkr_mlp/default/0/plane.csv").write_text(content)
+    (left,) = drawings(Results(run_folders(tmp_path)), plane, failed.setdefault)
+    assert left.table["dataset"].tolist() == ["circles"] != whole.table["dataset"].tolist()
+    assert list(failed) == ["plane, moons"]
+
+
+def test_pictures_that_are_no_longer_drawn_are_removed_and_no_others(tmp_path):
+    make(tmp_path, "hkr_cnn")
+    make(tmp_path, "hkr_cnn", dataset="gone")
+    run_report(f"results={tmp_path}")
+    figures = tmp_path / "figures"
+    # That of several data sets is none of one.
+    stale = {path.name for path in figures.iterdir() if "gone" in path.name or path.stem == "robustness"}
+    assert {f"sandwich_gone.{suffix}" for suffix in ("png", "pdf", "csv")} <= stale
+    kept = {path.name for path in figures.iterdir()} - stale
+    shutil.rmtree(tmp_path / "gone")
+    save_figure(figure(), figures / "mine", title="Mine", alt="what is seen")
+    Image.new("RGB", (3, 3)).save(figures / "other.png")
+    (figures / "broken.png").write_text("no picture")
+    (figures / "sandwich_gone.txt").write_text("a note")
+    (figures / "gone.csv").write_text("a,b\n")
+    own = {"mine.png", "mine.pdf", "mine.csv", "other.png", "broken.png", "sandwich_gone.txt", "gone.csv"}
+    run_report(f"results={tmp_path}", "figures=false")
+    assert {path.name for path in figures.iterdir()} == kept | stale | own, "without figures they are left alone"
+    run_report(f"results={tmp_path}")
+    assert {path.name for path in figures.iterdir()} == kept | own
+    assert "sandwich_gone" not in (tmp_path / "report.html").read_text()
 
 
 def test_an_unknown_data_set_is_answered_with_those_there_are(tmp_path):
@@ -137,7 +225,7 @@ def test_latex_tables_are_booktabs_with_the_best_in_bold(tmp_path):
     make(tmp_path, "alone", dataset="other")
     table = leaderboard(find_runs(tmp_path))
     paths = write_latex(table, tmp_path)
-    assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex"]
+    assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex", "lineup.tex"]
     head, begin, *lines, end = paths[0].read_text().strip().splitlines()
     assert "booktabs" in head
     assert begin.startswith(r"\begin{tabular}{lr")
@@ -175,10 +263,41 @@ def test_classes_of_unequal_size_have_columns_of_their_own(tmp_path):
     assert text.count(">balanced certified accuracy at ε</th>") == 1
     assert text.count(">certified accuracy at ε</th>") == 1, "the other data set has no other"
     assert 'data-value="12.5"' in text
-    first, second = (path.read_text() for path in write_latex(table, tmp_path))
+    first, second, _ = (path.read_text() for path in write_latex(table, tmp_path))
     assert "balanced" not in first
     assert r"{certified at $\varepsilon$, balanced}" in second
     assert r"{certified at $\varepsilon$}" not in second
+
+
+def test_the_lineup_of_all_data_sets_is_one_table(tmp_path):
+    for name in ("plain_mlp", "plain_cnn", "hkr_mlp", "hkr_mlp/loss.margin=2", "special"):
+        make(tmp_path, name)
+    shares = {"0.5": 0.25, "3": 0.125}
+    unequal = {"imbalance": 9.0, "balanced_accuracy": 0.75, "balanced_certified_accuracy": shares}
+    make(tmp_path, "hkr_cnn", dataset="uneven", balanced_robust_accuracy=dict(shares), **unequal)
+    folder = make(tmp_path, "hkr_cnn", dataset="certified")
+    write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "robust_accuracy": None})
+    runs = find_runs(tmp_path)
+    table = lineup_table(leaderboard(runs))
+    assert table[["dataset", "experiment"]].to_numpy().tolist() == [
+        ["certified", "hkr_cnn"],
+        ["data", "plain_cnn"],
+        ["data", "hkr_mlp"],
+        ["uneven", "hkr_cnn"],
+    ]
+    assert table["accuracy"].tolist() == [100, 100, 100, 75]
+    # The radius that all data sets have; the one that was not attacked decides on no robust accuracy.
+    assert [c for c in table if "@" in c] == ["rob @ 0.5", "cert @ 0.5"]
+    assert table["rob @ 0.5"].isna().tolist() == [True, False, False, False]
+    assert table["cert @ 0.5"].iloc[-1] == table["rob @ 0.5"].iloc[-1] == 25
+    text = write_leaderboard(leaderboard(runs), runs)
+    assert "## The line-up on all data sets" in text
+    latex = (write_latex(leaderboard(runs), tmp_path)[-1]).read_text()
+    assert latex.count("hkr\\_") == 3
+    assert "uneven & hkr\\_cnn & 75.0" in latex, "alone in its data set: nothing is best"
+    alone = find_runs(tmp_path / "data")
+    assert "line-up" not in write_leaderboard(leaderboard(alone), alone)
+    assert [path.name for path in write_latex(leaderboard(alone), tmp_path / "data")] == ["leaderboard_data.tex"]
 
 
 def figure() -> Figure:

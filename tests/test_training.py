@@ -99,7 +99,8 @@ def test_history_says_what_the_network_does(digits):
     assert set(last) == {
         "epoch", "steps", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "kr",
         "wasserstein_bound", "validation_balanced_accuracy", "validation_sensitivity", "validation_specificity",
-        "mean_certificate", "certified_accuracy", "lipschitz", "gradient_norm", "seconds",
+        "mean_certificate", "certified_accuracy", "balanced_certified_accuracy", "lipschitz", "gradient_norm",
+        "seconds",
         *(f"{layer}.{column}" for layer in (1, 3, 5) for column in ("sigma_min", "sigma_max", "lipschitz", "gradient")),
     }  # fmt: skip
     assert [row["epoch"] for row in history] == list(range(1, 31))

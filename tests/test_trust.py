@@ -8,7 +8,7 @@ from test_attacks import ALL, ITERATIVE, Hyperplane, exact, interior, judged
 from torch import Tensor, nn
 
 import lipbench
-from lipbench import attacks
+from lipbench import attacks, evaluation
 from lipbench.attacks import alma, carlini_wagner, chain, ddn, deepfool, hop_skip_jump, l2_pgd, strongest, tangent
 from lipbench.health import model_flags
 
@@ -63,6 +63,75 @@ def test_an_attack_that_changes_the_weights_is_refused(change):
     model, x = network(), torch.rand(4, *SHAPE)
     with pytest.raises(ValueError, match="spoil changed the weights"):
         lipbench.evaluate(model, x, model(x).argmax(1), {"spoil": spoil}, [], progress=False)
+
+
+class Scaled(nn.Module):
+    """Its factor is no weight; it counts its calls."""
+
+    def __init__(self, noise: float = 0.0):
+        super().__init__()
+        self.factor, self.calls, self.noise = 1.0, 0, noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.factor * x + self.noise * torch.randn_like(x)
+
+
+def turned(part: Scaled) -> None:
+    part.factor = -1.0
+
+
+def hooked(part: Scaled) -> None:
+    part.register_forward_hook(lambda module, arguments, result: 0.9 * result)
+
+
+def replaced(part: Scaled) -> None:
+    part.forward = lambda x: 0.5 * x
+
+
+@pytest.mark.parametrize("change", [turned, hooked, replaced])
+def test_an_attack_that_changes_the_model_besides_its_weights_is_refused(change):
+    def spoil(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        change(next(m for m in model.modules() if isinstance(m, Scaled)))
+        return x
+
+    model, x = network(Scaled()), torch.rand(4, *SHAPE)
+    with pytest.raises(ValueError, match="spoil changed the model: the logits of the same images"):
+        lipbench.evaluate(model, x, model(x).argmax(1), {"spoil": spoil}, [], progress=False)
+
+
+@pytest.mark.filterwarnings("ignore::lipbench.health.HealthWarning")
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_model_may_count_its_calls_and_draw_random_numbers(noise):
+    seen = []
+
+    def looks(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        part = next(m for m in model.modules() if isinstance(m, Scaled))
+        model(x)
+        part.calls += 100
+        seen.append(part.calls)
+        return x
+
+    model, x = network(Scaled(noise)), torch.rand(4, *SHAPE)
+    table = lipbench.evaluate(model, x, model(x).argmax(1), {"looks": looks}, [], progress=False)
+    assert seen[0] > 100
+    assert set(table["method"]) == {"looks"}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 500])
+def test_no_more_images_at_once_than_the_batch_size(batch_size):
+    sizes = set()
+
+    class Noted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.add(len(x))
+            return x
+
+    model, x = network(Noted()), torch.rand(11, *SHAPE)
+    y = network()(x).argmax(1)
+    table = lipbench.evaluate(model, x, y, {"deepfool": deepfool}, [], batch_size=batch_size, progress=False)
+    assert len(table[table["norm"] == "l2"]) == 11
+    assert max(sizes) == min(11, batch_size)
 
 
 @pytest.mark.parametrize("returned", [None, (1, 2), "images"])
@@ -248,3 +317,19 @@ def test_two_starts_find_the_nearer_class():
     y = model(x).argmax(1)
     ratio = judged(model, x, strongest(model, x, y), y) / exact(model, x, y)
     assert ratio.mean() <= 1.01
+
+
+def test_the_transport_law_at_a_bound_of_0(monkeypatch):
+    images, labels = torch.rand(8, *SHAPE), torch.arange(8) % 2
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).eval()
+    with torch.no_grad():
+        constant[1].weight.zero_()
+    told = evaluation.transport_law(constant, images, labels)
+    assert (told["kr"], told["lipschitz"], told["transport_law"]) == (0, 0, True)
+    # A network that differs between the classes has no bound of 0.
+    with torch.no_grad():
+        constant[1].weight[1] = images[labels == 1].mean(0).flatten() - images[labels == 0].mean(0).flatten()
+    monkeypatch.setattr(evaluation, "gaps", lambda model, shape: torch.zeros(2, 2))
+    told = evaluation.transport_law(constant, images, labels)
+    assert told["kr"] > 0
+    assert not told["transport_law"]

@@ -78,6 +78,7 @@ class OptunaSweeper(Sweeper):
             wanted = [[(*values, *same) for same in product(*fixed)] for values in chosen]
             jobs = list(dict.fromkeys(job for jobs in wanted for job in jobs))  # two trials may be alike
             self.validate_batch_is_legal(jobs)
+            assert self.launcher is not None  # made by `setup`
             answers = self.launcher.launch(jobs, initial_job_idx=sum(map(len, returns)))
             returns.append(answers)
             answer_of = dict(zip(jobs, answers, strict=True))

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from lipbench.data.idx import GZIP_MAGIC, DataError
 
@@ -38,7 +38,7 @@ def read_members(archive: Path, limit: int = LIMIT) -> Iterator[tuple[str, bytes
         with _refusals(archive):
             stream = _Metered(_uncompressed(file, archive))
             # "r|" reads forwards only: nothing but the file at hand is kept in memory.
-            tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|"))
+            tar = stack.enter_context(tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|"))
         while True:
             with _refusals(archive):
                 stream.allow(HEADERS)

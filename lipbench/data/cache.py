@@ -155,6 +155,22 @@ def decoded(
     return cached(name, settings, shape, fill, root)
 
 
+def remembered(name: str, settings: Any, compute: Callable[[], int], root: str | Path | None = None) -> int:
+    """A number that depends on these settings alone: from a small file in the cache, or computed now and kept there
+    where that is possible.
+    """
+    key = hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True).encode()).hexdigest()[:16]
+    path = data_root(root) / "cache" / f"{name}-{key}.json"
+    with suppress(OSError, ValueError):
+        held = json.loads(path.read_text())
+        if isinstance(held, int):
+            return held
+    value = compute()
+    with suppress(OSError), atomic(path) as temporary:
+        temporary.write_text(json.dumps(value))
+    return value
+
+
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lipbench.data.cache import decoded
+from lipbench.data.cache import decoded, remembered
 from lipbench.data.celeba import sides
 from lipbench.data.dataset import Dataset
 from lipbench.data.idx import DataError
 from lipbench.data.parts import PARTS, complete, in_parts, order_of
-from lipbench.data.pictures import BadPicture, FilePictures, Preparation, channels_of
+from lipbench.data.pictures import MODES, BadPicture, FilePictures, Preparation, channels_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 # Images that are not read: to leave them out without a word would lose them, or a whole class.
@@ -82,7 +82,9 @@ def folder(
     pictures = FilePictures(place, [listing.names[i] for i in order_of(parts).tolist()])
     preparation = Preparation(sides(size), channels, crop)
     if channels is None:
-        preparation = replace(preparation, channels=_channels(pictures))
+        # Asked of the headers of all images once, not at every start.
+        found = remembered(f"{name}-channels", pictures.identity(), lambda: _channels(pictures), cache)
+        preparation = replace(preparation, channels=found if found in MODES else _channels(pictures))
     images = decoded(pictures, preparation, name, cache, workers, progress)
     return in_parts(name, classes, images, labels, parts)
 

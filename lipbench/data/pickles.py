@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -98,7 +99,7 @@ OPCODES = "".join(
 )
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+class _Unpickler(pickle._Unpickler):
     """Python's own unpickler in Python, with the opcodes of data alone.
 
     The one in C makes room for whatever a pickle announces: nine bytes ask it for a memo of 32 GB. This one keeps what
@@ -106,9 +107,10 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
     left out or take strings alone: the hash of a tuple nested a million times deep ends the process.
     """
 
-    dispatch: ClassVar = {
-        ord(code): pickle._Unpickler.dispatch[ord(code)]  # type: ignore[attr-defined]
-        for code in OPCODES
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        ord(code): pickle._Unpickler.dispatch[ord(code)] for code in OPCODES
     }
 
     def find_class(self, module: str, name: str) -> type:
@@ -127,7 +129,8 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
 
     def load_dict(self) -> None:
         items = self.pop_mark()
-        self.stack.append(found := {})
+        found: dict[Any, Any] = {}
+        self.stack.append(found)
         self._set(found, items)
 
     @staticmethod

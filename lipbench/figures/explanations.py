@@ -81,8 +81,7 @@ def explanations(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 def _means(name: str, runs: list[Run]) -> list[tuple[Any, ...]]:
     """Rows of one network, its seeds pooled."""
-    paths = [run.folder / "explanations.csv" for run in runs]
-    tables = [pd.read_csv(path) for path in paths if path.exists()]
+    tables = [table for run in runs if (table := run.measured("explanations.csv")) is not None]
     if not tables:
         return []
     rows = []

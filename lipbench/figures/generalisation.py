@@ -16,7 +16,7 @@ from lipbench.results import best
 HALF = 0.5
 # Per cent: of a network that certifies less there is nothing to compare.
 NOTHING = 1.0
-QUANTITIES = {"accuracy": "accuracy (%)", "certified": "certified accuracy at {epsilon:g} (%)"}
+QUANTITIES = {"accuracy": "accuracy (%)", "certified": "certified accuracy at \u03b5 = {epsilon:g} (%)"}
 
 
 def generalisation(results: Results) -> tuple[Figure, pd.DataFrame] | None:

@@ -1,15 +1,44 @@
 """What the figures of a results folder are drawn from: its tables, histories, summaries and small arrays."""
 
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from yaml import YAMLError
 
-from lipbench.results import RUN_COLUMNS, read, read_arrays, read_histories, read_json, run_key
+from lipbench.results import (
+    RUN_COLUMNS,
+    ResultsError,
+    read,
+    read_arrays,
+    read_config,
+    read_histories,
+    read_json,
+    run_key,
+)
+
+# What reading a file raises that is cut, damaged or something else, and what drawing its content raises.
+BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    BadZipFile,
+    zlib.error,
+    YAMLError,
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +66,41 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame:
         """Its history, its layers in their order; empty where there is none."""
-        return read_histories(self.folder)
+        with _named(self.folder / "history.csv"):
+            return read_histories(self.folder)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """As in `config.yaml`; empty where there is none."""
+        path = self.folder / "config.yaml"
+        return read_config(path) if path.exists() else {}
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a file such as "gallery.npz"; empty where there is none."""
         path = self.folder / name
         return read_arrays(path) if path.exists() else {}
+
+    def measured(self, name: str) -> pd.DataFrame | None:
+        """A table such as "plane.csv"; None where there is none."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        with _named(path):
+            return pd.read_csv(path)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error says which file of which run is broken, and what to do.
+
+    Raises:
+        ResultsError: the file cannot be read.
+    """
+    try:
+        yield
+    except BROKEN as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ResultsError(f"{path} cannot be read ({why}). Delete it and run the experiment again.") from error
 
 
 class Results:
@@ -55,9 +113,9 @@ class Results:
     def __init__(self, folders: Iterable[Path]):
         self.runs = sorted((Run(folder) for folder in folders), key=lambda run: tuple(map(str, run.key)))
 
-    def of(self, dataset: str) -> "Results":
-        """Those of one data set."""
-        return self._of_runs(run for run in self.runs if run.key[0] == dataset)
+    def of(self, *datasets: str) -> "Results":
+        """Those of some data sets."""
+        return self._of_runs(run for run in self.runs if run.key[0] in datasets)
 
     def of_defaults(self) -> "Results":
         """Those of the variant "default": not the many of a sweep. All where there is none."""

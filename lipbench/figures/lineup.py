@@ -1,5 +1,7 @@
 """The networks that figures set side by side."""
 
+from collections.abc import Iterable
+
 from lipbench.figures.inputs import Results, Run
 
 # First word of an experiment's name: the source's line-up and ours, in the order of the legend.
@@ -7,17 +9,23 @@ KINDS = ("plain", "adversarial", "ce", "hkr", "margin")
 BODIES = ("cnn", "resnet", "mlp")
 
 
-def lineup(results: Results) -> dict[str, list[Run]]:
-    """Experiment -> its runs (all seeds of the variant "default"), for one data set: of every kind of the line-up one
-    network, a convolutional one where there is one. Without any of these kinds, every experiment.
+def lineup_names(experiments: Iterable[str]) -> list[str]:
+    """Those of one data set that are set side by side: of every kind of the line-up one network, a convolutional one
+    where there is one. Without any of these kinds, every experiment.
     """
-    runs = [run for run in results.runs if run.key[2] == "default"]
-    names = sorted({str(run.key[1]) for run in runs})
+    names = sorted(set(experiments))
     chosen = []
     for kind in KINDS:
         found = [f"{kind}_{body}" for body in BODIES if f"{kind}_{body}" in names]
         chosen += found[:1]
-    return {name: [run for run in runs if run.key[1] == name] for name in chosen or names}
+    return chosen or names
+
+
+def lineup(results: Results) -> dict[str, list[Run]]:
+    """Experiment -> its runs (all seeds of the variant "default"), for one data set: those of `lineup_names`."""
+    runs = [run for run in results.runs if run.key[2] == "default"]
+    names = lineup_names(str(run.key[1]) for run in runs)
+    return {name: [run for run in runs if run.key[1] == name] for name in names}
 
 
 def first_seeds(results: Results) -> dict[str, Run]:

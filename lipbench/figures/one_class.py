@@ -25,7 +25,7 @@ def one_class(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         the figure, and columns experiment, inlier, seed, epsilon, certified, attacked (%), lipschitz; None where no run
         of the data set has a table of AUROC (measure=[one_class]).
     """
-    parts = [_rows(run) for run in results.runs if (run.folder / "one_class.csv").exists()]
+    parts = [_rows(run, held) for run in results.runs if (held := run.measured("one_class.csv")) is not None]
     if not parts:
         return None
     table = pd.concat(parts, ignore_index=True)
@@ -40,8 +40,7 @@ def one_class(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return figure, table
 
 
-def _rows(run: Run) -> pd.DataFrame:
-    table = pd.read_csv(run.folder / "one_class.csv")
+def _rows(run: Run, table: pd.DataFrame) -> pd.DataFrame:
     _, experiment, variant, seed = run.key
     chosen = re.search(r"dataset\.inlier=(\d+)", variant)
     front = {"experiment": experiment, "inlier": int(chosen.group(1)) if chosen else 0, "seed": seed}

@@ -86,7 +86,8 @@ def _panel(axis: Axes, run: Run | None, title: str) -> list[dict[str, object]]:
     if run is None:
         axis.set_visible(False)
         return []
-    table = pd.read_csv(run.folder / "plane.csv")
+    table = run.measured("plane.csv")
+    assert table is not None  # it was chosen for having one
     grid, points = table[table["kind"] == "grid"], table[table["kind"] == "point"]
     surface = grid.pivot(index="y", columns="x", values="f")
     reach = float(np.abs(surface.to_numpy()).max()) or 1.0

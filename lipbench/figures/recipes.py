@@ -1,6 +1,6 @@
 """Every figure of a results folder, for whoever writes or shows them all without knowing one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from lipbench.figures.explanations import explanations
 from lipbench.figures.galleries import adversarial_images, counterfactuals, saliency_maps
 from lipbench.figures.generalisation import generalisation
-from lipbench.figures.inputs import Results
+from lipbench.figures.inputs import BROKEN, Results
 from lipbench.figures.one_class import one_class
 from lipbench.figures.plane import plane, plane_lambda
-from lipbench.figures.robustness import robustness
+from lipbench.figures.robustness import robustness, robustness_of_one
 from lipbench.figures.sandwich import attack_costs, sandwich, tightness
 from lipbench.figures.spectra import gradient_norms, spectra
 from lipbench.figures.tradeoff import tradeoff
@@ -63,6 +63,13 @@ FIGURES = (
         "per network: solid under the combined attack, dashed as certified. A certificate lies below its attack.",
         robustness,
         each=False,
+    ),
+    Recipe(
+        "lineup",
+        "Accuracy against epsilon",
+        "Curves of accuracy that fall as the L2 norm of the perturbation grows, one colour per network: solid under "
+        "the combined attack, dashed as certified. A certificate lies below its attack.",
+        robustness_of_one,
     ),
     Recipe(
         "adversarial",
@@ -172,12 +179,55 @@ FIGURES = (
 )
 
 
-def drawings(results: Results, recipes: tuple[Recipe, ...] = FIGURES) -> Iterator[Drawing]:
-    """Draws whatever has its inputs, one after the other: `Results(folders)` of finished runs in, figures out."""
+def drawings(
+    results: Results, recipes: Sequence[Recipe] = FIGURES, failed: Callable[[str, Exception], None] | None = None
+) -> Iterator[Drawing]:
+    """Draws whatever has its inputs, one after the other: `Results(folders)` of finished runs in, figures out.
+
+    Args:
+        failed: is told the name of every figure that cannot be drawn, because a file of a run is broken, and why; the
+            others are drawn. Of a figure of all data sets, those are left out whose runs are broken, each by the name
+            of the figure and its own. None: the error is raised.
+    """
     for recipe in recipes:
-        for dataset in results.datasets if recipe.each else [""]:
-            drawn = recipe.draw(results.of(dataset) if dataset else results)
-            if drawn is not None:
-                name = f"{recipe.name}_{dataset}" if dataset else recipe.name
-                title = f"{dataset}: {recipe.title[0].lower()}{recipe.title[1:]}" if dataset else recipe.title
-                yield Drawing(name, title, recipe.alt, *drawn)
+        parts = [(f"_{dataset}", results.of(dataset)) for dataset in results.datasets]
+        for suffix, part in parts if recipe.each else [("", results)]:
+            try:
+                drawing = _drawing(recipe, suffix, part)
+            except BROKEN as error:
+                if failed is None:
+                    raise
+                drawing = None if recipe.each else _sound(recipe, results, failed)
+                if drawing is None:
+                    failed(f"{recipe.name}{suffix}", error)
+            if drawing is not None:
+                yield drawing
+
+
+def _drawing(recipe: Recipe, suffix: str, results: Results) -> Drawing | None:
+    drawn = recipe.draw(results)
+    if drawn is None:
+        return None
+    title = f"{suffix[1:]}: {recipe.title[0].lower()}{recipe.title[1:]}" if suffix else recipe.title
+    return Drawing(f"{recipe.name}{suffix}", title, recipe.alt, *drawn)
+
+
+def _sound(recipe: Recipe, results: Results, failed: Callable[[str, Exception], None]) -> Drawing | None:
+    """The figure of those data sets of which it can be drawn alone; None where there is no such, or too few."""
+    sound, broken = [], {}
+    for dataset in results.datasets:
+        try:
+            recipe.draw(results.of(dataset))
+            sound.append(dataset)
+        except BROKEN as error:
+            broken[dataset] = error
+    if not sound or not broken:
+        return None
+    try:
+        drawing = _drawing(recipe, "", results.of(*sound))
+    except BROKEN:
+        return None
+    if drawing is not None:
+        for dataset, why in broken.items():
+            failed(f"{recipe.name}, {dataset}", why)
+    return drawing

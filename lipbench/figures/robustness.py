@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.lineup import lineup
-from lipbench.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_below, network_look, style
+from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import IMBALANCED, balanced_survival, best, imbalance, survival
 
 # Panels in a row; more data sets go on in the next one.
@@ -17,24 +17,20 @@ EPSILONS = 200
 
 
 def robustness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
-    """Accuracy under the combined attack (solid) and certified accuracy (dashed) against epsilon, one panel per data
-    set, one curve per network of its line-up (see `lipbench.figures.lineup`), seeds pooled.
-
-    Both are of the attacked images alone, so that the two curves of a network can be compared; where their classes are
-    of unequal size, each counts alike.
+    """`robustness_of_one`, one panel per data set.
 
     Returns:
-        the figure, and columns dataset, experiment, curve, epsilon, accuracy (%); None where no network was attacked.
+        the same; None where networks of fewer than two data sets were attacked.
     """
     curves = [curve for dataset in results.datasets for curve in _curves(results.of(dataset))]
-    if not curves:
-        return None
-    table = pd.concat(curves, ignore_index=True)
+    table = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=["dataset"])
     datasets = list(dict.fromkeys(table["dataset"]))
+    if len(datasets) < 2:
+        return None
     columns = min(PANELS, len(datasets))
     rows = -(-len(datasets) // columns)
     with style():
-        figure = Figure(figsize=(TWO_COLUMNS if columns > 1 else ONE_COLUMN, 2.0 * rows + 0.6))
+        figure = Figure(figsize=(TWO_COLUMNS, 2.0 * rows + 0.6))
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, dataset in zip(axes, datasets, strict=False):
             _panel(axis, table[table["dataset"] == dataset])
@@ -42,12 +38,41 @@ def robustness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         for axis in axes[len(datasets) :]:
             axis.set_visible(False)
         figure.supylabel("accuracy (%)", fontsize=8)
-        looks = [network_look(name) for name in dict.fromkeys(table["experiment"])]
-        handles = {look.label: Line2D([], [], color=look.color) for look in looks}
-        handles["combined attack"] = Line2D([], [], color="0.2")
-        handles["certified"] = Line2D([], [], color="0.2", linestyle="--")
-        legend_below(figure, handles)
+        legend_below(figure, _handles(table))
     return figure, table
+
+
+def robustness_of_one(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+    """Accuracy under the combined attack (solid) and certified accuracy (dashed) against epsilon on one data set, one
+    curve per network of its line-up (see `lipbench.figures.lineup`), seeds pooled.
+
+    Both are of the attacked images alone, so that the two curves of a network can be compared; where their classes are
+    of unequal size, each counts alike.
+
+    Returns:
+        the figure, and columns dataset, experiment, curve, epsilon, accuracy (%); None where no network was attacked.
+    """
+    curves = _curves(results)
+    if not curves:
+        return None
+    table = pd.concat(curves, ignore_index=True)
+    with style():
+        figure = Figure(figsize=(TWO_COLUMNS, 2.7))
+        axis = figure.subplots()
+        _panel(axis, table)
+        axis.set_ylabel("accuracy (%)")
+        axis.set_title(table["dataset"].iloc[0])
+        handles = _handles(table)
+        figure.legend(handles.values(), handles.keys(), loc="outside right center")
+    return figure, table
+
+
+def _handles(table: pd.DataFrame) -> dict[str, Line2D]:
+    looks = [network_look(name) for name in dict.fromkeys(table["experiment"])]
+    handles = {look.label: Line2D([], [], color=look.color) for look in looks}
+    handles["combined attack"] = Line2D([], [], color="0.2")
+    handles["certified"] = Line2D([], [], color="0.2", linestyle="--")
+    return handles
 
 
 def _curves(results: Results) -> list[pd.DataFrame]:

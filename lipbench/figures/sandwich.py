@@ -15,6 +15,9 @@ COMBINED = "combined attack"
 # A certificate that is this many times smaller than the distance says little: such networks have no panel of tightness.
 LOOSE = 5.0
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Numbers at the axis of ratios, and the share of it that must lie between two of them.
+TICKS = (1.001, 1.002, 1.005, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0)
+APART = 0.18
 
 
 def sandwich(results: Results) -> tuple[Figure, pd.DataFrame] | None:
@@ -46,7 +49,7 @@ def sandwich(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 def tightness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     """How near each attack comes to the certificate: distance / certificate over the images with a certificate, its
-    median (marker), quartiles (thick) and the 5 % and 95 % of images (thin), a panel per network. 1 is perfect: no
+    median (upright), quartiles (thick) and the 5 % and 95 % of images (thin), a panel per network. 1 is perfect: no
     nearer image exists. Where an attack fails, its line goes on to the right.
 
     Returns:
@@ -128,7 +131,7 @@ def _intervals(axis: Axes, rows: pd.DataFrame, methods: list[str], limit: float)
         low, first, middle, third, high = (min(row[f"q{100 * q:02.0f}"], 2 * limit) for q in SHARES)
         axis.plot([low, high], [y, y], color=color, linewidth=0.8)
         axis.plot([first, third], [y, y], color=color, linewidth=3.2, solid_capstyle="butt")
-        axis.plot([middle], [y], color=color, marker="o", markersize=4.5, markeredgecolor="white", label=row["method"])
+        axis.plot([middle], [y], color=color, marker="|", markersize=9, markeredgewidth=1.4, label=row["method"])
     axis.axvline(1, color="0.3", linewidth=0.8)
     axis.set_yticks(range(len(methods)), [m if m == COMBINED else method_look(m).label for m in reversed(methods)])
     axis.set_ylim(-0.6, len(methods) - 0.4)
@@ -136,6 +139,27 @@ def _intervals(axis: Axes, rows: pd.DataFrame, methods: list[str], limit: float)
     axis.set_xlim(1 - 0.03 * (limit - 1), limit)
     if limit > LOOSE:
         plain_log(axis.xaxis)
+    else:
+        _from_one(axis, limit)
+
+
+def _from_one(axis: Axes, limit: float) -> None:
+    """A scale of the square root of x - 1: strong attacks all lie near 1, and weak ones far from it."""
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        return np.sign(x - 1) * np.sqrt(np.abs(x - 1))
+
+    def inverse(place: np.ndarray) -> np.ndarray:
+        return 1 + place * np.abs(place)
+
+    axis.set_xscale("function", functions=(forward, inverse))
+    reach = float(np.sqrt(limit - 1))
+    ticks = [1.0]
+    for tick in TICKS:
+        if tick <= limit and forward(np.array(tick)) - forward(np.array(ticks[-1])) > APART * reach:
+            ticks.append(tick)
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_xlim(1 - (0.03 * reach) ** 2, limit)
 
 
 def attack_costs(results: Results) -> tuple[Figure, pd.DataFrame] | None:
@@ -163,6 +187,7 @@ def attack_costs(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         for axis in axes[len(names) :]:
             axis.set_visible(False)
         _outer_labels(axes, columns, len(names), "s per 1000 images", "best / distance (%)")
+        plain_log(axes[0].xaxis, 20 // columns, (table["seconds"].min(), table["seconds"].max()))
         axes[0].set_ylim(table["quality"].min() - 4, 103)
         looks = [method_look(method) for method in dict.fromkeys(table["method"])]
         legend_below(
@@ -172,14 +197,14 @@ def attack_costs(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _costs(name: str, run: Run) -> pd.DataFrame:
-    path = run.folder / "costs.csv"
+    costs = run.measured("costs.csv")
     attacks = run.table[(run.table["side"] == "upper") & (run.table["norm"] == "l2")]
     distances = attacks.pivot_table(index="index", columns="method", values="distance", dropna=False)
     combined = distances.min(axis=1) if len(distances.columns) else pd.Series(dtype=float)
     counted = (combined > 0) & np.isfinite(combined)
-    if not path.exists() or not counted.any():
+    if costs is None or not counted.any():
         return pd.DataFrame()
-    seconds = pd.read_csv(path).set_index("method")["seconds"]
+    seconds = costs.set_index("method")["seconds"]
     methods = [str(m) for m in distances if m in seconds]
     ratios = {m: combined[counted] / distances.loc[counted, m] for m in methods}
     table = pd.DataFrame(
@@ -201,4 +226,3 @@ def _plane(axis: Axes, rows: pd.DataFrame) -> None:
         axis.scatter(
             [row["seconds"]], [row["quality"]], s=26, color=look.color, marker=look.marker, label=look.label, zorder=2
         )
-    plain_log(axis.xaxis)

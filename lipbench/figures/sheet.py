@@ -10,6 +10,8 @@ from lipbench.figures.style import TWO_COLUMNS, style
 
 # Inches: between pictures, between blocks of columns, below a picture for its caption, above all for headings.
 GAP, BLOCK_GAP, CAPTION, HEADING = 0.05, 0.14, 0.15, 0.36
+# And on both sides, so that no border is cut.
+EDGE = 0.02
 # Share of the largest absolute values that may be out of the range of colours: one pixel would pale the others.
 CLIPPED = 0.002
 # Pixels.
@@ -22,7 +24,6 @@ class Sheet:
     Args:
         blocks: heading -> number of its columns; a heading of two lines is one with a newline.
         rows: how many.
-        label: inches on the left for the names of rows.
         group: how many rows are together: after each group there is a gap.
         label: inches on the left for the names of rows.
         largest: inches of a picture at most.
@@ -39,9 +40,9 @@ class Sheet:
     ):
         self._group = group
         counts = [count for _, count in blocks]
-        room = TWO_COLUMNS - label - BLOCK_GAP * (len(blocks) - 1) - GAP * (sum(counts) - len(blocks))
+        room = TWO_COLUMNS - 2 * EDGE - label - BLOCK_GAP * (len(blocks) - 1) - GAP * (sum(counts) - len(blocks))
         self._size = min(largest, room / sum(counts))
-        self._lefts, left = [], label
+        self._lefts, left = [], label + EDGE
         starts = []
         for count in counts:
             starts.append(left)
@@ -49,7 +50,7 @@ class Sheet:
                 self._lefts.append(left)
                 left += self._size + GAP
             left += BLOCK_GAP - GAP
-        self._width = left - BLOCK_GAP + 0.02
+        self._width = left - BLOCK_GAP + EDGE
         self._height = HEADING + rows * (self._size + CAPTION) + (rows - 1) // group * BLOCK_GAP
         with style():
             self.figure = Figure(figsize=(self._width, self._height))
@@ -65,7 +66,7 @@ class Sheet:
     def row_label(self, row: int, text: str) -> None:
         """The name of a row, to the left of it."""
         with style():
-            self._text(0, self._top(row) - self._size / 2, text, 7, "left")
+            self._text(EDGE, self._top(row) - self._size / 2, text, 7, "left")
 
     def picture(self, row: int, column: int, image: np.ndarray, caption: str = "") -> None:
         """An image [C, H, W] in [0, 1]: dark ink on white where it has one channel."""

@@ -107,11 +107,18 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "\u2026"
 
 
-def plain_log(axis: Axis) -> None:
-    """A logarithmic axis whose numbers are written out: 0.5, 1, 2, 5, ..."""
+def plain_log(axis: Axis, numbers: int = 8, span: tuple[float, float] | None = None) -> None:
+    """A logarithmic axis whose numbers are written out: 0.5, 1, 2, 5, ...; or 1, 10, ... where these are too many.
+
+    Args:
+        numbers: that have room.
+        span: smallest and largest value, where other panels share the axis.
+    """
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
-    low, high = axis.get_data_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
+    low, high = span or axis.get_data_interval()
+    # Three per factor of ten.
+    few = high < 10 ** (numbers / 3) * low
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -123,10 +130,11 @@ def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
         handles: label -> artist.
     """
     # At 7 points 16 letters fill an inch; the sample of a line and the gaps take the room of 8.
-    fitting = int(16 * figure.get_figwidth() / (8 + max(map(len, handles), default=0)))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, min(fitting, len(handles)))
-    )
+    fitting = max(1, int(16 * figure.get_figwidth() / (8 + max(map(len, handles), default=0))))
+    # In as few lines, as full as each other.
+    lines = -(-len(handles) // fitting)
+    columns = max(1, -(-len(handles) // max(1, lines)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
 @contextmanager
@@ -137,22 +145,23 @@ def style() -> Iterator[None]:
 
 
 def save_figure(
-    figure: Figure, path: Path, *, title: str = "", alt: str = "", data: pd.DataFrame | None = None
+    figure: Figure, path: Path, *, title: str = "", alt: str = "", source: str = "", data: pd.DataFrame | None = None
 ) -> list[Path]:
     """Writes `path` with the suffixes .png (200 dpi), .pdf (fonts embedded) and .csv, each whole or not at all.
 
-    The words travel inside of the pictures (PNG: Title and Description; PDF: Title and Subject), where the report finds
-    them.
+    The words travel inside of the pictures (PNG: Title, Description and Source; PDF: Title and Subject), where the
+    report finds them.
 
     Args:
         title: a caption of one line.
         alt: what the figure shows, in a sentence or two, for readers who do not see it.
+        source: what wrote it, where that is to be known again.
         data: the numbers behind it; None: those that it draws, see `lipbench.figures.data.drawn`. Empty: no file.
 
     Returns:
         the files written.
     """
-    words = {"Title": title, "Description": alt}
+    words = {"Title": title, "Description": alt, "Source": source}
     png = {"dpi": 200, "metadata": {key: text for key, text in words.items() if text}}
     pdf = {"metadata": {"CreationDate": None, "Title": title or None, "Subject": alt or None}}
     with style():

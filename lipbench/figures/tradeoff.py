@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
-from lipbench.results import fingerprint, read_config
+from lipbench.results import fingerprint
 
 # Of the loss; in the order of the panels.
 PARAMETERS = {"alpha": "alpha", "margin": "margin", "offset": "margin (offset)", "temperature": "temperature"}
@@ -84,11 +84,10 @@ def _sweeps(results: Results) -> pd.DataFrame:
 
 def _described(run: Run) -> Iterator[dict[str, Any]]:
     """A row per parameter of the run's loss: its value, and what a sweep of it has in common."""
-    path, summary = run.folder / "config.yaml", run.summary
-    if not path.exists() or not summary.get("certified_accuracy"):
+    summary = run.summary
+    if not summary.get("certified_accuracy"):
         return
-    config = read_config(path)
-    config.pop("seed", None)
+    config = {key: value for key, value in run.config.items() if key != "seed"}
     loss = config.get("loss") or {}
     for name in PARAMETERS:
         if isinstance(loss.get(name), int | float):

@@ -3,7 +3,7 @@ layers.
 """
 
 from lipbench.layers.activations import Abs, FullSort, GroupSort, Householder, MaxMin, clamped_prelu
-from lipbench.layers.baking import bake
+from lipbench.layers.baking import BakingError, bake, bake_closely
 from lipbench.layers.basic import Antipodal, ConvexResidual, Normalize, Residual, Scale, antipodal, k_lipschitz
 from lipbench.layers.centering import BatchCentering, LayerCentering
 from lipbench.layers.constraints import (
@@ -59,6 +59,7 @@ __all__ = [
     "AdaptiveL2Pool2d",
     "AdaptiveScaledAvgPool2d",
     "Antipodal",
+    "BakingError",
     "BatchCentering",
     "Bjorck",
     "BoundedSkew",
@@ -97,6 +98,7 @@ __all__ = [
     "aoc",
     "aol",
     "bake",
+    "bake_closely",
     "bjorck",
     "bjorck_",
     "cayley",

@@ -1,12 +1,45 @@
 """`bake`: from a network in training to plain layers with fixed weights."""
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lipbench.layers.constraints import Constraint
 from lipbench.layers.constructions import Construction
 from lipbench.state import evaluation_mode
+
+# The largest change of a logit that finishing an orthogonalisation may make.
+BAKE_TOLERANCE = 1e-3
+
+
+class BakingError(ValueError):
+    """Baking would give another network: an orthogonalisation had not converged."""
+
+
+@torch.no_grad()
+def bake_closely(model: nn.Module, logits: Callable[[nn.Module], Tensor]) -> tuple[nn.Module, float]:
+    """`bake` of a network that it hardly changes.
+
+    Args:
+        logits: what a network says of some images, [N, K].
+
+    Returns:
+        the baked network, and the largest change of a logit.
+
+    Raises:
+        BakingError: that exceeds `BAKE_TOLERANCE`, or is NaN.
+    """
+    before = logits(evaluation_mode(model))
+    baked = bake(model)
+    change = float((logits(baked) - before).abs().max())
+    if not change <= BAKE_TOLERANCE:
+        raise BakingError(
+            f"Baking changes a logit by {change:.2g}, more than {BAKE_TOLERANCE:g}: an orthogonalisation has not "
+            "converged."
+        )
+    return baked, change
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lipbench.pages.leaderboard import BY_CLASS, GROUP, LAWS, hidden, written
+from lipbench.pages.lineup import lineup_table
 from lipbench.results import write_text
 
 HEADINGS = {
@@ -32,27 +33,37 @@ BEST = ("accuracy", *BY_CLASS, *(f"{kind} @" for kind in RADII), "median")
 
 
 def write_latex(table: pd.DataFrame, root: Path) -> list[Path]:
-    r"""`leaderboard_<dataset>.tex` of each data set: a tabular to \input, with the best of each column in bold."""
-    paths = []
-    for dataset, rows in table.groupby("dataset", sort=True):
-        paths.append(root / f"leaderboard_{dataset}.tex")
-        write_text(paths[-1], _tabular(rows))
-    return paths
+    r"""`leaderboard_<dataset>.tex` of each data set, and of several the line-up, `lineup.tex`: a tabular to \input,
+    with the best of each column and data set in bold.
+    """
+    tables = {f"leaderboard_{dataset}.tex": rows for dataset, rows in table.groupby("dataset", sort=True)}
+    lineup = lineup_table(table)
+    if lineup["dataset"].nunique() > 1:
+        tables["lineup.tex"] = lineup
+    for name, rows in tables.items():
+        write_text(root / name, _tabular(rows))
+    return [root / name for name in tables]
 
 
 def _tabular(rows: pd.DataFrame) -> str:
-    shown = rows.drop(columns=["dataset", *hidden(rows), *LAWS], errors="ignore").dropna(axis=1, how="all")
-    if set(shown["variant"]) == {"default"}:
+    groups = rows["dataset"].reset_index(drop=True)
+    same = ["dataset"] if groups.nunique() == 1 else []
+    shown = rows.drop(columns=[*same, *hidden(rows), *LAWS], errors="ignore").dropna(axis=1, how="all")
+    shown = shown.reset_index(drop=True)
+    if "variant" in shown and set(shown["variant"]) == {"default"}:
         shown = shown.drop(columns="variant")
     words = [c for c in shown if c in GROUP]
     for column in shown.columns.drop(words):
         # As they are read: what looks equal is equally good.
         shown[column] = pd.to_numeric(shown[column].map(partial(written, str(column))), errors="coerce")
     headings = {c: _heading(str(c)) for c in shown}
-    best: list[Hashable] = [headings[c] for c in shown if str(c).startswith(BEST)] if len(shown) > 1 else []
+    best: list[Hashable] = [headings[c] for c in shown if str(c).startswith(BEST)]
     formats: dict[Any, Any] = {headings[c]: partial(written, str(c)) for c in shown}
     shown.columns = pd.MultiIndex.from_tuples(headings.values())
-    look = shown.style.hide(axis="index").format(formats, escape="latex").highlight_max(best, props="textbf:--rwrap;")
+    look = shown.style.hide(axis="index").format(formats, escape="latex", na_rep="-")
+    for _, group in groups.groupby(groups):
+        if len(group) > 1:
+            look = look.highlight_max((group.index, best), props="textbf:--rwrap;")
     tabular: str = look.to_latex(
         hrules=True, column_format="l" * len(words) + "r" * (len(shown.columns) - len(words)), multicol_align="c"
     )

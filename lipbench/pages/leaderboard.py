@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from lipbench.pages.lineup import lineup_table
 from lipbench.pages.runs import Runs
 from lipbench.results import IMBALANCED, RUN_COLUMNS, write_text
 
@@ -38,6 +39,12 @@ EXPLAINED = (
     "distance of the combined attack, L2, pixels in [0, 1]. tight: median of distance / certificate, 1 is perfect. "
     "viol: violations of the sandwich law. lipschitz: bound of the network (of f, for two classes). Means over "
     "seeds."
+)
+
+
+LINEUP = (
+    "Of each data set one network per kind of training, at the radii that all of them have. Where the classes are of "
+    "unequal size, accuracies are means over the classes."
 )
 
 
@@ -86,6 +93,9 @@ def _flags(lines: list[str]) -> list[str]:
 
 def _markdown(table: pd.DataFrame) -> list[str]:
     parts = ["# Leaderboard", EXPLAINED]
+    lineup = lineup_table(table)
+    if lineup["dataset"].nunique() > 1:
+        parts += ["## The line-up on all data sets", LINEUP, _table(lineup)]
     for dataset, rows in table.groupby("dataset", sort=True):
         shown = rows.drop(columns=[*hidden(rows), *LAWS], errors="ignore")
         parts += [f"## {dataset}", _table(shown), _table(rows[[*GROUP, *LAWS]])]
@@ -103,9 +113,10 @@ def hidden(rows: pd.DataFrame) -> list[str]:
 
 
 def _table(rows: pd.DataFrame) -> str:
-    """A Markdown table, rounded for readers; columns that are empty for a data set are left out."""
-    shown = rows.drop(columns=["dataset"]).dropna(axis=1, how="all").copy()
-    if set(shown["variant"]) == {"default"}:
+    """A Markdown table, rounded for readers; columns that are empty are left out."""
+    same = ["dataset"] if rows["dataset"].nunique() == 1 else []
+    shown = rows.drop(columns=same).dropna(axis=1, how="all").copy()
+    if "variant" in shown and set(shown["variant"]) == {"default"}:
         shown = shown.drop(columns="variant")
     numbers = list(map(str, shown.select_dtypes("number")))
     for column in numbers:

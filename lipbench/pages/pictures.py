@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,10 @@ from PIL import Image
 # Pixels of a page per pixel of a picture: at 200 dpi the letters of 8 points of a figure are then as large as the text
 # around it, and screens of twice the density still show every pixel.
 SCALE = 0.65
+
+
+# What opening a file raises that is no picture, or is cut.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,38 @@ def pictures(folder: Path, order: Sequence[str] = ()) -> tuple[list[Picture], li
     for path in sorted(folder.glob("*.png"), key=rank):
         try:
             found.append(_picture(path))
-        except OSError:
+        except UNREADABLE:
             broken.append(path.name)
     return found, broken
+
+
+def discard_stale(folder: Path, written: Collection[Path], source: str) -> None:
+    """Removes the figures of a source (see `lipbench.figures.save_figure`) that are not among those written now: the
+    PNG file that names the source, and the files of the same name and kinds beside it. Nothing else is touched.
+    """
+    for path in sorted(folder.glob("*.png")):
+        try:
+            with Image.open(path) as image:
+                mine = _words(image).get("Source") == source
+        except UNREADABLE:
+            continue
+        if mine:
+            # The one that is known again goes last: what is stopped in between is finished next time.
+            for suffix in (".csv", ".pdf", ".png"):
+                other = path.with_name(path.stem + suffix)
+                if other not in written:
+                    other.unlink(missing_ok=True)
+
+
+def _words(image: Image.Image) -> dict[str, str]:
+    """Those that travel inside of a PNG file."""
+    return {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
 
 
 def _picture(path: Path) -> Picture:
     with Image.open(path) as image:
         image.load()
-        words = {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
+        words = _words(image)
         small = _small(image)
     title = words.get("Title") or path.stem.replace("_", " ")
     return Picture(

@@ -49,8 +49,8 @@ def monitor(
         wasserstein_bound (two classes): what the network says of the Wasserstein-1 distance of the classes, the KR
         estimate of equal samples (see `lipbench.transport.equal_samples`) divided by the bound of f = z_1 - z_0.
         The exact distance of these samples is the most that it can be;
-        mean_certificate: mean certified radius (0 for mistakes); certified_accuracy at `epsilon`; lipschitz: bound of
-        the whole network;
+        mean_certificate: mean certified radius (0 for mistakes); certified_accuracy at `epsilon`, over the images,
+        and balanced_certified_accuracy, the mean over the classes; lipschitz: bound of the whole network;
         gradient_norm: mean L2 norm of the input gradient of the margin z_y - max_k z_k over the first 256 images.
 
         For each layer with a matrix (see `lipbench.certificate.layers_with_matrix`), named by its dotted path in the
@@ -85,10 +85,17 @@ def monitor(
         **_wasserstein_bound(logits, validation.labels, gaps),
         "mean_certificate": float(radii.mean()),
         "certified_accuracy": float((radii > epsilon).double().mean()),
+        "balanced_certified_accuracy": _balanced(radii > epsilon, labels),
         "lipschitz": product(bounds),
         "gradient_norm": gradient,
         **_per_layer(layers, inputs, bounds),
     }
+
+
+def _balanced(right: Tensor, labels: Tensor) -> float:
+    """The mean over the classes of the shares of their images, [N] bool, [N]."""
+    shares = [right[labels == label].double().mean() for label in labels.unique()]
+    return float(torch.stack(shares).mean())
 
 
 def _wasserstein_bound(logits: Tensor, labels: Tensor, gaps: Tensor) -> dict[str, float]:

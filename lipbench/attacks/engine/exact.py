@@ -29,6 +29,8 @@ class Float64:
         try:
             self._model: nn.Module | None = duplicate(model).double()
         except Exception as error:  # whatever somebody else's module raises
+            if is_memory(error):
+                raise
             self._model, self.why_not = None, f"no copy of it can be made in float64 ({first_line(error)})"
 
     @torch.no_grad()
@@ -36,7 +38,8 @@ class Float64:
         """Logits [N, K] in float64 of images [N, C, H, W]; None where it does not compute in float64, then and ever
         after.
 
-        The model as deployed must have classified the same images: what fails here is then a matter of the precision.
+        The model as deployed must have classified the same images: what fails here is then a matter of the precision,
+        but for memory: its want is raised as it came.
         """
         if self._model is None:
             return None
@@ -44,9 +47,9 @@ class Float64:
             logits = self._model(images.clone().double())
             if logits.dtype != torch.float64:
                 raise TypeError(f"its logits come out as {logits.dtype}")
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_memory(error):
+                raise
             self._model, self.why_not = None, f"its float64 copy does not run ({first_line(error)})"
             return None
         return logits
@@ -134,6 +137,12 @@ def _stamp(model: nn.Module) -> object:
         (id(t), None if t.is_inference() else t._version, t.data_ptr() if t.layout == torch.strided else None)
         for t in tensors(model).values()
     ]
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, of a GPU or of this machine: no fault of the model."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def first_line(error: BaseException) -> str:
