@@ -81,7 +81,7 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
 def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
     (make(tmp_path, "hkr_cnn") / "illustrations.npz").write_text("no archive")
     run_report(f"results={tmp_path}")
-    named = "data/hkr_cnn/default/0/illustrations.npz cannot be read"
+    named = "data/hkr_cnn/default/0/illustrations.npz is damaged"
     assert f"Not drawn: figure adversarial_data: {named}" in capsys.readouterr().err
     page = (tmp_path / "report.html").read_text()
     assert "<code>figure adversarial_data</code>" in page
