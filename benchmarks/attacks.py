@@ -34,7 +34,7 @@ from lipbench.bounds import attack_images
 from lipbench.commandline import CONF
 from lipbench.evaluation import ATTACKS
 from lipbench.experiment import environment
-from lipbench.results import ResultsError, atomic, file_hash, run_folders, write_text
+from lipbench.results import FLOAT32_FALSIFIER, ResultsError, atomic, file_hash, run_folders, write_text
 
 LIBRARIES = {"foolbox": "foolbox", "adv_lib": "adv-lib", "torchattacks": "torchattacks"}
 NETWORKS = (
@@ -155,7 +155,9 @@ def configured(skip: list[str]) -> tuple[dict[str, Attack], dict[str, Attack]]:
             raise SystemExit(f"{error}. Install it (see --help), or go without it: --skip {library}") from None
         others += wanted
     native = [name for name in ATTACKS if name not in skip]
-    native += sorted(names - {*native, *skip, *(name for attacks in of.values() for name in attacks)})
+    native += sorted(
+        names - {*native, *skip, FLOAT32_FALSIFIER, *(name for attacks in of.values() for name in attacks)}
+    )
     return {name: _attack(name) for name in native}, {name: _attack(name) for name in others}
 
 
