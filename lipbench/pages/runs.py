@@ -9,8 +9,6 @@ from lipbench.health import Flag
 from lipbench.results import (
     RUN_COLUMNS,
     ResultsError,
-    read_bounds,
-    read_histories,
     read_summary,
     run_folders,
     run_key,
@@ -88,7 +86,7 @@ class Runs:
 
 
 def find_runs(root: Path) -> Runs:
-    """Looks at every run under `root`; none that is broken or unfinished stops it.
+    """Looks at every run under `root`; none that is broken or unfinished stops it. Of each its summary is read alone.
 
     Raises:
         ResultsError: there is no such folder, or no finished run in it; says what was found instead and what to do.
@@ -97,7 +95,8 @@ def find_runs(root: Path) -> Runs:
         raise ResultsError(f"There is no results folder {root}. Make one: make benchmark, or {_example(root)}")
     finished: dict[tuple[Any, ...], Run] = {}
     problems = []
-    for folder in run_folders(root):
+    folders = run_folders(root)
+    for folder in folders:
         try:
             run = _run(folder)
             if run.key in finished:
@@ -107,8 +106,8 @@ def find_runs(root: Path) -> Runs:
             finished[run.key] = run
         except ResultsError as error:
             problems.append(Problem.of(error, _name(folder, root), root))
-    begun = [path.parent for path in sorted(root.glob("*/*/*/*/config.yaml"))]
-    without = [folder for folder in begun if not any((folder / "bounds").glob("*.csv"))]
+    begun = [path.parent for path in root.glob("*/*/*/*/config.yaml")]
+    without = sorted(set(begun) - set(folders))
     problems += [Problem(_name(folder, root), "unfinished: it has no tables. Run it again.") for folder in without]
     if not finished:
         listed = "".join(f"\n  {problem}" for problem in problems)
@@ -136,9 +135,6 @@ def _run(folder: Path) -> Run:
         missing = [name for name in NEEDED if name not in summary]
         if missing:
             raise ResultsError(f"summary.json lacks {', '.join(missing)}. Delete it and run the experiment again.")
-        if not len(read_bounds(folder)):
-            raise ResultsError("its tables are empty. Run it again with force=true.")
-        read_histories(folder)
         flags = [Flag(**flag) for flag in summary.get("flags", [])]
     except ResultsError:
         raise

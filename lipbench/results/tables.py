@@ -3,6 +3,7 @@
 Tables of a run lie in `<root>/<dataset>/<experiment>/<variant>/<seed>/bounds/`.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,12 @@ def read_bounds(folder: Path) -> pd.DataFrame:
 
 def run_folders(root: Path) -> list[Path]:
     """Every run under `root`, or `root` itself if it is one: the folders that hold tables."""
-    return sorted({path.parent.parent for path in root.glob("**/bounds/*.csv")})
+    found = []
+    for folder, inside, _ in os.walk(root):
+        if "bounds" in inside and any(Path(folder, "bounds").glob("*.csv")):
+            found.append(Path(folder))
+            inside.clear()  # no run lies in another
+    return sorted(found)
 
 
 def run_key(folder: Path) -> dict[str, Any]:
