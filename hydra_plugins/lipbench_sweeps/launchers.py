@@ -157,7 +157,7 @@ class SubmititSlurmLauncher(_Submitit):
             submitted = {place: executor.submit(job) for place, job in jobs.items()}
         return {place: _InQueue(handle, self.queue) for place, handle in submitted.items()}
 
-    def end(self, running: Sequence["_InQueue"]) -> None:
+    def end(self, running: Sequence[Any]) -> None:
         if running:
             numbers = sorted({str(handle.job.job_id).split("_")[0] for handle in running})
             print(f"{len(running)} jobs stay in the queue. To end them: scancel {' '.join(numbers)}", flush=True)
