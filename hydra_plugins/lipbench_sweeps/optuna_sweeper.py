@@ -61,8 +61,8 @@ class OptunaSweeper(Sweeper):
         self.sampler, self.params = sampler, params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.hydra_context, self.config = hydra_context, config
+        self.runner = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -78,8 +78,7 @@ class OptunaSweeper(Sweeper):
             wanted = [[(*values, *same) for same in product(*fixed)] for values in chosen]
             jobs = list(dict.fromkeys(job for jobs in wanted for job in jobs))  # two trials may be alike
             self.validate_batch_is_legal(jobs)
-            assert self.launcher is not None  # made by `setup`
-            answers = self.launcher.launch(jobs, initial_job_idx=sum(map(len, returns)))
+            answers = self.runner.launch(jobs, initial_job_idx=sum(map(len, returns)))
             returns.append(answers)
             answer_of = dict(zip(jobs, answers, strict=True))
             for trial, values, mine in zip(trials, chosen, wanted, strict=True):
@@ -98,7 +97,7 @@ class OptunaSweeper(Sweeper):
     def _read(self, arguments: Sequence[str]) -> tuple[list["_Parameter"], list[list[str]]]:
         """What Optuna chooses, and of every other override its values, all of which are run."""
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         # The last one for a key counts, as everywhere in Hydra.
         overrides = {override.get_key_element(): override for override in parser.parse_overrides(given)}
         space = [_Parameter.of(o) for key, o in overrides.items() if o.is_sweep_override() and key not in REPEATED]
