@@ -3,15 +3,12 @@ refused.
 """
 
 import hashlib
-import platform
 import shutil
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -339,30 +336,6 @@ def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:
     return root / experiment / variant / str(seed)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, machine and commit: what a reader of the results needs to know besides the configuration."""
-    # Of libraries that are extras: those that are there.
-    peers = ("torchattacks", "foolbox", "adv-lib", "deel-torchlip", "orthogonium")
-    packages = ("torch", "numpy", "pandas", "lipbench", *peers)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages if _installed(name)},
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-        "commit": commit.stdout.strip() or None,
-    }
-
-
 def read_back(value: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as it reads from a file: plain containers, keys as strings."""
     return OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(dict(value)))))  # type: ignore[return-value]
@@ -371,21 +344,3 @@ def read_back(value: Mapping[str, Any]) -> dict[str, Any]:
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-
-def _installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()

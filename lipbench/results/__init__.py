@@ -1,6 +1,7 @@
 """Tables of bounds: schema, reading, writing, the sandwich law, robust accuracy."""
 
 from lipbench.results.compare import COMBINED, Comparison, compare
+from lipbench.results.equality import Equality, equalities
 from lipbench.results.files import (
     ResultsError,
     atomic,
@@ -42,6 +43,7 @@ __all__ = [
     "NORMS",
     "RUN_COLUMNS",
     "Comparison",
+    "Equality",
     "LawViolation",
     "ResultsError",
     "UntrustedError",
@@ -53,6 +55,7 @@ __all__ = [
     "class_accuracies",
     "compare",
     "differences",
+    "equalities",
     "file_hash",
     "fingerprint",
     "imbalance",

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from lipbench.files import atomic
 
-# Bytes of a file of JSON, of YAML (which is read a hundred times slower), and of the unpacked arrays of a file: far more
+# Bytes of a file of JSON, of YAML (read a hundred times slower), and of the unpacked arrays of a file: far more
 # than a run writes, and what a reader can hold.
 TEXT, CONFIG, ARRAYS = 2**24, 2**18, 2**28
 # Of containers inside of each other.
