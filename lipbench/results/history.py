@@ -24,7 +24,9 @@ def read_histories(root: str | Path) -> pd.DataFrame:
             try:
                 table = pd.read_csv(path)
                 tables.append(pd.concat([pd.DataFrame([run_key(folder)] * len(table)), table], axis=1))
-            except (ValueError, TypeError) as error:  # pandas' own, and of the encoding
+            except OSError:
+                raise
+            except Exception as error:  # of pandas' parser, in many ways
                 raise ResultsError(f"{path} is damaged ({error}). Run it again with force=true.") from error
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=RUN_COLUMNS)
 
