@@ -17,7 +17,7 @@ SWEEPER ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark test test-extra test-slurm lint figures report sweep status evaluate export data bench clean
+.PHONY: help install benchmark test test-extra test-slurm lint figures report sweep status evaluate export reproduce data bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ evaluate: $(READY) ## Your own model: MODEL=file.py:build CHECKPOINT=weights.saf
 
 export: $(READY) ## ONNX and torch.export files of RUN, the certificate inside
 	$(BIN)/python -m lipbench.export "run=$(RUN)"
+
+reproduce: $(READY) ## Make RUN again from its own files and compare, table by table
+	$(BIN)/python -m lipbench.reproduce "run=$(RUN)" $(ARGS)
 
 data: $(READY) ## Get, check or draw DATA (mnist, cifar10, cifar100, cifar10_jpeg, celeba, celeba_drawn) in LIPBENCH_DATA or the cache
 	$(BIN)/python -m lipbench.data $(DATA) $(ARGS)

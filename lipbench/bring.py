@@ -24,10 +24,11 @@ from lipbench.attacks.engine.exact import first_line
 from lipbench.bounds import as_pixels
 from lipbench.certificate import layer_table
 from lipbench.data import Dataset
+from lipbench.environment import environment
 from lipbench.layers import BakingError, Construction, bake_closely
 from lipbench.models import OnnxError, load_onnx, load_weights
 from lipbench.results import file_hash, write_json, write_text
-from lipbench.run_folder import RunFolder, environment
+from lipbench.run_folder import RunFolder
 from lipbench.state import evaluation_mode, same_random_numbers, weights_hash
 
 EXPORTED, SCRIPTED, ONNX = (".pt2",), (".pt", ".pth", ".ts", ".torchscript"), (".onnx",)

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from lipbench.batching import images_at_once
 from lipbench.beside import add_cost
 from lipbench.data import Dataset, Split
+from lipbench.environment import environment
 from lipbench.layers import BakingError, bake_closely
 from lipbench.models import build, rebuild, save
 from lipbench.results import ResultsError, fingerprint, read_json, write_json, write_text
-from lipbench.run_folder import RunFolder, environment
+from lipbench.run_folder import RunFolder
 from lipbench.state import float32_products
 from lipbench.training import event_log, pixels, processes
 

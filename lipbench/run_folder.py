@@ -2,15 +2,13 @@
 refused.
 """
 
-import platform
 import shutil
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -364,45 +362,3 @@ class RunFolder(ABC):
 def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:
     """`<root>/<dataset>/<experiment>/<variant>/<seed>` of an experiment named "<dataset>/<experiment>"."""
     return root / experiment / variant / str(seed)
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, machine and commit: what a reader of the results needs to know besides the configuration."""
-    # Of libraries that are extras: those that are there.
-    peers = ("torchattacks", "foolbox", "adv-lib", "deel-torchlip", "orthogonium")
-    packages = ("torch", "numpy", "pandas", "lipbench", *peers)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages if _installed(name)},
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-        "commit": commit.stdout.strip() or None,
-    }
-
-
-def _installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 import resource
@@ -317,7 +318,7 @@ def test_an_archive_holds_files_of_bounded_size_alone(tmp_path: Path, monkeypatc
             for key, value in attributes.items():
                 setattr(entry, key, value)
             entry.size = size
-            tar.addfile(entry, open("/dev/zero", "rb") if size else None)  # noqa: SIM115
+            tar.addfile(entry, io.BytesIO(bytes(size)))
         return path
 
     monkeypatch.setattr("lipbench.data.archives.TOTAL", 2**23)

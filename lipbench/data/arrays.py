@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import struct
 import zipfile
@@ -119,7 +120,10 @@ def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, OSError) as error:
+        # A damaged directory sends its reader to places before the beginning of the file.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise DataError(f"{file} is no .npz file, or is damaged ({error}). Write it with numpy.savez.") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import zipfile
 from collections.abc import Sequence
@@ -73,9 +74,10 @@ def read_picture(pictures: Pictures, index: int) -> bytes:
     try:
         with pictures.open(index) as file:
             content = file.read(BYTES + 1)
-    except (OSError, MemoryError):
-        raise
     except Exception as error:  # of a damaged archive: zipfile's, zlib's, and what its parser raises besides
+        # An archive may send a reader to a place before its beginning: that is no fault of the disk.
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+            raise
         raise BadPicture(f"cannot be read ({error})") from None
     if len(content) > BYTES:
         raise BadPicture(f"has more than {BYTES:,} bytes")

@@ -1,5 +1,6 @@
 """A network in an ONNX file as a torch module: differentiable, and in any precision. Needs the extra lipbench[onnx]."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +17,8 @@ from lipbench.models.onnx_operators import OPERATORS, OnnxError
 OPSET = 18
 # The largest difference of a logit to that of the runtime, relative to the largest of the image (at least 1).
 TOLERANCE = 1e-4
+# Numbers of the largest input, and of the largest constant that a graph makes.
+VALUES = 2**26
 # In a float64 copy whatever is cast to a floating point type becomes float64, as the weights do.
 PRECISION = ("Cast", "CastLike", "ConstantOfShape")
 
@@ -101,13 +104,21 @@ def load_onnx(path: str | Path) -> tuple[OnnxNetwork, int | None]:
         if versions.get("ai.onnx", OPSET) < OPSET:
             proto = version_converter.convert_version(proto, OPSET)
     except Exception as error:  # protobuf's, the checker's, the converter's
-        raise OnnxError(f"{path.name} cannot be read as ONNX: {str(error).strip().splitlines()[0]}") from error
-    network = OnnxNetwork(proto).eval()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise OnnxError(f"{path.name} cannot be read as ONNX: {lines[0]}") from error
+    try:
+        network = OnnxNetwork(proto).eval()
+    except OnnxError:
+        raise
+    except Exception as error:  # a graph that contradicts itself, a tensor that contradicts its shape
+        raise OnnxError(f"{path.name} is damaged: {type(error).__name__}: {str(error)[:200]}") from error
     given = next(value for value in proto.graph.input if value.name == network._input)
     sizes = [d.dim_value if d.HasField("dim_value") else None for d in given.type.tensor_type.shape.dim]
     if len(sizes) != 4 or None in sizes[1:]:
         raise OnnxError(f"{path.name} takes inputs {sizes}, not images [N, C, H, W] of one shape.")
     batch, *shape = sizes
+    if math.prod(n for n in sizes if n is not None) > VALUES:
+        raise OnnxError(f"{path.name} takes inputs {sizes}: more than {VALUES:,} numbers at once.")
     _compare(network, path, proto, (batch or 3, *(n for n in shape if n is not None)))
     return network, batch
 
@@ -116,19 +127,22 @@ def load_onnx(path: str | Path) -> tuple[OnnxNetwork, int | None]:
 def _compare(network: OnnxNetwork, path: Path, proto: Any, shape: Sequence[int]) -> None:
     x = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
     feeds = {network._input: x.numpy()}
-    if find_spec("onnxruntime"):
-        import onnxruntime
-
-        runtime = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    else:
-        from onnx.reference import ReferenceEvaluator
-
-        runtime = ReferenceEvaluator(proto)
-    expected = torch.from_numpy(np.asarray(runtime.run(None, feeds)[0]))
-    try:
+    try:  # first, because what it makes is bounded
         found = network(x)
     except Exception as error:  # an operator with options that are not read
         raise OnnxError(f"{path.name}: {type(error).__name__} while it runs in torch: {error}") from error
+    try:
+        if find_spec("onnxruntime"):
+            import onnxruntime
+
+            runtime = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        else:
+            from onnx.reference import ReferenceEvaluator
+
+            runtime = ReferenceEvaluator(proto)
+        expected = torch.from_numpy(np.asarray(runtime.run(None, feeds)[0]))
+    except Exception as error:  # the runtime's own errors, which derive from nothing else
+        raise OnnxError(f"{path.name}: the runtime refuses it: {str(error)[:200]}") from error
     scale = expected.abs().amax().clamp_min(1)
     if found.shape != expected.shape or not bool((found - expected).abs().amax() <= TOLERANCE * scale):
         raise OnnxError(
@@ -141,6 +155,8 @@ def _in_precision(node: _Node, inputs: list[Any], working: torch.dtype) -> Tenso
     if node.kind == "ConstantOfShape":
         value = torch.from_numpy(np.asarray(node.attributes.get("value", np.zeros(1, np.float32)))).flatten()[0]
         shape = inputs[0].tolist()
+        if math.prod(shape) > VALUES:
+            raise OnnxError(f"a constant of shape {shape}: more than {VALUES:,} numbers")
         kind = working if value.is_floating_point() else value.dtype
         return torch.full(shape, value.item(), dtype=kind, device=inputs[0].device)
     if node.kind == "CastLike":

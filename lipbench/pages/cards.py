@@ -20,6 +20,18 @@ OVERRIDE = re.compile(r",(?=[A-Za-z_][\w.]*=)")
 # The names of long variants end in a hash: they cannot be read back.
 CUT = re.compile(r"-[0-9a-f]{16}$")
 SHOWN = 10
+# Whose versions are shown, where the run had them.
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pandas",
+    "lipbench",
+    "torchattacks",
+    "foolbox",
+    "adv-lib",
+    "deel-torchlip",
+    "orthogonium",
+)
 
 
 @dataclass(frozen=True)
@@ -181,7 +193,9 @@ def _environment(runs: Sequence[Run], cautions: list[str]) -> list[tuple[str, st
         except (OSError, TypeError, ValueError):
             cautions.append(_unread(path))
             continue
-        for key, value in {**held, **packages}.items():
+        for key, value in {**held, **{name: packages[name] for name in PACKAGES if name in packages}}.items():
+            if isinstance(value, dict | list) or key == "torch_build":
+                continue  # for a machine to read
             known.setdefault(key, {})[str(value)] = None
     return [(key, ", ".join(values)) for key, values in sorted(known.items())]
 

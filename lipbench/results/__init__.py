@@ -1,6 +1,7 @@
 """Tables of bounds: schema, reading, writing, the sandwich law, robust accuracy."""
 
 from lipbench.results.compare import COMBINED, Comparison, compare
+from lipbench.results.equality import Equality, equalities
 from lipbench.results.errors import ERROR, clear_error, read_error, write_error
 from lipbench.results.files import (
     ResultsError,
@@ -46,6 +47,7 @@ __all__ = [
     "NORMS",
     "RUN_COLUMNS",
     "Comparison",
+    "Equality",
     "LawViolation",
     "ResultsError",
     "UntrustedError",
@@ -58,6 +60,7 @@ __all__ = [
     "clear_error",
     "compare",
     "differences",
+    "equalities",
     "file_hash",
     "fingerprint",
     "imbalance",

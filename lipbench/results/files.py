@@ -14,8 +14,11 @@ from omegaconf import OmegaConf
 
 from lipbench.files import atomic
 
-# Bytes of a file of text, and of the unpacked arrays of a file: far more than a run writes, and what a reader can hold.
-TEXT, ARRAYS = 2**24, 2**28
+# Bytes of a file of JSON, of YAML (read a hundred times slower), and of the unpacked arrays of a file: far more
+# than a run writes, and what a reader can hold.
+TEXT, CONFIG, ARRAYS = 2**24, 2**18, 2**28
+# Of containers inside of each other.
+DEPTH = 50
 NO_FILE = (FileNotFoundError, PermissionError, IsADirectoryError)
 
 
@@ -50,13 +53,12 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads a YAML file as plain containers; interpolations stay text.
 
     Raises:
-        ResultsError: it holds no mapping, is no YAML or larger than 16 MiB, or uses aliases, of which a few lines can
+        ResultsError: it holds no mapping, is no YAML or larger than 256 KiB, or uses aliases, of which a few lines can
             make gigabytes.
     """
     try:
-        text = _text(path)
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it uses aliases (*name)")
+        text = _text(path, CONFIG)
+        _check_events(text)
         found: Any = OmegaConf.to_container(OmegaConf.create(text))
         if not isinstance(found, dict) or not found:
             raise ValueError("it holds no mapping")
@@ -66,6 +68,17 @@ def read_config(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:200]
         raise ResultsError(f"{path} is not valid YAML ({reason}). Run it again with force=true.") from error
     return found
+
+
+def _check_events(text: str) -> None:
+    """Looks at YAML as it is read, before anything is made of it."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it uses aliases (*name)")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH:
+            raise ValueError(f"it is nested more than {DEPTH} deep")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -99,11 +112,11 @@ def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
             raise ValueError(f"{member.filename} is not as long as its shape {shape} of {dtype}")
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, limit: int = TEXT) -> str:
     with path.open("rb") as file:
-        content = file.read(TEXT + 1)
-    if len(content) > TEXT:
-        raise ValueError(f"it is larger than {TEXT:,} bytes")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it is larger than {limit:,} bytes")
     return content.decode()
 
 

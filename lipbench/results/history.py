@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lipbench.results.files import ResultsError
 from lipbench.results.tables import RUN_COLUMNS, run_folders, run_key
 
 
@@ -12,13 +13,21 @@ def read_histories(root: str | Path) -> pd.DataFrame:
 
     A column that a run does not have (each network has its own layers, see `lipbench.training.history.monitor`) is
     NaN. Empty where no run has a history.
+
+    Raises:
+        ResultsError: a history is no table.
     """
     tables = []
     for folder in run_folders(Path(root)):
         path = folder / "history.csv"
         if path.exists():
-            table = pd.read_csv(path)
-            tables.append(pd.concat([pd.DataFrame([run_key(folder)] * len(table)), table], axis=1))
+            try:
+                table = pd.read_csv(path)
+                tables.append(pd.concat([pd.DataFrame([run_key(folder)] * len(table)), table], axis=1))
+            except OSError:
+                raise
+            except Exception as error:  # of pandas' parser, in many ways
+                raise ResultsError(f"{path} is damaged ({error}). Run it again with force=true.") from error
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=RUN_COLUMNS)
 
 

@@ -91,20 +91,37 @@ def read_bounds(folder: Path) -> pd.DataFrame:
     """All tables of one run, in the order of their methods' names.
 
     Raises:
-        ResultsError: no table, or one with other columns.
+        ResultsError: no table, or one with other columns or values.
     """
     paths = sorted((folder / "bounds").glob("*.csv"))
     if not paths:
         raise ResultsError(f"{folder} holds no tables: nothing matches bounds/*.csv. Run the experiment first.")
-    tables = []
-    for path in paths:
+    return pd.concat([_read_table(path) for path in paths], ignore_index=True)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
         # Python's float() returns the very number that was written; pandas' own parser may miss the last bit.
         table = pd.read_csv(path, dtype={"distance": str}, keep_default_na=False)
         if list(table.columns) != COLUMNS:
             raise ResultsError(f"{path} has columns {list(table.columns)}; expected {COLUMNS}.")
-        table["distance"] = table["distance"].map(float)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+        table["distance"] = table["distance"].map(float).astype(float)
+    except (OSError, ResultsError):
+        raise
+    except Exception as error:  # of pandas' parser, in many ways
+        raise ResultsError(f"{path} is damaged ({error}). Delete it and run the experiment again.") from error
+    problems = {
+        "an index, label or prediction that is no whole number": not all(
+            pd.api.types.is_integer_dtype(table[column]) for column in COLUMNS[:3]
+        ),
+        f"a side that is none of {SIDES}": not set(table["side"]).issubset(SIDES),
+        f"a norm that is none of {NORMS}": not set(table["norm"]).issubset(NORMS),
+        "a distance that is negative or NaN": not (table["distance"] >= 0).all(),
+    }
+    if len(table) and any(problems.values()):
+        found = next(problem for problem, is_there in problems.items() if is_there)
+        raise ResultsError(f"{path} is damaged: it has {found}. Delete it and run the experiment again.")
+    return table
 
 
 def run_folders(root: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from lipbench.results.files import ResultsError
+from lipbench.results.files import DEPTH, ResultsError
 
 # Whose public names (`__all__`, or the functions and classes of a file without one) are building blocks. They are named
 # here and not imported: rooms import this one.
@@ -41,7 +41,7 @@ GET_METHOD = "hydra.utils.get_method"
 # Options of lipbench's own functions that say where files lie: results never hold them, and a file may be written
 # there. These packages have such options, which could be given by their position as well.
 PLACES, PLACED = {"root", "path", "cache", "checkpoint"}, ("lipbench.data", "lipbench.training")
-DEPTH, NODES = 50, 20_000
+NODES = 20_000
 
 ALLOWED = "the public names of lipbench's packages, and the classes of torch.nn and torch.optim"
 
