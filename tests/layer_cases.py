@@ -51,6 +51,8 @@ class Case:
         pieces: its linear pieces; those of a larger set that holds them prove a bound too.
         limit: largest looseness, bound / truth - 1, that is no fault; None where the bound is an inequality that need
             not be reached.
+        floor: what the bound may exceed that by, where large weights that cancel, or that are cropped, leave their
+            rounding.
         bound: asks for the bound; None: `lipschitz`.
         refused: whether the layer must be refused.
     """
@@ -59,6 +61,7 @@ class Case:
     shape: Shape
     pieces: list[Piece]
     limit: float | None = TIGHT
+    floor: float = 0.0
     bound: Callable[[], float] | None = None
     refused: bool = False
 
@@ -113,7 +116,10 @@ def is_needless(case: Case, found: Verdict) -> bool:
     truth = max((reached(linear) for linear in case.pieces), default=Fraction(0))
     if case.refused or not Fraction(SAFE[0]) ** 2 < truth < Fraction(SAFE[1]) ** 2:
         return False
-    return math.isinf(found.bound) or (case.limit is not None and found.looseness > case.limit)
+    if math.isinf(found.bound) or case.limit is None:
+        return math.isinf(found.bound)
+    rest = max(Fraction(0), Fraction(found.bound) - Fraction(case.floor))
+    return rest**2 > truth * Fraction(1 + case.limit) ** 2
 
 
 def numbers(rng: random.Random, *shape: int, kinds: tuple[str, ...] = KINDS) -> Tensor:

@@ -56,7 +56,7 @@ def _gram_iteration(rng: random.Random) -> Case:
         (1,),
         [piece(fractions(matrix))],
         rank ** (1 / 64) - 1 + 1e-8,
-        lambda: float(layers.norm_bound(matrix, squarings=5)) * (1 + 1e-9),
+        bound=lambda: float(layers.norm_bound(matrix, squarings=5)) * (1 + 1e-9),
     )
 
 
@@ -146,7 +146,8 @@ def _of_convolution(rng: random.Random) -> tuple[nn.Conv2d, tuple[int, int], lis
 @checks(nn.Conv2d)
 def _conv2d(rng: random.Random) -> Case:
     layer, size, matrix, repeats = _of_convolution(rng)
-    return Case(layer, (layer.in_channels, *size), [piece(matrix)], _limit(layer, size), refused=repeats)
+    floor = 1e-8 * float(layer.weight.double().abs().sum()) if layer.padding_mode == "circular" else 0.0
+    return Case(layer, (layer.in_channels, *size), [piece(matrix)], _limit(layer, size), floor, refused=repeats)
 
 
 @checks(nn.Conv2d, "without its dense operator")
@@ -161,7 +162,7 @@ def _conv2d_large(rng: random.Random) -> Case:
         finally:
             linear.DENSE_LIMIT = limit
 
-    return Case(layer, (layer.in_channels, *size), [piece(matrix)], BY_FREQUENCY, bound, refused=repeats)
+    return Case(layer, (layer.in_channels, *size), [piece(matrix)], BY_FREQUENCY, bound=bound, refused=repeats)
 
 
 def _limit(layer: nn.Conv2d, size: tuple[int, int]) -> float | None:
@@ -199,7 +200,8 @@ def _fourier(rng: random.Random) -> Case:
     # The twiddle factors have 45 decimals.
     radius = Fraction(largest) / 10**40
     # Of a frequency that is its own conjugate only the real part is used.
-    return Case(layer, shape, [piece(matrix, radius)], TIGHT if real else None)
+    floor = 1e-8 * float(spectrum.double().abs().sum())
+    return Case(layer, shape, [piece(matrix, radius)], TIGHT if real else None, floor)
 
 
 def _fourier_matrix(spectrum: list, torus: Torus, shape: tuple[int, ...]) -> list[list[Fraction]]:

@@ -275,7 +275,7 @@ def _convex_residual(rng: random.Random) -> Case:
     exact = Fraction(float(share))
     branch, pieces, size = _sum(rng, exact, 1 - exact)
     layer = layers.bake(layers.ConvexResidual(branch))
-    layer.share = nn.Parameter(share)
+    layer.share = nn.Parameter(share.to(next(branch.parameters())))
     return Case(layer, (size,), pieces, None)
 
 
