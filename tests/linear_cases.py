@@ -77,7 +77,7 @@ def convolution(rng: random.Random, kinds: tuple[str, ...] = KINDS) -> tuple[nn.
         padding = (rng.randint(0, 4), rng.randint(0, 4))
         named = rng.choice(("same", "valid", ""))
         options = {"dilation": dilation, "groups": groups, "padding_mode": rng.choice(("zeros", "zeros", "circular"))}
-        if named == "same" or named == "valid":
+        if named:
             options |= {"padding": named}
             stride = (1, 1) if named == "same" else stride
         else:
@@ -146,7 +146,7 @@ def _of_convolution(rng: random.Random) -> tuple[nn.Conv2d, tuple[int, int], lis
 @checks(nn.Conv2d)
 def _conv2d(rng: random.Random) -> Case:
     layer, size, matrix, repeats = _of_convolution(rng)
-    floor = 1e-8 * float(layer.weight.double().abs().sum()) if layer.padding_mode == "circular" else 0.0
+    floor = 1e-8 * float(layer.weight.detach().double().abs().sum()) if layer.padding_mode == "circular" else 0.0
     return Case(layer, (layer.in_channels, *size), [piece(matrix)], _limit(layer, size), floor, refused=repeats)
 
 
@@ -254,7 +254,11 @@ def _adaptive_avg(rng: random.Random) -> Case:
     layer = nn.AdaptiveAvgPool2d(asked).eval()  # type: ignore[arg-type]
     windows = [adaptive_windows(n, n if m is None else m) for n, m in zip(size, asked, strict=True)]
     matrix = [
-        [Fraction(i in rows and j in columns) / (len(rows) * len(columns)) for i in range(size[0]) for j in range(size[1])]
+        [
+            Fraction(i in rows and j in columns) / (len(rows) * len(columns))
+            for i in range(size[0])
+            for j in range(size[1])
+        ]
         for rows, columns in itertools.product(*windows)
     ]
     assert agrees(layer, (1, *size), matrix)
@@ -309,9 +313,7 @@ for _kind, _dimensions in {
     nn.AlphaDropout: 2,
     nn.FeatureAlphaDropout: 2,
 }.items():
-    checks(_kind)(
-        lambda rng, kind=_kind, n=_dimensions: _moves(kind(), (rng.randint(1, 3), *(rng.randint(1, 2),) * n))
-    )
+    checks(_kind)(lambda rng, kind=_kind, n=_dimensions: _moves(kind(), (rng.randint(1, 3), *(rng.randint(1, 2),) * n)))
 
 
 @checks(nn.PixelShuffle)
@@ -394,4 +396,3 @@ refuses(nn.InstanceNorm1d, nn.InstanceNorm1d(2), (2, 3))
 refuses(nn.InstanceNorm2d, nn.InstanceNorm2d(2), (2, 3, 3))
 refuses(nn.InstanceNorm3d, nn.InstanceNorm3d(2), (2, 3, 3, 3))
 refuses(nn.LocalResponseNorm, nn.LocalResponseNorm(2), (2, 3, 3))
-

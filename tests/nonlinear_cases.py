@@ -42,7 +42,7 @@ def above(value: object) -> Fraction:
 
 
 def largest_slope(derivative: Callable[[object], object], ends: float, beyond: float) -> Fraction:
-    """Upper bound of |derivative| by interval arithmetic, within 1e-5: on cells of [-ends, ends] that are halved until
+    """Upper bound of |derivative| by interval arithmetic, within 1e-4: on cells of [-ends, ends] that are halved until
     they are narrow enough; `beyond` outside of them.
     """
     iv.dps = 30
@@ -52,7 +52,7 @@ def largest_slope(derivative: Callable[[object], object], ends: float, beyond: f
         middle = (left + right) / 2
         reached = max(reached, float(abs(derivative(iv.mpf(middle))).a))  # type: ignore[attr-defined]
         found = above(abs(derivative(iv.mpf([left, right]))))  # type: ignore[arg-type]
-        if found > max(reached, beyond) + 1e-5:
+        if found > max(reached, beyond) + 1e-4:
             cells += [(left, middle), (middle, right)]
         else:
             done = max(done, found)
@@ -82,7 +82,7 @@ def gelu_slope() -> Fraction:
     return above(mp.ncdf(root) + root * mp.npdf(root))
 
 
-# Beyond 16, x s (1 - s) <= x exp(-x) and its like are below 1e-4, and s below 1.
+# Beyond 8, x s (1 - s) <= x exp(-x) and its like are below 0.003, and s below 1.
 SLOPES: dict[str, Fraction] = {}
 
 
@@ -91,7 +91,10 @@ def _measured(name: str, compute: Callable[[], Fraction]) -> Fraction:
 
 
 def _activation(kind: type, make: Callable[[random.Random], tuple[nn.Module, Piece]]) -> None:
-    checks(kind)(lambda rng: Case(*(lambda found: (found[0].eval(), (3,), [found[1]]))(make(rng))))
+    @checks(kind)
+    def _slopes(rng: random.Random) -> Case:
+        layer, steepest = make(rng)
+        return Case(layer.eval(), (3,), [steepest])
 
 
 ONE = slope(1)
@@ -100,13 +103,14 @@ for _kind in (nn.ReLU, nn.ReLU6, nn.Tanh, layers.Abs):
     _activation(_kind, lambda rng, kind=_kind: (kind(), ONE))  # type: ignore[misc]
 # s (1 - s) <= 1 / 4.
 _activation(nn.Sigmoid, lambda rng: (nn.Sigmoid(), slope(Fraction(1, 4))))
-_activation(nn.SiLU, lambda rng: (nn.SiLU(), slope(_measured("silu", lambda: largest_slope(_silu, 16, 1.001)))))
+_activation(nn.SiLU, lambda rng: (nn.SiLU(), slope(_measured("silu", lambda: largest_slope(_silu, 8, 1.01)))))
 _activation(nn.Hardtanh, lambda rng: (nn.Hardtanh(-rng.random(), rng.random() + 0.1), ONE))
 _activation(nn.Softplus, lambda rng: (nn.Softplus(rng.choice((-2.0, 0.1, 1.0, 50.0)), rng.choice((37, 40))), ONE))
 
 
 def _any(rng: random.Random) -> float:
-    return float(numbers(rng, 1))
+    """Any number of float32, which torch computes in where a layer has no weights."""
+    return float(numbers(rng, 1).clamp(-1e37, 1e37))
 
 
 def _leaky(rng: random.Random) -> tuple[nn.Module, Piece]:
@@ -128,7 +132,7 @@ def _prelu(rng: random.Random) -> tuple[nn.Module, Piece]:
 def _gelu(rng: random.Random) -> tuple[nn.Module, Piece]:
     if rng.random() < 0.5:
         return nn.GELU(), slope(_measured("gelu", gelu_slope))
-    return nn.GELU("tanh"), slope(_measured("tanh", lambda: largest_slope(_tanh_gelu, 16, 1.001)))
+    return nn.GELU("tanh"), slope(_measured("tanh", lambda: largest_slope(_tanh_gelu, 8, 1.01)))
 
 
 for _kind, _make in {nn.LeakyReLU: _leaky, nn.ELU: _elu, nn.PReLU: _prelu, nn.GELU: _gelu}.items():
@@ -310,7 +314,14 @@ def _keeping(rng: random.Random, outputs: int, inputs: int, side: int, groups: i
     fits = all(p <= n for p, n in zip(padding, size, strict=True))
     mode = rng.choice(("zeros", "circular")) if fits else "zeros"
     layer = nn.Conv2d(
-        inputs * groups, outputs * groups, kernel, 1, padding, dilation, groups, padding_mode=mode  # type: ignore[arg-type]
+        inputs * groups,
+        outputs * groups,
+        kernel,
+        1,
+        padding,
+        dilation,
+        groups,
+        padding_mode=mode,  # type: ignore[arg-type]
     )
     weight = numbers(rng, *layer.weight.shape)
     return hold(layer, weight=weight, bias=weight.flatten(1)[:, 0]), (inputs * groups, *size)  # type: ignore[return-value]
@@ -334,7 +345,8 @@ def _skew_exponential(rng: random.Random) -> Case:
     split = wide.view(groups, channels, channels, *inner.kernel_size)
     split[:, :outputs, :inputs] = weight.double().view(groups, outputs, inputs, *inner.kernel_size)
     matrix = convolution_matrix(square, fractions(wide), shape[1:])  # type: ignore[arg-type]
-    series = _series([[a - b for a, b in zip(*both, strict=True)] for both in zip(matrix, zip(*matrix), strict=True)])
+    transposed = zip(*matrix, strict=True)
+    series = _series([[a - b for a, b in zip(*both, strict=True)] for both in zip(matrix, transposed, strict=True)])
     rows, columns = (
         [g * channels * pixels + i for g in range(groups) for i in range(count * pixels)] for count in (outputs, inputs)
     )
@@ -356,7 +368,8 @@ def _series(skew: list) -> list:
         columns = list(zip(*whole, strict=True))
         power = [[sum(a * b for a, b in zip(row, column, strict=True)) for column in columns] for row in power]
         factor = common**k * math.factorial(k)
-        total = [[t + Fraction(p, factor) for t, p in zip(*both, strict=True)] for both in zip(total, power, strict=True)]
+        pairs = zip(total, power, strict=True)
+        total = [[t + Fraction(p, factor) for t, p in zip(*both, strict=True)] for both in pairs]
     return total
 
 
@@ -368,7 +381,7 @@ def _sandwich(rng: random.Random) -> Case:
     frame = numbers(rng, outputs, outputs + inputs)
     orthonormal = rng.random() < 0.5
     if orthonormal:
-        frame = torch.linalg.qr(torch.tensor([[rng.gauss(0, 1) for _ in range(outputs)] for _ in range(outputs + inputs)]))[0].T
+        frame = torch.linalg.qr(numbers(rng, outputs + inputs, outputs, kinds=("normal",)))[0].T.contiguous()
     layer.frame = nn.Parameter(frame)
     layer.log_psi = nn.Parameter(numbers(rng, outputs, kinds=("normal", "zeros")).to(frame))
     layer.bias = nn.Parameter(torch.zeros_like(layer.log_psi))

@@ -21,7 +21,7 @@ from lipbench.certificate.remedies import without_rule
 Shape = tuple[int, ...]
 Rule = Callable[..., float]
 
-# Relative slack of every computed bound: a few float64 operations are off by 1e-15; sums add their own (`spectral_norm`).
+# Relative slack of every computed bound: a few float64 operations are off by 1e-15, and long sums add what they are.
 OUTWARD = 1 + 1e-9
 # Products below this may have lost digits, or all of them.
 SMALLEST = 1e-290
