@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from lipbench.certificate.core import OUTWARD, Rule, Shape, Unbounded, lipschitz
+from lipbench.certificate.core import OUTWARD, Rule, Shape, Unbounded, lipschitz, outward
 from lipbench.layers import Abs, Antipodal, FullSort, GroupSort, Householder, LayerCentering, MaxMin, Scale
 
 
@@ -91,4 +91,4 @@ def _softplus(layer: nn.Softplus, shape: Shape) -> float:
 
 @lipschitz.register(Scale)
 def _scale(layer: Scale, shape: Shape) -> float:
-    return abs(layer.factor) * OUTWARD
+    return outward(abs(layer.factor))

@@ -1,9 +1,11 @@
 """Rules for normalisation: by fixed numbers it is bounded, by a statistic of the image it is refused."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, Rule, Shape, Unbounded, lipschitz
+from lipbench.certificate.core import Rule, Shape, Unbounded, lipschitz, outward
 from lipbench.layers import BatchCentering, Normalize
 
 
@@ -15,7 +17,7 @@ def _normalize(layer: Normalize, shape: Shape) -> float:
             f"its mean or std does not fit {shape}, so that broadcasting would repeat the image",
             "give one number, or one per channel",
         )
-    return float((1 / layer.std.double().abs()).max()) * OUTWARD
+    return outward(float((1 / layer.std.double().abs()).max()))
 
 
 @lipschitz.register(BatchCentering)
@@ -39,7 +41,11 @@ def _batch_norm(layer: nn.BatchNorm2d, shape: Shape) -> float:
             "use track_running_stats=True, or lipbench.layers.BatchCentering",
         )
     gamma: Tensor = torch.ones_like(layer.running_var) if layer.weight is None else layer.weight.detach()
-    return float((gamma.double().abs() / (layer.running_var.double() + layer.eps).sqrt()).max()) * OUTWARD
+    if not gamma.any():
+        return 0.0
+    slopes = gamma.double().abs() / (layer.running_var.double() + layer.eps).sqrt()
+    # The largest slope may be so small that its quotient is 0.
+    return outward(max(float(slopes.max()), math.ulp(0.0)))
 
 
 def _by_the_image(layer: nn.Module, shape: Shape) -> float:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz
+from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, outward
 from lipbench.certificate.linear import IMAGES, spectral_norm
 from lipbench.layers import AdaptiveL2Pool2d, AdaptiveScaledAvgPool2d, L2Pool2d, ScaledAvgPool2d
 
@@ -44,7 +44,7 @@ def _avg_pool(layer: nn.AvgPool2d, shape: Shape) -> float:
             "with count_include_pad=False the divisor shrinks at the border", "use count_include_pad=True or padding=0"
         )
     norms = [spectral_norm(windows) for windows in _windows(layer, shape, (1, 1))]
-    return math.prod(norms) / math.prod(_pair(layer.kernel_size)) * OUTWARD
+    return outward(*norms) / math.prod(_pair(layer.kernel_size)) * OUTWARD
 
 
 @lipschitz.register(nn.AdaptiveMaxPool2d)

@@ -45,7 +45,7 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
         backbone = nn.Sequential(*flat(model)[:-1])
         backbone.training = False  # of the new container alone: .eval() would change the model's layers
         inner = gaps_of(backbone, shape, bounds[:-1])
-        return (inner * (abs(head.factor) * OUTWARD)).nan_to_num(nan=math.inf, posinf=math.inf)
+        return _known(inner * (abs(head.factor) * OUTWARD), inner > 0)
     # Where no container is unknown, every layer of nested Sequentials has its own entry, the head the last one.
     constant = product(bounds[:-1])
     if known and type(head) is nn.Linear:
@@ -53,16 +53,21 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
         if not rows.isfinite().all() or not math.isfinite(constant):
             return _full(len(rows), math.inf, rows.device)
         differences = rows[:, None] - rows[None, :]
-        # The squares of small numbers underflow, and so may the product: then nothing is known.
+        # The squares of small numbers underflow.
         largest = differences.abs().amax(2)
         scaled = differences / largest.where(largest > 0, 1.0)[:, :, None]
         distances = scaled.norm(dim=2) * largest * OUTWARD
-        found = distances * constant * OUTWARD
-        return found.masked_fill((largest > 0) & (constant > 0) & (found < SMALLEST), math.inf)
+        apart = largest > 0
+        return _known(_known(distances, apart) * constant * OUTWARD, apart & (constant > 0))
     if known and type(head) is Antipodal:
         return _full(2, constant * OUTWARD, _device(model))
     whole = product(bounds)
     return _full(_classes(model, shape), math.sqrt(2) * whole * OUTWARD, _device(model))
+
+
+def _known(found: Tensor, positive: Tensor) -> Tensor:
+    """Bounds; `inf` where they are not numbers, or should be positive and lost digits by underflow."""
+    return found.nan_to_num(nan=math.inf, posinf=math.inf).masked_fill(positive & (found < SMALLEST), math.inf)
 
 
 def radius(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = None) -> Tensor:

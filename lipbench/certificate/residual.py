@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, unknown
+from lipbench.certificate.core import Shape, Unbounded, lipschitz, outward, unknown
 from lipbench.certificate.linear import CONSTRUCTED, check_bias, convolution_norm, spectral_norm
 from lipbench.layers import (
     ConvexPotential,
@@ -25,13 +25,13 @@ KEEPS_SIZE = "use nn.Linear, or nn.Conv2d of stride 1 with a padding that keeps 
 
 @lipschitz.register(Residual)
 def _residual(layer: Residual, shape: Shape) -> float:
-    return abs(layer.scale) * (1 + lipschitz.branch(layer.branch, shape)) * OUTWARD
+    return outward(abs(layer.scale), 1 + lipschitz.branch(layer.branch, shape))
 
 
 @lipschitz.register(ConvexResidual)
 def _convex_residual(layer: ConvexResidual, shape: Shape) -> float:
     share = float(layer.share.detach())
-    return (abs(share) + abs(1 - share) * lipschitz.branch(layer.branch, shape)) * OUTWARD
+    return outward(abs(share) + abs(1 - share) * lipschitz.branch(layer.branch, shape))
 
 
 @lipschitz.register(ConvexPotential)
@@ -54,7 +54,7 @@ def _convex_potential(layer: ConvexPotential, shape: Shape) -> float:
     (inner,) = lipschitz.layerwise(layer.inner, shape)
     if inner.why:
         raise Unbounded(f"its inner layer: {inner.why}", inner.remedy)
-    return max(1.0, layer.step * inner.bound**2 - 1) * OUTWARD
+    return outward(max(1.0, layer.step * inner.bound * inner.bound - 1))
 
 
 @lipschitz.register(SkewExponential)
@@ -73,7 +73,7 @@ def _skew_exponential(layer: SkewExponential, shape: Shape) -> float:
         raise Unbounded(f"its inner convolution: {error}", CONSTRUCTED) from error
     check_bias(layer.inner.bias, layer.inner.out_channels)
     norm = convolution_norm(skew_part(layer.inner), (shape[1], shape[2]))
-    return (1 + norm ** (TERMS + 1) / math.factorial(TERMS + 1)) * OUTWARD
+    return outward(1 + norm ** (TERMS + 1) / math.factorial(TERMS + 1))
 
 
 @torch.no_grad()
@@ -110,7 +110,7 @@ def _sandwich(layer: Sandwich, shape: Shape) -> float:
         )
     a, b = frame.split((len(frame), shape[0]), dim=1)
     whole = spectral_norm(frame)
-    return min(whole * whole, 2 * spectral_norm(a) * spectral_norm(b)) * OUTWARD
+    return min(outward(whole, whole), outward(2, spectral_norm(a), spectral_norm(b)))
 
 
 def _slope_in_unit_interval(activation: nn.Module) -> bool:

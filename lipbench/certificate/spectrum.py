@@ -121,7 +121,7 @@ def _of_convolution(layer: nn.Conv2d, size: tuple[int, int]) -> Tensor:
         spare = matrices.shape[-2] > matrices.shape[-1] and read < math.prod(size)
         return torch.cat((values.new_zeros(1), values)) if spare and len(values) else values
     if not fills_torus(layer, size) and _is_small(layer, size):
-        return _values(dense_operator(layer, size))
+        return _values(dense_operator(layer, kernel, size))
     try:
         return _values(symbols(layer, kernel, size))
     except ValueError:  # a circular padding that repeats outputs
