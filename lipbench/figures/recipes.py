@@ -228,6 +228,6 @@ def _sound(recipe: Recipe, results: Results, failed: Callable[[str, Exception], 
     except BROKEN:
         return None
     if drawing is not None:
-        for dataset, error in broken.items():
-            failed(f"{recipe.name}, {dataset}", error)
+        for dataset, why in broken.items():
+            failed(f"{recipe.name}, {dataset}", why)
     return drawing
