@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from hydra_plugins.lipbench_sweeps import _jobs
+from hydra_plugins.lipbench_sweeps import _jobs, launchers
 from hydra_plugins.lipbench_sweeps._jobs import JobDied, SideBySide
 from hydra_plugins.lipbench_sweeps.launchers import JoblibLauncher
 from lipbench.commandline import CONF, CommandError, check_overrides
@@ -198,3 +199,48 @@ def test_sweeps_of_any_form_pass_the_check(override):
     check_overrides([override], "config")
     with pytest.raises(CommandError, match=r"Did you mean margin"):
         check_overrides([override, "loss.margn=interval(1,2)"], "config")
+
+
+class InSlurm:
+    """A job of submitit that nobody may ask: it would ask `sacct`, and wait for ever."""
+
+    job_id = "7_1"
+
+    def __init__(self, folder):
+        self.paths = SimpleNamespace(result_pickle=folder / "7_1_0_result.pkl", stderr=folder / "7_1_0_log.err")
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """A job of Slurm, and the answers of `squeue` to come: None where it fails."""
+    said, now = [], [0.0]
+
+    def run(command, **_):
+        answer = said.pop(0)
+        return SimpleNamespace(returncode=int(answer is None), stdout=answer or "")
+
+    def monotonic():
+        now[0] += launchers.QUEUE_PAUSE + 1
+        return now[0]
+
+    monkeypatch.setattr(launchers, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(launchers, "subprocess", SimpleNamespace(run=run))
+    return launchers._InQueue(InSlurm(tmp_path), launchers._Queue()), said, tmp_path
+
+
+def test_a_job_that_left_the_queue_without_an_answer_has_died(slurm):
+    handle, said, _ = slurm
+    # In the queue; gone; there again (the first look came too early); Slurm is busy; gone for good.
+    said += ["7_0\n7_1\n", "", "7_1\n", None, *[""] * 9]
+    looks = 0
+    while not handle.done():
+        looks += 1
+    assert looks >= 5
+    with pytest.raises(JobDied, match=r"7_1 left the queue.*7_1_0_log.err"):
+        handle.result()
+
+
+def test_an_answer_counts_before_the_queue(slurm):
+    handle, _, folder = slurm
+    (folder / "7_1_0_result.pkl").write_bytes(b"")
+    assert handle.done()

@@ -9,9 +9,11 @@ ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 WORK=$(mktemp -d)
 export SLURM_CONF=$WORK/slurm.conf
 STARTED=()
+USER=$(id -un)
 
 stop() {
   status=$?
+  if [ $status -ne 0 ] && [ ${#STARTED[@]} -eq 3 ]; then scancel --user="$USER" && until_works no_jobs || true; fi
   [ ${#STARTED[@]} -eq 0 ] || kill "${STARTED[@]}" 2>/dev/null || true
   wait 2>/dev/null || true
   if [ $status -ne 0 ]; then tail -n 20 "$WORK"/*.log || true; fi
@@ -28,6 +30,8 @@ until_works() {
   echo "in vain: $*" >&2
   return 1
 }
+
+no_jobs() { [ -z "$(squeue --noheader)" ]; }
 
 say "Slurm"
 if ! command -v slurmctld slurmd munged >/dev/null; then
@@ -95,6 +99,6 @@ grep -q "fated to fail" sweep.log || fail "the failed job does not say why"
 for seed in 0 1 3; do
   ls runs/two_moons/hkr_mlp/*/$seed/summary.json >/dev/null || fail "seed $seed is not finished"
 done
-[ -z "$(squeue --noheader)" ] || fail "jobs are left in the queue"
+until_works no_jobs || fail "jobs are left in the queue"
 find runs/.submitit -name "*_submission.sh" -exec grep -h "^#SBATCH" {} + | grep -vE "=.*$WORK" | sort -u
 echo "as it should be"
