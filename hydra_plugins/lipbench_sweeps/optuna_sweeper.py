@@ -96,6 +96,7 @@ class OptunaSweeper(Sweeper):
 
     def _read(self, arguments: Sequence[str]) -> tuple[list["_Parameter"], list[list[str]]]:
         """What Optuna chooses, and of every other override its values, all of which are run."""
+        assert self.hydra_context is not None  # Hydra calls `setup` first
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         assert self.hydra_context is not None  # given to `setup`
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
