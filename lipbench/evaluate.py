@@ -4,6 +4,7 @@ else's model, certified and attacked; one folder of results, as of a run.
 Imported, this module stands back: `lipbench.evaluate` is the function of the Python interface.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from tabulate import tabulate
 from lipbench.bring import FORMS, Brought, ModelError, default_name, load_model
 from lipbench.commandline import CONF, PLACES, CommandError, check_overrides, judging, quoted, report_lines
 from lipbench.evaluation import evaluate
+from lipbench.jobs import FAILED, FINISHED, INTERRUPTED, attempt
 from lipbench.results import LawViolation
 from lipbench.run_folder import run_folder_of
 
 PATHS = ("model.source", "checkpoint", "results", "data_root", "dataset.root", "dataset.path")
+# What is said in its own words, of somebody else's module too.
+ERRORS = (LawViolation, ImportError, OSError, ValueError, TypeError, RuntimeError)
 
 
 def brought_of(cfg: DictConfig, dataset_name: str) -> Brought:
@@ -71,13 +75,21 @@ def task(cfg: DictConfig) -> None:
         torch.set_num_threads(cfg.threads)
     try:
         brought = brought_of(cfg, str(HydraConfig.get().runtime.choices["dataset"]))
-        summary = brought.run()
-    except (LawViolation, ImportError, OSError, ValueError, TypeError, RuntimeError) as error:
+    except ERRORS as error:
         print(f"\n{error}\n", file=sys.stderr)
-        raise SystemExit(1) from error
-    print(layers_text(pd.read_csv(brought.folder / "layers.csv", keep_default_na=False)))
-    print(report_lines("/".join(brought.folder.parts[-4:-2]), brought.folder, summary))
-    print(f"Tables and figures: python -m lipbench.report results={cfg.results}")
+        raise SystemExit(FAILED) from error
+    name = "/".join(brought.folder.parts[-4:-2])
+
+    def work() -> None:
+        summary = brought.run()
+        print(layers_text(pd.read_csv(brought.folder / "layers.csv", keep_default_na=False)))
+        print(report_lines(name, brought.folder, summary))
+        print(f"Tables and figures: python -m lipbench.report results={cfg.results}")
+
+    command = shlex.join(["python", "-m", "lipbench.evaluate", *HydraConfig.get().overrides.task])
+    outcome = attempt(name, brought.folder, command, work, ERRORS)
+    if outcome.code != FINISHED:
+        raise SystemExit(outcome.code)
 
 
 def main() -> None:
@@ -92,7 +104,7 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
 if __name__ == "__main__":

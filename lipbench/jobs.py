@@ -15,7 +15,7 @@ from lipbench.training import CheckpointError, TrainingDiverged, processes
 
 # Exit codes; of several runs a failure counts most. 75 is EX_TEMPFAIL of sysexits.h: to be tried again.
 FINISHED, FAILED, ELSEWHERE, INTERRUPTED = 0, 1, 75, 130
-# Errors whose message says all that there is to say: of others the traceback is shown as well.
+# Errors of ours and of the system, written for people.
 SAID = (ValueError, OSError, ImportError, LawViolation, CheckpointError, TrainingDiverged)
 _NOT_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
@@ -37,13 +37,20 @@ class Outcome:
     why: str = ""
 
 
-def attempt(name: str, folder: Path, command: str, work: Callable[[], None]) -> Outcome:
+def attempt(
+    name: str,
+    folder: Path,
+    command: str,
+    work: Callable[[], None],
+    said: tuple[type[Exception], ...] = SAID,
+) -> Outcome:
     """Does the work of one run. Whatever goes wrong is said on stderr and written to `error.json`.
 
     Nothing is written where the folder is another network's, whose results it holds.
 
     Args:
         command: what repeats the run.
+        said: errors whose message says all that there is to say: of others the traceback is shown as well.
     """
     try:
         work()
@@ -51,9 +58,9 @@ def attempt(name: str, folder: Path, command: str, work: Callable[[], None]) -> 
         print(f"{name}: {error}", file=sys.stderr)
         return Outcome(name, str(folder), ELSEWHERE, str(error))
     except Exception as error:
-        why = explained(error, folder)
+        why = explained(error, folder, said)
         print(f"\n{name}: {why}\n", file=sys.stderr)
-        if not isinstance(error, SAID):
+        if not isinstance(error, said):
             traceback.print_exception(error)
         if processes.rank() == 0 and not isinstance(error, OtherNetwork):
             try:
@@ -64,9 +71,9 @@ def attempt(name: str, folder: Path, command: str, work: Callable[[], None]) -> 
     return Outcome(name, str(folder))
 
 
-def explained(error: Exception, folder: Path) -> str:
+def explained(error: Exception, folder: Path, said: tuple[type[Exception], ...] = SAID) -> str:
     """The message of an error, and what to do where results cannot be written."""
-    why = str(error) if isinstance(error, SAID) else f"{type(error).__name__}: {error}"
+    why = str(error) if isinstance(error, said) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
         why += (
             f"\n{folder} cannot be written: free space, get the right to write, or give another results=. What is "

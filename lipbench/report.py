@@ -184,7 +184,8 @@ def draw(runs: Runs, training: bool | str | Sequence[str]) -> tuple[list[Path], 
         problems.append(Problem.of(error, f"figure {name}", runs.root))
 
     results, folder = Results(run.folder for run in runs.finished), runs.root / "figures"
-    chosen = _chosen(training, sorted(set(results.histories["experiment"])))
+    trained = {str(run.key[1]) for run in results.runs if (run.folder / "history.csv").exists()}
+    chosen = _chosen(training, sorted(trained))
     own = [(f"constructions_{name}", partial(_constructions, runs, name)) for name in results.datasets]
     own += [
         ("_".join(map(str, ("training", *run.key))), partial(_training_of, run))
