@@ -84,11 +84,12 @@ def dot_products(
     of_sum += inexact
 
     def step(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
-        out = linear(u)
-        magnitude = (reach * absolute_norm).plus(norm(absolute(u.abs())))
-        result = (reach * constant).plus(norm(out))
+        out, sums = linear(u), absolute(u.abs())
+        # Of each output before the norm is taken: the largest sums and the largest results are not those of the same.
+        here = norm(of_sum * sums + of_result * out.abs())
+        grown = reach * (of_sum * absolute_norm + of_result * constant)
         lost = underflow(out[:1].numel(), terms, largest, reach.plus(norm(u)))
-        return out, (magnitude * of_sum + result * of_result + lost).within(magnitude)
+        return out, (grown.plus(here) + lost).within((reach * absolute_norm).plus(norm(sums)))
 
     return step
 
