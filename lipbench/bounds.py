@@ -142,10 +142,8 @@ def attack_images(
             it says of the same images.
     """
     x, y = on_device(model, images, labels)
-    predictions, probed = (
-        predict(model, x, batch_size=batch_size, labels=y),
-        _Probe(model, x[: min(PROBED, batch_size)]),
-    )
+    predictions = predict(model, x, batch_size=batch_size, labels=y)
+    probed = _Probe(model, x[: min(PROBED, batch_size)])
     counter, found, lengths = _Counter(), [], []
     started = time.perf_counter()
     bounds = torch.zeros(len(x)) if lower is None else lower
