@@ -21,12 +21,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import linear_cases
+import network_cases
 import nonlinear_cases
 from layer_cases import MAKERS, is_needless, verdict
 
 from lipbench.certificate import lipschitz
 
 assert linear_cases
+assert network_cases
 assert nonlinear_cases
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from lipbench import norms
 from lipbench.attacks import Float64, Judge, distance, margin, shared_float64, undisturbed, warm
 from lipbench.batching import HELD, MOST, images_at_once
+from lipbench.inputs import check_batch, check_labels
 from lipbench.results import FLOAT32_FALSIFIER, best, bounds_table
 from lipbench.state import evaluation_mode, float32_products, tensors, weights_hash
 
@@ -71,8 +72,10 @@ def as_pixels(images: Tensor) -> Tensor:
     """uint8 or float images [N, C, H, W] -> float32 in [0, 1].
 
     Raises:
-        ValueError: another type, or floats outside [0, 1].
+        TypeError: no tensor.
+        ValueError: another type or shape, no images, or floats outside [0, 1].
     """
+    check_batch(images)
     if images.ndim != 4:
         raise ValueError(f"Images are [N, C, H, W]; got {list(images.shape)}.")
     if images.is_inference():
@@ -81,7 +84,7 @@ def as_pixels(images: Tensor) -> Tensor:
         return images.float() / 255
     if not images.is_floating_point():
         raise ValueError(f"Images are uint8 in 0..255 or float in [0, 1]; got {images.dtype}.")
-    if len(images) and (not images.isfinite().all() or images.min() < 0 or images.max() > 1):
+    if images.min() < 0 or images.max() > 1:
         raise ValueError(
             f"Float images are in [0, 1]; these span [{float(images.min()):g}, {float(images.max()):g}]. "
             "Put the normalisation inside the model: lipbench.layers.Normalize."
@@ -97,12 +100,13 @@ def certify_images(
 
     Images of a mapped file (`lipbench.data`) are read part by part, never as a whole.
     """
+    check_batch(images, labels)
     shape = images.shape[1:]
     size = images_at_once(shape, HELD, len(images))
     parts, seconds = [], 0.0
     for first in range(0, len(images), size):
         x, y = on_device(model, images[first : first + size], labels[first : first + size])
-        predictions = predict(model, x, first)
+        predictions = predict(model, x, first, labels=y)
         started = time.perf_counter()
         distances = certificate(model, x, y)
         seconds += time.perf_counter() - started
@@ -138,7 +142,8 @@ def attack_images(
             it says of the same images.
     """
     x, y = on_device(model, images, labels)
-    predictions, probed = predict(model, x, batch_size=batch_size), _Probe(model, x[: min(PROBED, batch_size)])
+    predictions = predict(model, x, batch_size=batch_size, labels=y)
+    probed = _Probe(model, x[: min(PROBED, batch_size)])
     counter, found, lengths = _Counter(), [], []
     started = time.perf_counter()
     bounds = torch.zeros(len(x)) if lower is None else lower
@@ -219,20 +224,26 @@ def certified(table: pd.DataFrame) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor, first: int = 0, batch_size: int | None = None) -> Tensor:
+def predict(
+    model: nn.Module, x: Tensor, first: int = 0, batch_size: int | None = None, labels: Tensor | None = None
+) -> Tensor:
     """Labels given by the model as deployed, [N].
 
     Args:
         first: number of the first image, for messages.
         batch_size: images computed at once, at most; None: so many that memory stays bounded.
+        labels: [N], which have to be those of the logits.
 
     Raises:
-        ValueError: the logits are not [N, K >= 2], or not finite: with the images.
+        ValueError: the model refuses the images; the logits are not [N, K >= 2], or not finite: with the images; labels
+            beyond K.
     """
     predictions, most = [], images_at_once(x.shape[1:], most=batch_size or MOST)
     for start, xs in zip(range(0, len(x), most), x.split(most), strict=True):
-        logits = model(xs.clone())  # a first layer with inplace=True would overwrite the images
+        logits = logits_of(model, xs)
         margin(logits, torch.zeros(len(xs), dtype=torch.long, device=xs.device))
+        if labels is not None:
+            check_labels(labels, logits.shape[1])
         bad = (~logits.isfinite()).any(1).nonzero()[:, 0]
         if len(bad):
             raise ValueError(
@@ -243,7 +254,31 @@ def predict(model: nn.Module, x: Tensor, first: int = 0, batch_size: int | None 
     return torch.cat(predictions)
 
 
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits of copies of the images, which a first layer with inplace=True would overwrite.
+
+    Raises:
+        ValueError: the model refuses the images, or returns no tensor.
+    """
+    try:
+        logits = model(x.clone())
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"The model refuses images of shape {list(x.shape[1:])} ({error}): judge it on images of the shape that it "
+            "was made for."
+        ) from error
+    if not isinstance(logits, Tensor):
+        kind = type(logits).__name__
+        raise ValueError(
+            f"A classifier gives a tensor of logits [N, K]; this one a {kind}. Wrap it in a module of one."
+        )
+    return logits
+
+
 def on_device(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    check_batch(images, labels)
     return model_images(model, images), to_device(model, labels.long())
 
 

@@ -21,6 +21,7 @@ from lipbench.bounds import (
     attack_images,
     certified,
     certify_images,
+    logits_of,
     model_images,
     on_device,
     predict,
@@ -28,6 +29,7 @@ from lipbench.bounds import (
 )
 from lipbench.certificate import certify, certify_float, gaps
 from lipbench.health import Flag, HealthWarning, float64_flags, model_flags, returned_flags, table_flags
+from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import bake
 from lipbench.losses import binary_function
 from lipbench.results import LawViolation, violations
@@ -79,19 +81,17 @@ def evaluate(
             "warning" are issued as `HealthWarning` as well.
 
     Raises:
-        TypeError: no module, labels that are no integers.
-        ValueError: images or logits of a wrong kind (float32 and float64 are judged), an unknown name, an attack that
+        TypeError: no module, images that are no tensor, labels that are no integers.
+        ValueError: images (NaN, out of [0, 1], none, of a shape that the model refuses), labels or logits of a wrong
+            kind (float32 and float64 are judged), an unknown name, an attack that
             returns no images or changes the model.
         LawViolation: a certificate exceeds an attack's distance; it carries the table.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"The model is a {type(model).__name__}, not a torch.nn.Module: wrap it in one.")
-    if not isinstance(labels, Tensor) or labels.is_floating_point():
-        raise TypeError("Labels are a tensor of integers [N], such as torch.as_tensor(labels).long().")
     if batch_size < 1:
         raise ValueError(f"batch_size is the number of images attacked at once, 1 or more, not {batch_size}.")
-    if len(images) != len(labels) or not len(images):
-        raise ValueError(f"As many labels as images, at least one: got {len(images)} images and {len(labels)} labels.")
+    check_batch(images, labels)
     chosen_attacks = _named(attacks, ATTACKS, "attack")
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
     x, y = as_pixels(images), labels.long()
@@ -124,7 +124,7 @@ def evaluate(
 def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> list[Flag]:
     """The flags of a baked network in evaluation mode before it is attacked, from its first images (at most 100)."""
     x, y = on_device(model, images[:100], labels[:100])
-    predict(model, x, batch_size=batch_size)  # refuses logits that are not finite
+    predict(model, x, batch_size=batch_size, labels=y)  # refuses logits that are not finite
     return model_flags(model, x, y, min(100, batch_size))
 
 
@@ -154,11 +154,16 @@ def certify_model(model: nn.Module, images: Tensor, labels: Tensor | None = None
         model: as in `evaluate`; a copy is baked and put in evaluation mode.
         images: uint8, or float in [0, 1].
         labels: radius 0 where the model disagrees with them; None: the model's own predictions.
+
+    Raises:
+        TypeError, ValueError: as `evaluate`.
     """
+    check_batch(images, labels)
     with _baked(model) as baked:
         x = model_images(baked, images)
-        y = predict(baked, x) if labels is None else to_device(baked, labels.long())
-        return certify(baked, x, y)
+        y = None if labels is None else to_device(baked, labels.long())
+        own = predict(baked, x, labels=y)
+        return certify(baked, x, own if y is None else y)
 
 
 def check(table: pd.DataFrame) -> None:
@@ -241,18 +246,11 @@ def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
         ValueError: no logits, one logit, or labels that are not those of the logits.
     """
     with torch.no_grad():
-        logits = model(model_images(model, x[:1]).clone())
-    if not isinstance(logits, Tensor):
-        kind = type(logits).__name__
-        raise ValueError(
-            f"A classifier gives a tensor of logits [N, K]; this one a {kind}. Wrap it in a module of one."
-        )
+        logits = logits_of(model, model_images(model, x[:1]))
     if logits.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"The model computes in {logits.dtype}, too coarse for distances: judge model.float().")
     margin(logits, torch.zeros(1, dtype=torch.long, device=logits.device))  # refuses one logit, by name
-    classes = logits.shape[1]
-    if int(y.min()) < 0 or int(y.max()) >= classes:
-        raise ValueError(f"Labels are 0..{classes - 1} for {classes} logits; got {int(y.min())}..{int(y.max())}.")
+    check_labels(y, logits.shape[1])
 
 
 def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, Callable]:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import linear_cases
+import network_cases
 import nonlinear_cases
 import pytest
 import torch
 from exact import is_bound, piece, ratio, reached
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from layer_cases import MAKERS, fractions, hold, is_needless, numbers, times, verdict
+from layer_cases import MAKERS, fractions, hold, is_needless, numbers, verdict
 from torch import nn
 
 import lipbench
@@ -157,47 +158,11 @@ def test_gaps_of_numbers_beyond_float64_are_infinite():
 # --- whole networks ---------------------------------------------------------------------------------------------------
 
 
-def small_network(rng: random.Random) -> tuple[nn.Sequential, list]:
-    """Dense layers with ReLU or the absolute value between them; and the matrices [outputs][inputs] of its pieces."""
-    widths = [rng.randint(1, 3) for _ in range(rng.randint(2, 3))] + [rng.randint(2, 3)]
-    modules: list[nn.Module] = [nn.Flatten()]
-    pieces: list = [[[Fraction(i == j) for j in range(widths[0])] for i in range(widths[0])]]
-    kinds = rng.choice((("normal", "integers", "rank one"), ("huge", "tiny", "zeros", "sparse")))
-    for i, (into, out) in enumerate(itertools.pairwise(widths)):
-        weight = numbers(rng, out, into, kinds=kinds).float()
-        modules.append(hold(nn.Linear(into, out), weight=weight, bias=numbers(rng, out, kinds=("normal",)).float()))
-        pieces = [times(fractions(weight), matrix) for matrix in pieces]
-        if i + 2 < len(widths):
-            low = rng.choice((0, -1))
-            modules.append(nn.ReLU() if low == 0 else layers.Abs())
-            masks = list(itertools.product((low, 1), repeat=out))
-            pieces = [[[d * x for x in row] for d, row in zip(mask, m, strict=True)] for m in pieces for mask in masks]
-    return nn.Sequential(*modules).eval(), pieces
-
-
-@fixed(max_examples=15)
-@given(data=st.data())
-def test_the_gaps_of_a_network_bound_every_difference_of_logits_on_every_piece(data):
-    rng = Drawn(data)
-    model, pieces = small_network(rng)
-    shape = (1, 1, len(pieces[0][0]))
-    scale = rng.choice((1.0, 0.3, 7.0))
-    if rng.random() < 0.5:
-        model.append(layers.Scale(scale).eval())
-        pieces = [[[Fraction(scale) * x for x in row] for row in matrix] for matrix in pieces]
-    bounds, whole = gaps(model, shape), lipschitz(model, shape)
-    for matrix in pieces:
-        assert is_bound(whole, piece(matrix))
-        for i, j in itertools.permutations(range(len(matrix)), 2):
-            difference = [[a - b for a, b in zip(matrix[i], matrix[j], strict=True)]]
-            assert is_bound(float(bounds[i, j]), piece(difference))
-
-
 @fixed(max_examples=15)
 @given(data=st.data())
 def test_random_pairs_of_images_come_no_farther_apart_than_the_gaps_say(data):
     rng = Drawn(data)
-    model, pieces = small_network(rng)
+    model, pieces = network_cases.small_network(rng)
     exact = model.double()
     shape = (1, 1, len(pieces[0][0]))
     bounds = gaps(model, shape)

@@ -11,6 +11,7 @@ from lipbench.batching import images_at_once
 from lipbench.certificate.core import OUTWARD, LayerBound, Shape, Unbounded, flat, lipschitz
 from lipbench.certificate.radius import gaps_of
 from lipbench.certificate.rounding import SLACK, TINY, UNIT, Affine, Link, dot_product, follow, norm, rounding
+from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Scale
 from lipbench.state import other_products, tensors
 
@@ -29,11 +30,16 @@ def certify_float(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | N
         x: images [N, C, H, W] in [0, 1], float32.
         y: labels [N].
         batch_size: images computed at once; None: so many that memory stays bounded.
+
+    Raises:
+        TypeError, ValueError: as `certify`.
     """
+    check_batch(x, y)
     shape = tuple(x.shape[1:])
     nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     constants = lipschitz.layerwise(model, shape)
     bounds = gaps_of(model, shape, constants)
+    check_labels(y, len(bounds))
     if not bool(bounds.isfinite().all()) or why_not(model, x):
         return nothing
     try:

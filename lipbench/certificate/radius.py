@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lipbench.batching import images_at_once
 from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, product, unknown
+from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Antipodal, Scale
 from lipbench.state import evaluation_mode
 
@@ -82,7 +83,17 @@ def radius(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = 
         gaps: [K, K], see `gaps`.
         slack: [N], what rounding can add to a difference of two logits; None: 1e-10 of the largest logit, which says
             nothing of larger numbers that cancelled before the logits (`certify` takes these into account).
+
+    Raises:
+        ValueError: fewer than two logits, labels or gaps that are not those of the logits.
     """
+    if logits.ndim != 2 or gaps.shape != (logits.shape[1], logits.shape[1]) or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"Logits are [N, K], labels [N], gaps [K, K]; got {list(logits.shape)}, {list(labels.shape)}, "
+            f"{list(gaps.shape)}."
+        )
+    if len(labels):
+        check_labels(labels, logits.shape[1])
     logits, gaps = logits.double(), gaps.to(logits.device)
     if slack is None:
         slack = LOGIT_SLACK * logits.abs().amax(1)
@@ -112,11 +123,16 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
         x: images [N, C, H, W] in [0, 1].
         y: labels [N].
         batch_size: images computed at once; None: so many that memory stays bounded.
+
+    Raises:
+        TypeError, ValueError: images or labels that cannot be judged (see `lipbench.inputs`), a model of one logit.
     """
+    check_batch(x, y)
     shape = tuple(x.shape[1:])
     batch_size = batch_size or images_at_once(shape)
     layers = lipschitz.layerwise(model, shape)
     bounds = gaps_of(model, shape, layers)
+    check_labels(y, len(bounds))
     if not bool(bounds.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     exact = copy.deepcopy(model).double()
