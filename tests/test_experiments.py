@@ -148,6 +148,8 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     assert set(table["method"]) == {*lower, "fgsm", "fgm", "l2_pgd", "deepfool", "carlini_wagner", "lipbench"}
     assert (table.loc[table["side"] == "lower"].groupby(["index", "norm", "method"]).size() == 1).all()
     assert set(table["norm"]) == {"l2", "linf", "l1"}
+    costs = pd.read_csv(job.folder / "costs.csv").set_index("method")["seconds"]
+    assert summary["attack_seconds"] == pytest.approx(costs.drop(["training", *lower]).sum())
     if not name.split("/")[1].startswith(UNCONSTRAINED):
         assert summary["lipschitz"] <= 1 + 1e-5
         assert summary["median_certificate"] is not None

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 import lipbench
 from lipbench.attacks import deepfool, float64_of
 from lipbench.bounds import attack_images, certify_images
+from lipbench.figures.galleries import _Shown
 from lipbench.layers import Antipodal
 from lipbench.models import Smoothed, smoothed
 from lipbench.results import violations
@@ -183,3 +185,8 @@ def test_the_builder_passes_everything_on():
     model = smoothed((1, 1, 2), 3, base=base, sigma=0.1, votes=60, alpha=0.01, soft_votes=7, noise_seed=3)
     assert (model.sigma, model.votes, model.alpha, model.soft_votes, model.noise_seed) == (0.1, 60, 0.01, 7, 3)
     assert model.eval()(torch.rand(2, 1, 1, 2)).shape == (2, 4)
+
+
+def test_figures_have_a_name_for_abstention():
+    shown = _Shown("smoothed_cnn", {"classes": np.array(["zero", "eight"])})
+    assert [shown.name(label) for label in (0, 1, 2)] == ["zero", "eight", "none"]
