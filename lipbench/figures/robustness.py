@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from lipbench.figures.inputs import Results, Run
 from lipbench.figures.lineup import lineup
-from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
+from lipbench.figures.style import NETWORKS, TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import IMBALANCED, balanced_survival, best, imbalance, survival
 
 # Panels in a row; more data sets go on in the next one.
@@ -68,11 +68,20 @@ def robustness_of_one(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _handles(table: pd.DataFrame) -> dict[str, Line2D]:
-    looks = [network_look(name) for name in dict.fromkeys(table["experiment"])]
+    # In the order of the line-up, whichever data set came first.
+    kinds = [*NETWORKS, ""]
+    names = sorted(set(table["experiment"]), key=lambda name: (kinds.index(_kind(name)), name))
+    looks = [network_look(name) for name in names]
     handles = {look.label: Line2D([], [], color=look.color) for look in looks}
     handles["combined attack"] = Line2D([], [], color="0.2")
     handles["certified"] = Line2D([], [], color="0.2", linestyle="--")
     return handles
+
+
+def _kind(experiment: str) -> str:
+    """Its first word, where that is known."""
+    word = experiment.split("_", maxsplit=1)[0]
+    return word if word in NETWORKS else ""
 
 
 def _curves(results: Results) -> list[pd.DataFrame]:
