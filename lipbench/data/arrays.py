@@ -120,7 +120,7 @@ def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, OSError) as error:
         # A damaged directory sends its reader to places before the beginning of the file.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
