@@ -50,6 +50,17 @@ def pictures(drawing) -> list[np.ndarray]:
     return [np.asarray(image.get_array()) for image in drawing.figure.axes[0].images]
 
 
+def test_of_images_that_are_not_kept_the_numbers_are_drawn(tmp_path):
+    make_results(tmp_path)
+    for path in tmp_path.rglob("illustrations.npz"):
+        with np.load(path) as held:
+            kept = {k: v for k, v in held.items() if k not in {"images", "gradients", "adversarial", "pair_images"}}
+        np.savez_compressed(path, **kept)
+    names = {drawing.name for drawing in drawings(Results(run_folders(tmp_path)))}
+    assert names >= {f"{name}_made08" for name in ("spectra", "gradients", "generalisation")}
+    assert not names & {f"{name}_made08" for name in ("adversarial", "saliency", "counterfactuals", "transport")}
+
+
 def test_every_figure_is_drawn_where_its_inputs_are(drawn):
     mine = [recipe for recipe in FIGURES if recipe.name not in MEASURED]
     expected = {recipe.name if not recipe.each else f"{recipe.name}_made08" for recipe in mine}

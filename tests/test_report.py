@@ -130,7 +130,7 @@ def test_a_broken_run_costs_the_pictures_of_its_data_set_alone(tmp_path, how):
     assert names >= {"robustness", *(f"{name}_amade" for name in ILLUSTRATED)}
     if how != "other arrays":  # without those that a figure needs, the network is left out
         assert set(failed) == {f"{name}_made08" for name in ILLUSTRATED}
-        assert all("made08/ce_cnn/default/0/illustrations.npz cannot be read" in str(e) for e in failed.values())
+        assert all("made08/ce_cnn/default/0/illustrations.npz is damaged" in str(e) for e in failed.values())
 
 
 @pytest.mark.parametrize("content", ["", "kind\n", "kind,x,y,f\ngrid,a,b,c\n", "\0\0", '"'])

@@ -126,8 +126,11 @@ def counterfactuals(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _networks(results: Results) -> list[_Shown]:
+    """Those whose images are there: of images that nobody may pass on, results keep the numbers alone."""
     known = {name: run.arrays("illustrations.npz") for name, run in first_seeds(results).items()}
-    return [_Shown(name, arrays) for name, arrays in known.items() if arrays and is_picture(arrays["images"])]
+    return [
+        _Shown(name, arrays) for name, arrays in known.items() if "images" in arrays and is_picture(arrays["images"])
+    ]
 
 
 def _chosen(networks: Sequence[_Shown], count: int, adversarial: bool = False) -> list[int]:
