@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lipbench.locks import Running
+from lipbench.locks import Running, held
 from lipbench.results import ERROR, LawViolation, write_error
 from lipbench.run_folder import OtherNetwork
 from lipbench.training import CheckpointError, TrainingDiverged, processes
@@ -46,7 +46,7 @@ def attempt(
 ) -> Outcome:
     """Does the work of one run. Whatever goes wrong is said on stderr and written to `error.json`.
 
-    Nothing is written where the folder is another network's, whose results it holds.
+    Nothing is written where the folder is another network's, whose results it holds, or where another process is at it.
 
     Args:
         command: what repeats the run.
@@ -62,7 +62,7 @@ def attempt(
         print(f"\n{name}: {why}\n", file=sys.stderr)
         if not isinstance(error, said):
             traceback.print_exception(error)
-        if processes.rank() == 0 and not isinstance(error, OtherNetwork):
+        if processes.rank() == 0 and not isinstance(error, OtherNetwork) and not held(folder):
             try:
                 write_error(folder, error, command)
             except OSError as second:

@@ -51,9 +51,15 @@ class Owner:
 
     @property
     def gone(self) -> bool:
-        """Whether the process has ended; one elsewhere has if it was silent for `STALE` seconds."""
-        if self.machine and self.machine == _machine():
-            return _started(self.pid) != self.started
+        """Whether the process has ended; one elsewhere, or that cannot be seen, has if it was silent for `STALE`
+        seconds.
+
+        Copies of a virtual machine share what `machine` says, so the host counts too.
+        """
+        if self.machine and (self.host, self.machine) == (socket.gethostname(), _machine()):
+            started = _started(self.pid)
+            if started is not None or not _exists(self.pid):
+                return started != self.started
         return self.silent > STALE
 
     @property
@@ -110,6 +116,12 @@ def locked(folder: Path, **about: Any) -> Iterator[None]:
                 path.unlink()
 
 
+def held(folder: Path) -> bool:
+    """Whether a process that is not gone holds the lock of a folder."""
+    owner = owner_of(folder / LOCK)
+    return owner is not None and not owner.gone
+
+
 def owner_of(path: Path, now: float | None = None) -> Owner | None:
     """Who holds a lock, or held it until it was gone; None where there is none.
 
@@ -140,7 +152,12 @@ def duration(seconds: float) -> str:
 def leftovers(folder: Path) -> list[Path]:
     """Lock files that a killed process left half-way, old enough that nobody is at them."""
     old = time.time() - STALE
-    return [path for path in folder.glob(f".*{LOCK}.*") if path.stat().st_mtime < old]
+    found = []
+    for path in folder.glob(f".*{LOCK}.*"):
+        with suppress(FileNotFoundError):  # whoever tries the lock takes his own away again
+            if path.stat().st_mtime < old:
+                found.append(path)
+    return found
 
 
 def _take(path: Path, mine: Mapping[str, Any]) -> None:
@@ -232,3 +249,21 @@ def _started(pid: int) -> str | None:
     except (OSError, ValueError):
         return None
     return None if state in "ZX" else fields[18]
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, also one of somebody else that /proc hides."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return not _is_over(pid)
+
+
+def _is_over(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (OSError, IndexError):
+        return False

@@ -131,7 +131,9 @@ class RunFolder(ABC):
                 path.unlink(missing_ok=True)
             self._claim()
             self._claim_data(dataset)
-            return self._judge(self._network(dataset), dataset, identity)
+            summary = self._judge(self._network(dataset), dataset, identity)
+            clear_error(self.folder)  # of another process that failed before it could ask for the lock
+            return summary
 
     def _judge(self, model: nn.Module, dataset: Dataset, identity: str) -> dict[str, Any]:
         test = dataset.test
@@ -210,8 +212,8 @@ class RunFolder(ABC):
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name not in (LOCK, "config.yaml"):
-                path.unlink()
+            elif LOCK not in path.name and path.name != "config.yaml":  # nor what others try the lock with
+                path.unlink(missing_ok=True)
         (self.folder / "config.yaml").unlink()
 
     def _claim_data(self, dataset: Dataset) -> None:

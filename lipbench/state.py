@@ -108,7 +108,10 @@ def other_products(device: str, convolutions: bool) -> str:
         device: type of the device, "cpu" or "cuda".
         convolutions: whether there are any.
     """
-    shorter = sorted({s.fp32_precision for s, is_gpu in _switches() if is_gpu == (device == "cuda")} & {"tf32", "bf16"})
+    switches = _switches()
+    if not switches:
+        return "this torch (before 2.9) does not tell how it computes products"
+    shorter = sorted({s.fp32_precision for s, is_gpu in switches if is_gpu == (device == "cuda")} & {"tf32", "bf16"})
     if shorter or torch.is_autocast_enabled(device):
         return f"products are computed in {', '.join(shorter) or 'the precision of autocast'}"
     if os.environ.get("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT").upper() != "STRICT":

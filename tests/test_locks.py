@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lipbench import locks
-from lipbench.locks import LOCK, STALE, Running, duration, leftovers, locked, owner_of
+from lipbench.locks import LOCK, STALE, Running, duration, held, leftovers, locked, owner_of
 
 HOLD = """
 import sys, time
@@ -187,3 +187,32 @@ def test_left_overs_are_old(tmp_path):
 
 def test_durations():
     assert [duration(s) for s in (5, 61, 7500, 100_000)] == ["5 s", "1 min", "2 h 5 min", "1 d 3 h"]
+
+
+def test_a_process_that_proc_hides_is_gone_by_its_silence_alone(tmp_path, monkeypatch):
+    left(tmp_path, silent=1, pid=os.getpid())
+    monkeypatch.setattr(locks, "_started", lambda pid: None)
+    monkeypatch.setattr(locks, "_is_over", lambda pid: False)
+    assert not owner_of(tmp_path / LOCK).gone
+    left(tmp_path, silent=STALE + 1, pid=os.getpid())
+    assert owner_of(tmp_path / LOCK).gone
+
+
+def test_a_copy_of_this_machine_is_another_one(tmp_path):
+    left(tmp_path, silent=1, host="copy")
+    assert not owner_of(tmp_path / LOCK).gone, "its process is not here to be asked"
+    left(tmp_path, silent=STALE + 1, host="copy")
+    assert owner_of(tmp_path / LOCK).gone
+
+
+def test_a_lock_file_that_vanishes_while_it_is_looked_at_is_no_leftover(tmp_path):
+    (tmp_path / f".{LOCK}.abc").symlink_to(tmp_path / "gone")
+    assert leftovers(tmp_path) == []
+
+
+def test_held_until_it_is_given_back(tmp_path):
+    assert not held(tmp_path)
+    with locked(tmp_path):
+        assert held(tmp_path)
+    left(tmp_path)
+    assert not held(tmp_path), "its process has ended"

@@ -62,6 +62,12 @@ def test_a_failed_run_says_why_and_the_next_success_takes_it_back(tmp_path, caps
     assert "damaged" in read_error(tmp_path)["message"]
 
 
+def test_who_fails_beside_another_process_leaves_its_folder_alone(tmp_path):
+    with locked(tmp_path):
+        assert attempt("data/a", tmp_path, "python again", fails(ValueError("no such thing"))).code == FAILED
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_of_another_network_gets_no_error(tmp_path):
     assert attempt("data/a", tmp_path, "", fails(OtherNetwork("differs"))).code == FAILED
     assert not (tmp_path / ERROR).exists()

@@ -98,7 +98,6 @@ class OptunaSweeper(Sweeper):
         """What Optuna chooses, and of every other override its values, all of which are run."""
         assert self.hydra_context is not None  # Hydra calls `setup` first
         given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        assert self.hydra_context is not None  # given to `setup`
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         # The last one for a key counts, as everywhere in Hydra.
         overrides = {override.get_key_element(): override for override in parser.parse_overrides(given)}
