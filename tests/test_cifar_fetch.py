@@ -65,7 +65,7 @@ def test_a_broken_form_is_put_aside_a_valid_one_kept(
     folder = files.write_folder(root, pickles, files.contents(known, pickles) | {"test_batch": b"half a"})
     (root / pickles.archive).write_bytes(b"<html>Too many requests</html>")
     (root / f"{pickles.folder}.broken").mkdir()  # that of an earlier time stays
-    with pytest.raises(DataError, match="test_batch has the md5 sum .* truncated or changed"):
+    with pytest.raises(DataError, match=r"test_batch has the md5 sum .* truncated or changed"):
         cifar10(root=root)
     fetch_cifar("cifar10", root, [DEAD, address], progressbar=False)
     output = capsys.readouterr().out
