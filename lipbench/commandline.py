@@ -25,19 +25,25 @@ CONF = _INSIDE if _INSIDE.is_dir() else _INSIDE.parent.parent / "conf"
 # Options of a data set that say where files lie: no part of what it is, so of no identity.
 PLACES = ("root", "path", "cache")
 
+# Run where they are named, not with their data set: a vote costs a thousand passes, so that one of them takes longer
+# than all the others together.
+ALONE = ("smoothed_cnn",)
+
 
 class CommandError(Exception):
     """A command line that cannot be obeyed, with what exists instead."""
 
 
 def experiments(suite: str | None = None) -> list[str]:
-    """Names "<dataset>/<experiment>" of all experiments, of one data set, or the one experiment of that name.
+    """Names "<dataset>/<experiment>" of all experiments, of one data set but for `ALONE`, or the one experiment of that
+    name.
 
     A folder whose name begins with "_" holds bases that experiments include, no experiments.
     """
     root = CONF / "experiment"
     names = (path.relative_to(root).with_suffix("").as_posix() for path in root.glob("[!_]*/*.yaml"))
-    return sorted(name for name in names if suite in (None, name, name.split("/")[0]))
+    mine = (name for name in names if suite in (None, name, name.split("/")[0]))
+    return sorted(name for name in mine if suite in (None, name) or name.split("/")[1] not in ALONE)
 
 
 def expand_suites(arguments: Sequence[str]) -> list[str]:

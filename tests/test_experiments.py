@@ -305,6 +305,9 @@ def test_suites_are_expanded_and_zero_jobs_is_an_error():
     arguments = expand_suites(["suite=digits08", "seed=0,1"])
     assert arguments[0] == "--multirun"
     assert "experiment=" + ",".join(experiments("digits08")) in arguments
+    assert "digits08/smoothed_cnn" in experiments()
+    assert "digits08/smoothed_cnn" not in experiments("digits08"), "it costs more than all others"
+    assert expand_suites(["suite=digits08/smoothed_cnn"])[1] == "experiment=digits08/smoothed_cnn"
     with pytest.raises(CommandError, match="digits08"):
         expand_suites(["suite=digit08"])
 
