@@ -1,5 +1,8 @@
 """Tables: schema, round trips, the sandwich law, files that are whole or absent."""
 
+import os
+import stat
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,6 +177,19 @@ def test_a_summary_is_stale_when_a_table_changes(tmp_path):
     assert summary["attack_seconds"] == 1
     write_bounds(folder, rows("a", "upper", [1.0, 2.5]), {})
     assert read_summary(folder) is None
+
+
+def test_a_file_and_its_name_are_on_the_disk_before_anything_later(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), (tmp_path / "a.json").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    with atomic(tmp_path / "a.json") as temporary:
+        temporary.write_text("{}")
+    assert synced == [(False, False), (True, True)], "(of a folder, under its name)"
 
 
 def test_atomic_leaves_the_old_file_when_writing_fails(tmp_path):

@@ -2,20 +2,17 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lipbench.batching import images_at_once
 from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, product, unknown
+from lipbench.certificate.slack import LOGIT_SLACK, Passes
 from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Antipodal, Scale
 from lipbench.state import evaluation_mode
-
-# Rounding of a float64 operation, relative to what it adds up: a sum of n products is off by at most n times 1.1e-16 of
-# them, a vector of m such sums by sqrt m times that. There is room for n sqrt m = 10^6.
-LOGIT_SLACK = 1e-10
 
 
 @torch.no_grad()
@@ -112,11 +109,8 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
     The logits and the constants are those of the same weights in float64; an image whose label the model as deployed
     does not give is not certified either. Neither the model nor the images are changed.
 
-    The margins are reduced by the rounding of the float64 forward pass: 1e-10 of the norms of what goes into each
-    layer (times its constant), comes out of it and is added in it, carried to the logits by the constants of the layers
-    after it. This covers large numbers that cancel between layers, or within a layer that is one linear map. Within a
-    layer of several products (a residual one, ...) what its inner modules are called with and return is carried by the
-    layer's own constant, which is an estimate: a proof in interval arithmetic it is not.
+    The margins are reduced by what rounding can add in the float64 forward pass, layer by layer: see
+    `lipbench.certificate.slack`, which also names the one case in which that is an estimate.
 
     Args:
         model: baked, in evaluation mode, images -> logits [N, K].
@@ -135,55 +129,13 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
     check_labels(y, len(bounds))
     if not bool(bounds.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    exact = copy.deepcopy(model).double()
-    radii = []
+    passes, radii = Passes(copy.deepcopy(model).double(), shape, layers), []
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
         # Copies: a first layer with inplace=True would overwrite the caller's images.
-        logits, slack = _logits_and_slack(exact, images.clone().double(), layers)
+        logits, slack = passes(images.clone().double())
         certified = radius(logits, labels, bounds, slack)
         radii.append(certified.masked_fill(model(images.clone()).argmax(1) != labels, 0.0))
     return torch.cat(radii)
-
-
-def _logits_and_slack(exact: nn.Module, x: Tensor, bounds: Sequence[LayerBound]) -> tuple[Tensor, Tensor]:
-    """Logits [N, K] of a float64 copy, and [N] what rounding can add to a difference of two of them (see `certify`).
-
-    Args:
-        exact: a network whose containers are known: it is its layers one after another.
-        bounds: of these layers.
-    """
-    slack = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    for i, (layer, own) in enumerate(zip(flat(exact), bounds, strict=True)):
-        inner: list[Tensor] = []
-        handles = [part.register_forward_hook(_recorder(inner)) for part in layer.modules() if part is not layer]
-        passed = own.bound * _norm(x)  # before the call, which may overwrite it
-        x = layer(x)
-        for handle in handles:
-            handle.remove()
-        shifts = sum(float(t.abs().max()) for t in _shifts(layer)) * math.sqrt(x[:1].numel())
-        passed = passed + _norm(x) + max(1.0, own.bound) * (shifts + sum(inner))
-        # The rounding of the layer, in L2, carried to the logits; a difference of two is sqrt 2 longer at most.
-        slack = slack + LOGIT_SLACK * math.sqrt(2) * product(bounds[i + 1 :]) * passed
-    return x, slack
-
-
-def _recorder(norms: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    """A hook that notes the norm of what a module gets and gives, per image."""
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        norms.append(_norm(inputs[0]) + _norm(output))
-
-    return note
-
-
-def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1)
-
-
-def _shifts(layer: nn.Module) -> list[Tensor]:
-    """Whatever a layer or its parts add or subtract."""
-    named = [*layer.named_parameters(), *layer.named_buffers()]
-    return [t for name, t in named if name.rpartition(".")[2] in ("bias", "running_mean", "mean") and t.numel()]
 
 
 def _containers(model: nn.Module) -> list[nn.Module]:

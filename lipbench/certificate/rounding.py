@@ -123,12 +123,17 @@ class Rounding:
                 yield own, Unbounded(own.why or "a layer before it has no constant", own.remedy)
                 continue
             try:
-                yield own, self._step(layer, shape, own.bound)
+                yield own, self.step(layer, shape, own.bound)
             except Unbounded as error:
                 yield own, error
             shape = output_shape(layer, shape)
 
-    def _step(self, layer: nn.Module, shape: Shape, constant: float) -> Step:
+    def step(self, layer: nn.Module, shape: Shape, constant: float) -> Step:
+        """The step of one layer in float64.
+
+        Raises:
+            Unbounded: its rounding is not known.
+        """
         if type(layer) not in self._rules:
             raise Unbounded(
                 f"the rounding of {type(layer).__name__} in float32 is not known",

@@ -1,0 +1,129 @@
+"""What the rounding of the float64 forward pass can add to a difference of two logits: `certify` takes it off.
+
+Each layer adds the rounding of its own, in L2, carried to the logits by the constants of the layers after it. Large
+numbers that cancel, between layers or in one, are covered: the bounds are of what is added up, not of what comes out.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.certificate.core import LayerBound, Shape, Unbounded, flat, output_shape, product
+from lipbench.certificate.rounding import SLACK, Affine, Step, rounding
+
+# Relative to what a layer adds up: a float64 sum of n products is off by at most n times 1.1e-16 of them, a vector of m
+# such sums by sqrt m times that. There is room for n sqrt m = 9e5; `_share` takes more where a layer needs it.
+LOGIT_SLACK, UNIT = 1e-10, 2.0**-53
+# From the roundings of float32 to those of float64: every term of their bounds shrinks at least so much.
+FINER = 2.0**-29
+
+# From activations [N, ...] in float64: the output, and [N] its distance in L2 from the exact one of the same input.
+Pass = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Passes:
+    """The layers of a network one after another, each with the rounding that it adds.
+
+    * Layers of one product, or of none: `LOGIT_SLACK` of the norms of what goes in (times the constant), comes out and
+      is added, which is more than n sqrt m roundings of them.
+    * Layers of several products (residual ones, ...): the bound of `lipbench.certificate.rounding`, product by product.
+      Where a part has no such bound, such as a tanh inside of a residual layer, `LOGIT_SLACK` of the norms of what goes
+      into and comes out of every part, times the constant of the whole: an estimate.
+
+    Args:
+        exact: in float64; its containers are known, so that it is its layers one after another.
+        shape: of one image, (C, H, W).
+        bounds: the constants of these layers.
+    """
+
+    def __init__(self, exact: nn.Module, shape: Shape, bounds: Sequence[LayerBound]):
+        self._passes: list[tuple[Pass, float]] = []
+        for i, (layer, own) in enumerate(zip(flat(exact), bounds, strict=True)):
+            self._passes.append((_pass(layer, shape, own), product(bounds[i + 1 :])))
+            shape = output_shape(layer, shape)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, K] logits, and [N] what rounding can add to a difference of two of them.
+
+        Args:
+            x: images, float64; a first layer in place overwrites them.
+        """
+        slack = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        for forward, onward in self._passes:
+            x, error = forward(x)
+            # A difference of two logits is sqrt 2 longer at most.
+            slack = slack + error * (math.sqrt(2) * onward)
+        return x, slack
+
+
+def _pass(layer: nn.Module, shape: Shape, own: LayerBound) -> Pass:
+    if next(layer.children(), None) is None:
+        return _of_norms(layer, own.bound, _share(layer, shape))
+    try:
+        return _bounded(rounding.step(layer, shape, own.bound))
+    except Unbounded:
+        return _estimated(layer, own.bound)
+
+
+def _share(layer: nn.Module, shape: Shape) -> float:
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim < 2 or not weight.numel():
+        return LOGIT_SLACK
+    return max(LOGIT_SLACK, 2 * UNIT * (weight[0].numel() + 1) * math.sqrt(math.prod(output_shape(layer, shape))))
+
+
+def _of_norms(layer: nn.Module, bound: float, share: float) -> Pass:
+    added = _added(layer)
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        passed = bound * _norm(x)  # before the call, which may overwrite it
+        x = layer(x)
+        return x, (passed + _norm(x) + max(1.0, bound) * added * math.sqrt(x[:1].numel())) * share
+
+    return forward
+
+
+def _bounded(step: Step) -> Pass:
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        nothing = x.new_zeros(len(x))
+        x, error = step(x, Affine(nothing, nothing))
+        return x, error.at * (FINER * SLACK)
+
+    return forward
+
+
+def _estimated(layer: nn.Module, bound: float) -> Pass:
+    of_norms = _of_norms(layer, bound, LOGIT_SLACK)
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        inner: list[Tensor] = []
+        handles = [part.register_forward_hook(_recorder(inner)) for part in layer.modules() if part is not layer]
+        x, error = of_norms(x)
+        for handle in handles:
+            handle.remove()
+        return x, error + sum(inner, x.new_zeros(len(x))) * (max(1.0, bound) * LOGIT_SLACK)
+
+    return forward
+
+
+def _recorder(norms: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    """A hook that notes the norm of what a module gets and gives, per image."""
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        norms.append(_norm(inputs[0]) + _norm(output))
+
+    return note
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1)
+
+
+def _added(layer: nn.Module) -> float:
+    """The largest magnitude of whatever a layer or its parts add or subtract."""
+    named = [*layer.named_parameters(), *layer.named_buffers()]
+    shifts = (t for name, t in named if name.rpartition(".")[2] in ("bias", "running_mean", "mean") and t.numel())
+    return sum(float(t.detach().abs().max()) for t in shifts)
