@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ FEWEST = 3
 def tradeoff(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     """Accuracy and certified accuracy on the test set of networks that differ in one parameter of their loss (means
     over seeds), a panel per parameter, a line per sweep in the order of the values; ringed is the Pareto front of all.
+    The panels have one scale of accuracy, but each its own of certified accuracy: some parameters hardly move it.
     Epsilon is one at which the certified accuracies differ most.
 
     alpha / (1 - alpha) is the lambda of HKR.
@@ -36,7 +38,7 @@ def tradeoff(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         columns = max(2, len(parameters))
         most = int(table.groupby("parameter")["sweep"].nunique().max())
         figure = Figure(figsize=(TWO_COLUMNS * len(parameters) / columns, 2.5 + 0.15 * most))
-        axes = figure.subplots(1, len(parameters), sharex=True, sharey=True, squeeze=False)[0]
+        axes = figure.subplots(1, len(parameters), sharey=True, squeeze=False)[0]
         for axis, parameter in zip(axes, parameters, strict=True):
             _panel(axis, table[table["parameter"] == parameter])
             axis.set_title(PARAMETERS[parameter])
@@ -107,13 +109,19 @@ def _described(run: Run) -> Iterator[dict[str, Any]]:
 
 def _panel(axis: Axes, rows: pd.DataFrame) -> None:
     """A line per sweep, the first and the last value written at its ends; a legend below."""
+    spread = np.ptp(rows[["certified", "accuracy"]].to_numpy(float), axis=0).clip(1e-9)
+    axis.margins(x=0.15)
     for i, (sweep, line) in enumerate(rows.groupby("sweep", sort=False)):
         color = PALETTE[i % len(PALETTE)]
         axis.plot(line["certified"], line["accuracy"], color=color, marker="o", markersize=3.5, label=sweep)
         # Where points lie close, numbers at all of them would cover each other.
-        for end, height in ((line.iloc[0], -9), (line.iloc[-1], 5)):
-            place = (end["certified"], end["accuracy"])
-            axis.annotate(f"{end['value']:g}", place, (0, height), textcoords="offset points", fontsize=6, ha="center")
+        for end, other in ((0, 1), (-1, -2)):
+            place, before = (tuple(line.iloc[k][["certified", "accuracy"]]) for k in (end, other))
+            # Away from the line, whichever way it comes.
+            way = np.array(place, dtype=float) - np.array(before, dtype=float)
+            way = np.sign(way * (np.abs(way) / spread > 0.2 * np.max(np.abs(way) / spread)))
+            text = f"{line.iloc[end]['value']:g}"
+            axis.annotate(text, place, 10 * way, textcoords="offset points", fontsize=6, ha="center", va="center")
     front = rows[rows["front"]]
     axis.scatter(
         front["certified"],
