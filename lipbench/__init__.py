@@ -7,6 +7,7 @@ Certificates bound that distance from below, attacks from above; one table holds
 """
 
 from lipbench import attacks, certificate, data, layers, losses, models, training
+from lipbench import mkl as _mkl  # noqa: F401  (before the first product)
 from lipbench.evaluation import certify_model as certify
 from lipbench.evaluation import evaluate
 from lipbench.health import HealthWarning

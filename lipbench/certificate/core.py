@@ -23,6 +23,8 @@ Rule = Callable[..., float]
 
 # Relative slack of every computed bound: a few float64 operations are off by 1e-15, and long sums add what they are.
 OUTWARD = 1 + 1e-9
+# Binary digits of a bound that is rounded outward: 3e-11 of it at most.
+DIGITS = 35
 # Products below this may have lost digits, or all of them.
 SMALLEST = 1e-290
 FINITE = "train it again: numbers that are not finite classify nothing"
@@ -177,8 +179,17 @@ class Lipschitz:
 def outward(*factors: float) -> float:
     """The product of numbers of at least 0, rounded outward: by the slack, and by the smallest float where underflow
     took digits, or all of them. 0 where a factor is.
+
+    It has `DIGITS` bits, so that bounds whose eigenvalues differ in the last digits, as those of LAPACK do from one
+    number of threads to another, are the same.
     """
-    return 0.0 if 0 in factors else math.nextafter(math.prod(factors) * OUTWARD, math.inf)
+    if 0 in factors:
+        return 0.0
+    bound = math.nextafter(math.prod(factors) * OUTWARD, math.inf)
+    if not bound < 2.0**1000:
+        return bound
+    digits, exponent = math.frexp(bound)
+    return math.ldexp(math.ceil(math.ldexp(digits, DIGITS)), exponent - DIGITS)
 
 
 def product(bounds: Iterable[LayerBound]) -> float:
