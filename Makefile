@@ -64,7 +64,7 @@ test: $(READY) ## Lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-extra: $(READY) ## Sweeps on joblib, submitit, Ray and Optuna themselves, as far as they are installed
 	$(BIN)/python -m pytest -q -m extra tests/test_engines.py

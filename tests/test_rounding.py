@@ -299,10 +299,10 @@ def test_a_layer_of_ones_own_gets_a_rule():
     rounding.register(Half)(lambda layer, shape, constant: lambda u, reach: (u / 2, reach * 0.0))
     try:
         u, zero = torch.ones(1, 3, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-        out, _ = rounding._step(Half(), (3,), 0.5)(u, Affine(zero, zero))
+        out, _ = rounding.step(Half(), (3,), 0.5)(u, Affine(zero, zero))
         assert out.eq(0.5).all()
         with pytest.raises(Unbounded, match=r"rounding\.register"):
-            rounding._step(Third(), (3,), 0.5)
+            rounding.step(Third(), (3,), 0.5)
     finally:
         del rounding._rules[Half]
 
