@@ -3,40 +3,17 @@ loaded.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import hydra
 import pandas as pd
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from lipbench.commandline import CONF, CommandError, check_overrides
-from lipbench.figures import (
-    BROKEN,
-    FIGURES,
-    Drawing,
-    Recipe,
-    Results,
-    accuracy_curves,
-    best_variants,
-    construction_comparison,
-    drawings,
-    drawn,
-    save_figure,
-    training_comparison,
-    training_curves,
-)
 from lipbench.pages import (
-    Problem,
-    Run,
     Runs,
     compare_runs,
-    discard_stale,
     find_runs,
     leaderboard,
     write_comparison,
@@ -44,173 +21,8 @@ from lipbench.pages import (
     write_leaderboard,
     write_page,
 )
-from lipbench.results import Comparison, ResultsError, read_histories
-
-
-def _accuracy(results: Results) -> tuple[Figure, pd.DataFrame]:
-    figure = accuracy_curves(results.of_defaults().tables, title=f"{results.datasets[0]}: accuracy against epsilon")
-    return figure, drawn(figure)
-
-
-def _training(results: Results) -> tuple[Figure, pd.DataFrame] | None:
-    histories = results.of_defaults().histories.dropna(axis=1, how="all")
-    if not len(histories):
-        return None
-    return training_comparison(histories, title=f"{results.datasets[0]}: training"), histories
-
-
-# Travels inside of every picture that the report draws: others in the folder are not its own.
-SOURCE = "lipbench.report"
-# What the page shows, in this order; two kinds of figures more are drawn below, of experiments and of runs.
-RECIPES = (
-    *FIGURES,
-    Recipe(
-        "accuracy",
-        "Accuracy against epsilon, attack by attack",
-        "Curves of accuracy that fall as the L2 norm of the perturbation grows, one panel per network: one curve per "
-        "attack, the combined attack in black, the certificate dashed below it.",
-        _accuracy,
-    ),
-    Recipe(
-        "training",
-        "Training: Lipschitz bound, gradient norm, singular values",
-        "The networks compared over their training: Lipschitz bound of the network, norm of the gradient with respect "
-        "to the image, and the range of the singular values of all layers at the end.",
-        _training,
-    ),
-)
-
-
-def _constructions(runs: Runs, dataset: str) -> Iterator[Drawing]:
-    for experiment, eps, table in constructions(runs, dataset):
-        title = f"{dataset}/{experiment}: one body, every construction"
-        best = f"{table['construction'].iloc[0]} certifies most, {table['certified'].iloc[0]:.1f} %"
-        alt = (
-            f"A row of dots per construction: accuracy, certified accuracy at {eps:g}, tightness and milliseconds "
-            f"per training step; {best}."
-        )
-        figure = construction_comparison(table, eps, title=title)
-        yield Drawing(f"constructions_{dataset}_{experiment}", title, alt, figure, table)
-
-
-def _training_of(run: Run) -> Iterator[Drawing]:
-    alt = (
-        "One run over its epochs: the range of the singular values of each layer, Lipschitz bound and gradient norm of "
-        "the network and its layers, and the accuracies."
-    )
-    history = read_histories(run.folder)  # read alone, the layers of a run keep their order
-    if len(history):
-        words = [str(part) for part in run.key]
-        figure = training_curves(history, title=" ".join(words))
-        title = f"{' '.join(words)}: training, layer by layer"
-        yield Drawing("_".join(["training", *words]), title, alt, figure, history)
-
-
-def constructions(runs: Runs, dataset: str) -> list[tuple[str, float, pd.DataFrame]]:
-    """The comparisons on one data set: experiments of which several constructions were trained.
-
-    Returns:
-        per experiment its name, the epsilon of the certified accuracy that chose the variants, and the table of
-        `lipbench.figures.best_variants`.
-    """
-    rows = []
-    for run in runs.of([dataset]).finished:
-        summary = run.summary
-        if "construction" in summary:
-            eps = summary["validation_epsilon"]
-            certified = (summary["certified_accuracy"] or {}).get(f"{eps:g}")
-            if certified is not None:
-                rows.append(_construction_row(summary, eps, certified))
-    table = pd.DataFrame(rows)
-    found = []
-    for experiment in sorted({row["experiment"] for row in rows}):
-        group = table[table["experiment"] == experiment]
-        if group["construction"].nunique() > 1:
-            epsilon = float(group["epsilon"].iloc[0])
-            found.append((experiment, epsilon, best_variants(group.drop(columns=["experiment", "epsilon"]))))
-    return found
-
-
-def _construction_row(summary: dict[str, Any], eps: float, certified: float) -> dict[str, Any]:
-    return {
-        "experiment": summary["experiment"],
-        "epsilon": eps,
-        "construction": summary["construction"],
-        "variant": summary["variant"],
-        "seed": summary["seed"],
-        "validation": 100 * summary["validation_certified_accuracy"],
-        "accuracy": 100 * summary["accuracy"],
-        "certified": 100 * certified,
-        "tightness": summary["tightness"],
-        "ms": 1000 * summary["step_seconds"],
-    }
-
-
-def _chosen(training: bool | str | Sequence[str], known: list[str]) -> list[str]:
-    """The experiments of which each run gets a figure of its own.
-
-    Raises:
-        ResultsError: a name that has no history.
-    """
-    if isinstance(training, bool):
-        return known if training else []
-    names = [training] if isinstance(training, str) else list(training)
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise ResultsError(
-            f"training_curves={names}: no history of {', '.join(missing)}. Give true, false or a list of: "
-            f"{', '.join(known)}."
-        )
-    return names
-
-
-def draw(runs: Runs, training: bool | str | Sequence[str]) -> tuple[list[Path], list[Problem]]:
-    """Draws everything that has its inputs; a file that is broken costs the figures that need it. What an earlier
-    report drew and this one does not is removed.
-
-    Args:
-        training: whether each run's training is drawn as well; or the names of the experiments whose is.
-
-    Returns:
-        the files, and what could not be drawn.
-
-    Raises:
-        ResultsError: an experiment that has no history.
-    """
-    written: list[Path] = []
-    problems: list[Problem] = []
-
-    def failed(name: str, error: Exception) -> None:
-        problems.append(Problem.of(error, f"figure {name}", runs.root))
-
-    results, folder = Results(run.folder for run in runs.finished), runs.root / "figures"
-    trained = {str(run.key[1]) for run in results.runs if (run.folder / "history.csv").exists()}
-    chosen = _chosen(training, sorted(trained))
-    own = [(f"constructions_{name}", partial(_constructions, runs, name)) for name in results.datasets]
-    own += [
-        ("_".join(map(str, ("training", *run.key))), partial(_training_of, run))
-        for run in runs.finished
-        if run.summary["experiment"] in chosen
-    ]
-    for one in chain(drawings(results, RECIPES, failed), _sound(own, failed)):
-        words = {"title": one.title, "alt": one.alt, "source": SOURCE}
-        try:
-            written += save_figure(one.figure, folder / one.name, **words, data=one.table)
-        except BROKEN as error:
-            failed(one.name, error)
-    discard_stale(folder, written, SOURCE)
-    return written, problems
-
-
-def _sound(
-    sources: Iterable[tuple[str, Callable[[], Iterator[Drawing]]]], failed: Callable[[str, Exception], None]
-) -> Iterator[Drawing]:
-    """What every source draws, by name; one that fails costs the others nothing."""
-    for name, source in sources:
-        try:
-            yield from source()
-        except BROKEN as error:
-            failed(name, error)
+from lipbench.report_figures import RECIPES, draw
+from lipbench.results import Comparison, ResultsError
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
@@ -247,7 +59,7 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
         except ResultsError as error:
             failure = error
     if cfg.figures:
-        files, problems = draw(runs, cfg.training_curves)
+        files, problems = draw(runs, cfg.training_curves, cfg.processes)
         written += files
         for problem in problems:
             print(f"Not drawn: {problem}", file=sys.stderr)

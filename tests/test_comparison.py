@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from test_experiments import experiment
 
-from lipbench import report
+from lipbench import report_figures
 from lipbench.commandline import CONF, CommandError, expand_suites
 from lipbench.figures import best_variants, construction_comparison
 from lipbench.pages import find_runs, leaderboard
@@ -94,11 +94,11 @@ def test_the_report_compares_what_was_swept(tmp_path):
         job = experiment("digits08/layers_cnn", tmp_path, f"constraint={constraint}", "training.minutes=null")
         object.__setattr__(job, "folder", tmp_path / "digits08/layers_cnn" / f"constraint={constraint}" / "0")
         job.run()
-    ((name, epsilon, table),) = report.constructions(find_runs(tmp_path), "digits08")
+    ((name, epsilon, table),) = report_figures.constructions(find_runs(tmp_path), "digits08")
     assert (name, epsilon) == ("layers_cnn", 0.5)
     assert set(table["construction"]) == {"aoc", "aol"}
     assert (table["ms"] > 0).all()
-    assert report.constructions(find_runs(tmp_path), "digits") == []
+    assert report_figures.constructions(find_runs(tmp_path), "digits") == []
 
 
 def test_a_run_without_attacks_certifies_alone_and_stands_in_the_leaderboard(tmp_path):

@@ -18,7 +18,7 @@ from lipbench.certificate import gaps, gaps_of, layerwise, lipschitz, singular_r
 from lipbench.certificate import spectrum as spectrum_module
 from lipbench.figures import save_figure, training_comparison, training_curves
 from lipbench.pages import find_runs
-from lipbench.report import draw
+from lipbench.report_figures import draw
 from lipbench.results import ResultsError, layer_columns, read_histories
 from lipbench.training import auto, event_log
 from lipbench.training.history import monitor

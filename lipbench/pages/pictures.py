@@ -2,7 +2,9 @@
 
 import base64
 import io
+import os
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +52,11 @@ def pictures(folder: Path, order: Sequence[str] = ()) -> tuple[list[Picture], li
         known = [i for i, word in enumerate(order) if f"{path.stem}_".startswith(f"{word}_")]
         return (known[0] if known else len(order), path.name)
 
-    found, broken = [], []
-    for path in sorted(folder.glob("*.png"), key=rank):
-        try:
-            found.append(_picture(path))
-        except UNREADABLE:
-            broken.append(path.name)
-    return found, broken
+    paths = sorted(folder.glob("*.png"), key=rank)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(_readable, paths))
+    broken = [path.name for path, picture in zip(paths, found, strict=True) if picture is None]
+    return [picture for picture in found if picture is not None], broken
 
 
 def discard_stale(folder: Path, written: Collection[Path], source: str) -> None:
@@ -80,6 +80,13 @@ def discard_stale(folder: Path, written: Collection[Path], source: str) -> None:
 def _words(image: Image.Image) -> dict[str, str]:
     """Those that travel inside of a PNG file."""
     return {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
+
+
+def _readable(path: Path) -> Picture | None:
+    try:
+        return _picture(path)
+    except UNREADABLE:
+        return None
 
 
 def _picture(path: Path) -> Picture:
