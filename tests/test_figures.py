@@ -68,6 +68,7 @@ def test_every_figure_is_drawn_where_its_inputs_are(drawn):
     for drawing in drawn.values():
         assert len(drawing.table) > 0
         assert drawing.title
+        assert ": hKR" not in drawing.title
         assert len(drawing.alt) > 40
 
 

@@ -173,6 +173,23 @@ def test_pictures_that_are_no_longer_drawn_are_removed_and_no_others(tmp_path):
     assert "sandwich_gone" not in (tmp_path / "report.html").read_text()
 
 
+def test_several_processes_draw_the_same(tmp_path, capsys):
+    broken = []
+    for name, processes in (("one", 1), ("two", 2)):
+        for dataset in ("data", "other"):
+            make(tmp_path / name, "hkr_cnn", dataset=dataset)
+        (tmp_path / name / "other/hkr_cnn/default/0/illustrations.npz").write_text("no archive")
+        run_report(f"results={tmp_path}/{name}", f"processes={processes}")
+        broken.append([line for line in capsys.readouterr().err.splitlines() if "Not drawn" in line])
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "figures").iterdir()} for name in ("one", "two")
+    )
+    assert len(one) > 6
+    assert one == two
+    assert broken[0]
+    assert broken[0] == broken[1]
+
+
 def test_an_unknown_data_set_is_answered_with_those_there_are(tmp_path):
     make(tmp_path, "a")
     with pytest.raises(ResultsError, match=r"no run of dta\. There are: data"):

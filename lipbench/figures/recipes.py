@@ -208,7 +208,9 @@ def _drawing(recipe: Recipe, suffix: str, results: Results) -> Drawing | None:
     drawn = recipe.draw(results)
     if drawn is None:
         return None
-    title = f"{suffix[1:]}: {recipe.title[0].lower()}{recipe.title[1:]}" if suffix else recipe.title
+    # An abbreviation (HKR) stays one.
+    first = recipe.title[:1] if recipe.title[1:2].isupper() else recipe.title[:1].lower()
+    title = f"{suffix[1:]}: {first}{recipe.title[1:]}" if suffix else recipe.title
     return Drawing(f"{recipe.name}{suffix}", title, recipe.alt, *drawn)
 
 
