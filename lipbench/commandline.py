@@ -1,6 +1,7 @@
 """What the commands share: where `conf/` is, suites, methods, what is printed, and answers to a wrong option."""
 
 import difflib
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -84,6 +85,8 @@ def check_overrides(arguments: Sequence[str], config: str) -> None:
         key, _, values = override.partition("=")
         if key == "experiment":
             for value in values.split(","):
+                if experiments(value) and value not in experiments():
+                    raise CommandError(f"experiment={value}: that is a data set. All its experiments: suite={value}")
                 if value not in experiments():
                     raise CommandError(_unknown("experiment", value, experiments()))
     if any(a.startswith("-") and a not in ("-m", "--multirun") for a in arguments):
@@ -93,6 +96,21 @@ def check_overrides(arguments: Sequence[str], config: str) -> None:
             compose(config, overrides=[_first(o) for o in overrides if not o.startswith("hydra")])
         except (HydraException, OmegaConfBaseException, ConfigCompositionException) as error:
             raise CommandError(_answer(str(error), compose(config))) from None
+
+
+def check_results(arguments: Sequence[str]) -> None:
+    """Whether the results of a command can be written: of a sweep Hydra itself writes there before any run.
+
+    Raises:
+        CommandError: they cannot, with the reason.
+    """
+    given = [a.partition("=")[2] for a in arguments if a.startswith("results=")]
+    root = Path(given[-1].strip("'\"") if given else "results/runs").absolute()
+    there = next(path for path in (root, *root.parents) if path.exists())
+    if not there.is_dir():
+        raise CommandError(f"results={root}: {there} is a file, no folder. Give another.")
+    if {"-m", "--multirun"} & set(arguments) and not os.access(there, os.W_OK):
+        raise CommandError(f"results={root}: {there} cannot be written. Get the right to write, or give another.")
 
 
 def judging(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,6 +212,8 @@ def _answer(message: str, defaults: DictConfig) -> str:
         return message
     parent, _, last = key.group(1).rpartition(".")
     node = OmegaConf.select(defaults, parent) if parent else defaults
+    if not isinstance(node, DictConfig) and (group := parent.partition(".")[0]) not in defaults:
+        return _unknown("option", group, [str(option) for option in defaults])
     options = [str(option) for option in node] if isinstance(node, DictConfig) else []
     return _unknown(f"option of {parent}" if parent else "option", last, options)
 

@@ -43,16 +43,22 @@ def attempt(
     command: str,
     work: Callable[[], None],
     said: tuple[type[Exception], ...] = SAID,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Does the work of one run. Whatever goes wrong is said on stderr and written to `error.json`.
 
-    Nothing is written where the folder is another network's, whose results it holds, or where another process is at it.
+    Nothing is written where the folder is another network's, whose results it holds, or where another process is at it;
+    nor beside finished results where `prepare` failed.
 
     Args:
         command: what repeats the run.
         said: errors whose message says all that there is to say: of others the traceback is shown as well.
+        prepare: what comes before the work and touches nothing: it looks at the options.
     """
+    begun = False
     try:
+        prepare()
+        begun = True
         work()
     except Running as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -62,7 +68,8 @@ def attempt(
         print(f"\n{name}: {why}\n", file=sys.stderr)
         if not isinstance(error, said):
             traceback.print_exception(error)
-        if processes.rank() == 0 and not isinstance(error, OtherNetwork) and not held(folder):
+        spared = isinstance(error, OtherNetwork) or (not begun and (folder / "summary.json").exists())
+        if processes.rank() == 0 and not spared and not held(folder):
             try:
                 write_error(folder, error, command)
             except OSError as second:

@@ -30,7 +30,7 @@ def task(cfg: DictConfig) -> None:
     """The report of one results folder, and how it differs from another."""
     try:
         table = _report(cfg)
-    except (ResultsError, FileNotFoundError) as error:
+    except (ResultsError, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from error
     if (table["violations"] > 0).any() or (table["transport law"] == "VIOLATED").any():
@@ -43,11 +43,13 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
     Raises:
         ResultsError: there is nothing to report; or, once everything else is written, nothing to compare.
     """
+    if not (cfg.processes is None or (type(cfg.processes) is int and cfg.processes >= 1)):
+        raise ResultsError(f"processes={cfg.processes}: a number of processes, 1 or more, or null.")
     runs = find_runs(Path(cfg.results))
     for problem in runs.problems:
         print(f"Left out: {problem}", file=sys.stderr)
     if cfg.datasets is not None:
-        runs = _only(runs, list(cfg.datasets))
+        runs = _only(runs, [cfg.datasets] if isinstance(cfg.datasets, str) else list(cfg.datasets))
     table = leaderboard(runs)
     print(write_leaderboard(table, runs))
     written = [runs.root / "leaderboard.csv", runs.root / "leaderboard.md", *write_latex(table, runs.root)]
@@ -99,6 +101,9 @@ def main() -> None:
         task()
     except CommandError as error:
         raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command draws the figures again.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

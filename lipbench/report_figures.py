@@ -159,7 +159,8 @@ def draw(
 
     Args:
         training: whether each run's training is drawn as well; or the names of the experiments whose is.
-        processes: at work at once, each on a data set; None: one per core where there are many runs.
+        processes: at work at once, each on one data set or on what is drawn of all together; None: one per core where
+            there are many runs.
 
     Returns:
         the files, and what could not be drawn.

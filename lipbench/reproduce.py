@@ -209,7 +209,11 @@ def main() -> None:
         check_overrides(sys.argv[1:], "reproduce")
         task()
     except CommandError as error:
-        raise SystemExit(str(error)) from None
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\nInterrupted. Nothing is kept but what lies in out=.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lipbench.commandline import CONF, PLACES, CommandError, check_overrides, expand_suites, judging, report_lines
+from lipbench.commandline import (
+    CONF,
+    PLACES,
+    CommandError,
+    check_overrides,
+    check_results,
+    expand_suites,
+    judging,
+    report_lines,
+)
 from lipbench.experiment import Experiment
 from lipbench.jobs import FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
 from lipbench.sweeps import NETWORK, command_of, folder_of, recorded
@@ -57,10 +66,15 @@ def task(cfg: DictConfig) -> Outcome:
     hydra_config = HydraConfig.get()
     name, overrides = str(hydra_config.runtime.choices["experiment"]), list(hydra_config.overrides.task)
 
+    prepared: list[Experiment] = []
+
+    def prepare() -> None:
+        prepared.append(experiment_of(cfg, name, overrides))
+
     def work() -> None:
         if cfg.threads is not None:
             torch.set_num_threads(cfg.threads)
-        experiment = experiment_of(cfg, name, overrides)
+        (experiment,) = prepared
         if processes.launched():
             experiment = replace(experiment, device=processes.start(experiment.device))
         if processes.rank() > 0:
@@ -70,7 +84,8 @@ def task(cfg: DictConfig) -> Outcome:
             print(report_lines(name, experiment.folder, summary), flush=True)
 
     try:
-        outcome = attempt(name, folder_of(cfg.results, name, overrides, cfg.seed), command_of(overrides), work)
+        folder = folder_of(cfg.results, name, overrides, cfg.seed)
+        outcome = attempt(name, folder, command_of(overrides), work, prepare=prepare)
     finally:
         processes.stop()
     # In a sweep the other jobs go on, and the command says at its end which failed.
@@ -84,6 +99,7 @@ def main() -> None:
     try:
         sys.argv[1:] = expand_suites(sys.argv[1:])
         check_overrides(sys.argv[1:], "config")
+        check_results(sys.argv[1:])
         if processes.launched() and {"-m", "--multirun"} & set(sys.argv[1:]):
             raise CommandError(
                 "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "

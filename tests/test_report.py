@@ -1,6 +1,7 @@
 """What the report writes besides its page: leaderboard, LaTeX, figures with words and data; what it leaves out."""
 
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -188,6 +189,38 @@ def test_several_processes_draw_the_same(tmp_path, capsys):
     assert one == two
     assert broken[0]
     assert broken[0] == broken[1]
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "two", "1.5"])
+def test_a_number_of_processes_that_is_none_is_refused_before_any_work(tmp_path, processes):
+    make(tmp_path, "hkr_cnn")
+    with pytest.raises(ResultsError, match="1 or more"):
+        run_report(f"results={tmp_path}", f"processes={processes}")
+    assert not (tmp_path / "leaderboard.md").exists()
+
+
+def test_temporary_files_of_a_killed_report_are_removed_when_they_are_old(tmp_path):
+    make(tmp_path, "hkr_cnn")
+    old, new = (tmp_path / "figures" / f".{name}.pdf.0123.tmp" for name in ("old", "new"))
+    old.parent.mkdir()
+    for path in (old, new):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    run_report(f"results={tmp_path}", "processes=1")
+    assert not old.exists()
+    assert new.exists(), "somebody may be at it"
+
+
+def test_an_interrupted_report_says_so(monkeypatch, capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "task", interrupted)
+    monkeypatch.setattr("sys.argv", ["lipbench.report"])
+    with pytest.raises(SystemExit) as ended:
+        report.main()
+    assert ended.value.code == 130
+    assert "Interrupted" in capsys.readouterr().err
 
 
 def test_an_unknown_data_set_is_answered_with_those_there_are(tmp_path):

@@ -133,6 +133,18 @@ def test_equalities(tmp_path):
     assert "x in 1 of 1 rows" in found["bounds/m.csv"].how
 
 
+def test_a_wrong_option_and_an_interruption_are_no_difference(monkeypatch, capsys):
+    assert command(monkeypatch, "rn=results") == 2
+    assert "run" in capsys.readouterr().err
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lipbench.reproduce.task", interrupted)
+    assert command(monkeypatch) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("widths", [[], ["model.widths=[384,384]"]], ids=["small", "wide"])
 def test_the_number_of_threads_does_not_change_a_dense_run(widths, tmp_path):
     """Of a network of convolutions docs/reproducing.md says what differs."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lipbench import layers
-from lipbench.certificate import lipschitz
+from lipbench.certificate import Affine, certify, lipschitz, rounding
+from lipbench.certificate.rounding import Step
 from lipbench.certificate.slack import LOGIT_SLACK, Passes, _share
 
 LARGE = 2.0**40
@@ -91,3 +92,53 @@ def test_a_very_large_layer_has_room_for_its_roundings():
     assert _share(nn.Linear(784, 256), (784,)) == LOGIT_SLACK
     layer = nn.Conv2d(64, 16, 5)
     assert _share(layer, (64, 300, 300)) == pytest.approx(2.0**-52 * 1601 * (16 * 296**2) ** 0.5)
+
+
+class Inner(nn.Module):
+    """Is called by keyword, folds positions into the batch, and returns more than a tensor."""
+
+    def forward(self, input: Tensor) -> tuple[Tensor, str]:
+        return input * 0.5, "half"
+
+
+class Mine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x: Tensor) -> Tensor:
+        halved, _ = self.inner(input=x.reshape(-1, 1))
+        return halved.reshape(x.shape)
+
+
+class Far(nn.Module):
+    """Adds a large number and takes it away: a leaf of one's own, whose rounding nobody knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + LARGE) - LARGE
+
+
+def test_layers_of_ones_own_are_estimated_whatever_is_in_them(monkeypatch):
+    monkeypatch.setattr(lipschitz, "_rules", {**lipschitz._rules, Mine: lambda layer, shape: 0.5})
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), Mine(), nn.Linear(9, 3)).eval()
+    x = torch.rand(4, 1, 3, 3)
+    assert (certify(model, x, model(x).argmax(1)) > 0).all()
+
+
+def test_a_leaf_of_ones_own_with_a_rounding_rule_is_bounded_by_it(monkeypatch):
+    def rule(layer: nn.Module, shape: tuple[int, ...], constant: float) -> Step:
+        def step(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+            return layer(u), (reach * 0.0).plus(2.0**-23 * LARGE * 9)
+
+        return step
+
+    monkeypatch.setattr(lipschitz, "_rules", {**lipschitz._rules, Far: lambda layer, shape: 1.0})
+    model, x = nn.Sequential(nn.Flatten(), Far()).eval(), torch.rand(4, 1, 3, 3).double()
+    bounds = lipschitz.layerwise(model, (1, 3, 3))
+    logits, estimated = Passes(model, (1, 3, 3), bounds)(x)
+    off = (logits - x.flatten(1)).norm(dim=1)
+    assert (estimated < off).any(), "without a rule it is an estimate, as its docstring says"
+    monkeypatch.setattr(rounding, "_rules", {**rounding._rules, Far: rule})
+    _, bounded = Passes(model, (1, 3, 3), bounds)(x)
+    assert (bounded >= off).all()

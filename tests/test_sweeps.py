@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from runs_on_disk import make
 
 from lipbench import jobs, run, states, status, sweeps
-from lipbench.commandline import CommandError, expand_suites
+from lipbench.commandline import CommandError, check_overrides, check_results, expand_suites
 from lipbench.jobs import ELSEWHERE, FAILED, FINISHED, Outcome, attempt, exit_code, summary_lines
 from lipbench.locks import LOCK, locked
 from lipbench.results import ERROR, clear_error, read_error, read_json, write_error
@@ -71,6 +71,37 @@ def test_who_fails_beside_another_process_leaves_its_folder_alone(tmp_path):
 def test_a_folder_of_another_network_gets_no_error(tmp_path):
     assert attempt("data/a", tmp_path, "", fails(OtherNetwork("differs"))).code == FAILED
     assert not (tmp_path / ERROR).exists()
+
+
+def test_refused_options_do_not_mark_what_is_finished(tmp_path):
+    folder = make(tmp_path, "hkr_mlp")
+    refused = fails(ValueError("images=0"))
+    assert attempt("data/a", folder, "", lambda: None, prepare=refused).code == FAILED
+    assert not (folder / ERROR).exists()
+    assert attempt("data/a", tmp_path / "fresh", "", lambda: None, prepare=refused).code == FAILED
+    assert (tmp_path / "fresh" / ERROR).exists(), "of a run that has nothing else the status tells"
+    assert attempt("data/a", folder, "", refused).code == FAILED
+    assert (folder / ERROR).exists()
+
+
+def test_results_that_cannot_be_written_are_refused_before_hydra_writes(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/inside"):
+        with pytest.raises(CommandError, match="is a file"):
+            check_results([f"results={tmp_path / place}"])
+    check_results(["--multirun", f"results={tmp_path}/new/one"])
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(CommandError, match="cannot be written"):
+        check_results(["--multirun", f"results={tmp_path}/new/one"])
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [("experiment=digits08", "suite=digits08"), ("lose.margin=2", "Did you mean loss"), ("loss.margn=2", "margin")],
+)
+def test_wrong_words_are_answered(override, answer):
+    with pytest.raises(CommandError, match=answer):
+        check_overrides([override], "config")
 
 
 def test_a_run_that_is_running_is_left_alone(tmp_path, capsys):

@@ -162,6 +162,10 @@ class SideBySide(Launcher):
         with env_override({name: str(self.threads) for name in THREADS}):  # new processes inherit it
             setup_globals()
             jobs = [self._job(number, o) for number, o in enumerate(job_overrides, initial_job_idx)]
+            if self.jobs is not None and self.jobs < 1:
+                raise SystemExit(
+                    f"hydra.launcher.jobs={self.jobs}: how many at once, 1 or more; null: all that have room."
+                )
             places = self.begin(len(jobs))
             print(f"{len(jobs)} jobs, {min(places, len(jobs))} at once, threads of each: {self.threads}", flush=True)
             running: dict[int, tuple[int, Handle]] = {}

@@ -234,7 +234,9 @@ class RayLauncher(SideBySide):
             import joblib
 
             cores = joblib.cpu_count(only_physical_cores=True)
-            self.ray.init(num_cpus=max(cores, self.threads), include_dashboard=False, logging_level="warning")
+            # "local": else it looks for one that is running here, or has died.
+            cores = max(cores, self.threads)
+            self.ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="warning")
         else:
             try:
                 self.ray.init(address=self.address, logging_level="warning")

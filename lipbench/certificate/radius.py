@@ -110,7 +110,7 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
     does not give is not certified either. Neither the model nor the images are changed.
 
     The margins are reduced by what rounding can add in the float64 forward pass, layer by layer: see
-    `lipbench.certificate.slack`, which also names the one case in which that is an estimate.
+    `lipbench.certificate.slack`, which also says for which layers that is an estimate.
 
     Args:
         model: baked, in evaluation mode, images -> logits [N, K].

@@ -2,13 +2,16 @@
 
 Each layer adds the rounding of its own, in L2, carried to the logits by the constants of the layers after it. Large
 numbers that cancel, between layers or in one, are covered: the bounds are of what is added up, not of what comes out.
+`Passes` says for which layers it is an estimate instead.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lipbench.certificate.core import LayerBound, Shape, Unbounded, flat, output_shape, product
 from lipbench.certificate.rounding import SLACK, Affine, Step, rounding
@@ -29,8 +32,9 @@ class Passes:
     * Layers of one product, or of none: `LOGIT_SLACK` of the norms of what goes in (times the constant), comes out and
       is added, which is more than n sqrt m roundings of them.
     * Layers of several products (residual ones, ...): the bound of `lipbench.certificate.rounding`, product by product.
-      Where a part has no such bound, such as a tanh inside of a residual layer, `LOGIT_SLACK` of the norms of what goes
-      into and comes out of every part, times the constant of the whole: an estimate.
+    * An estimate: a layer of which a part has no such bound, such as a tanh inside of a residual one, and a layer of
+      the user's own without a rounding rule. `LOGIT_SLACK` of the norms of what goes into and comes out of the whole
+      and every part, times the constant of the whole.
 
     Args:
         exact: in float64; its containers are known, so that it is its layers one after another.
@@ -60,7 +64,8 @@ class Passes:
 
 
 def _pass(layer: nn.Module, shape: Shape, own: LayerBound) -> Pass:
-    if next(layer.children(), None) is None:
+    ours = type(layer).__module__.partition(".")[0] in ("torch", "lipbench")
+    if ours and next(layer.children(), None) is None:
         return _of_norms(layer, own.bound, _share(layer, shape))
     try:
         return _bounded(rounding.step(layer, shape, own.bound))
@@ -100,20 +105,31 @@ def _estimated(layer: nn.Module, bound: float) -> Pass:
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         inner: list[Tensor] = []
-        handles = [part.register_forward_hook(_recorder(inner)) for part in layer.modules() if part is not layer]
-        x, error = of_norms(x)
-        for handle in handles:
-            handle.remove()
+        note = _recorder(inner, len(x))
+        parts = [part for part in layer.modules() if part is not layer]
+        handles = [part.register_forward_hook(note, with_kwargs=True) for part in parts]
+        try:
+            x, error = of_norms(x)
+        finally:
+            for handle in handles:
+                handle.remove()
         return x, error + sum(inner, x.new_zeros(len(x))) * (max(1.0, bound) * LOGIT_SLACK)
 
     return forward
 
 
-def _recorder(norms: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    """A hook that notes the norm of what a module gets and gives, per image."""
+def _recorder(norms: list[Tensor], count: int) -> Callable[..., None]:
+    """A hook that notes the norm of what a module gets and gives, per image.
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        norms.append(_norm(inputs[0]) + _norm(output))
+    Args:
+        count: of the images; a tensor with another first size counts for each with its whole norm.
+    """
+
+    def note(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+        for tensor in tree_leaves((inputs, named, output)):
+            if isinstance(tensor, Tensor) and tensor.numel() and (tensor.is_floating_point() or tensor.is_complex()):
+                each = tensor.ndim > 1 and len(tensor) == count
+                norms.append(_norm(tensor) if each else tensor.norm().expand(count))
 
     return note
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from lipbench.files import unfinished
+
+# Seconds after which nobody is writing a temporary file any more.
+FORGOTTEN = 600
 # Pixels of a page per pixel of a picture: at 200 dpi the letters of 8 points of a figure are then as large as the text
 # around it, and screens of twice the density still show every pixel.
 SCALE = 0.65
@@ -61,8 +66,12 @@ def pictures(folder: Path, order: Sequence[str] = ()) -> tuple[list[Picture], li
 
 def discard_stale(folder: Path, written: Collection[Path], source: str) -> None:
     """Removes the figures of a source (see `lipbench.figures.save_figure`) that are not among those written now: the
-    PNG file that names the source, and the files of the same name and kinds beside it. Nothing else is touched.
+    PNG file that names the source, and the files of the same name and kinds beside it; and temporary files that a
+    killed report left. Nothing else is touched.
     """
+    for path in unfinished(folder):
+        if time.time() - path.stat().st_mtime > FORGOTTEN:
+            path.unlink(missing_ok=True)
     for path in sorted(folder.glob("*.png")):
         try:
             with Image.open(path) as image:
