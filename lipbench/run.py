@@ -4,6 +4,7 @@
 Hydra's grammar. `torchrun --nproc-per-node 4 -m lipbench.run ...` trains on four GPUs.
 """
 
+import signal
 import sys
 from dataclasses import replace
 from typing import Any
@@ -95,7 +96,10 @@ def task(cfg: DictConfig) -> Outcome:
 
 
 def main() -> None:
-    """The command `python -m lipbench.run`. Its exit codes are those of `lipbench.jobs`."""
+    """The command `python -m lipbench.run`. Its exit codes are those of `lipbench.jobs`. SIGTERM, which a batch system
+    sends, is Ctrl-C: workers end with it, and locks are given back.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.argv[1:] = expand_suites(sys.argv[1:])
         check_overrides(sys.argv[1:], "config")
