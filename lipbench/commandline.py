@@ -104,10 +104,16 @@ def check_results(arguments: Sequence[str]) -> None:
     Raises:
         CommandError: they cannot, with the reason.
     """
-    given = [a.partition("=")[2] for a in arguments if a.startswith("results=")]
+    given = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("results=")]
+    if given and "${" in given[-1]:
+        return  # Hydra resolves it
     root = Path(given[-1].strip("'\"") if given else "results/runs").absolute()
-    there = next(path for path in (root, *root.parents) if path.exists())
-    if not there.is_dir():
+    try:
+        there = next(path for path in (root, *root.parents) if path.exists())
+        folder = there.is_dir()
+    except OSError as error:  # no right to look, a name that is too long
+        raise CommandError(f"results={root} cannot be used ({error.strerror}). Give another.") from None
+    if not folder:
         raise CommandError(f"results={root}: {there} is a file, no folder. Give another.")
     if {"-m", "--multirun"} & set(arguments) and not os.access(there, os.W_OK):
         raise CommandError(f"results={root}: {there} cannot be written. Get the right to write, or give another.")

@@ -1,8 +1,8 @@
 """Sums of Intel's MKL, torch's BLAS on x86, in an order that does not depend on the number of threads.
 
-MKL offers that for Intel's processors, and reads the setting once, before its first product: so it is made as soon as
-lipbench is imported, unless the caller has made it. Where products were made before that, it comes too late. It costs
-nothing measurable (products of 64 to 3136 rows, float32 and float64, two threads).
+MKL offers that for Intel's processors, and reads the setting once, before its first product: so it is made (on Linux)
+when lipbench is imported, unless the caller has made it. Where products were made before that, it comes too late.
+It costs nothing measurable (products of 64 to 3136 rows, float32 and float64, two threads).
 """
 
 import os

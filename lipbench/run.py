@@ -70,6 +70,8 @@ def task(cfg: DictConfig) -> Outcome:
     prepared: list[Experiment] = []
 
     def prepare() -> None:
+        if not (cfg.threads is None or (type(cfg.threads) is int and cfg.threads >= 1)):
+            raise ValueError(f"threads={cfg.threads}: a number of threads, 1 or more, or null.")
         prepared.append(experiment_of(cfg, name, overrides))
 
     def work() -> None:

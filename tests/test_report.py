@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from joblib import Parallel
 from matplotlib.figure import Figure
 from PIL import Image
 from results_tree import make_results
 from runs_on_disk import IMAGES, make
 
-from lipbench import report
+from lipbench import report, report_figures
 from lipbench.commandline import CONF
 from lipbench.figures import FIGURES, Results, drawings, save_figure
 from lipbench.figures.data import drawn
@@ -174,7 +175,14 @@ def test_pictures_that_are_no_longer_drawn_are_removed_and_no_others(tmp_path):
     assert "sandwich_gone" not in (tmp_path / "report.html").read_text()
 
 
-def test_several_processes_draw_the_same(tmp_path, capsys):
+def test_several_processes_draw_the_same(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def parallel(n_jobs: int, **options: int) -> Parallel:
+        asked.append(n_jobs)
+        return Parallel(n_jobs=n_jobs, **options)
+
+    monkeypatch.setattr(report_figures, "Parallel", parallel)
     broken = []
     for name, processes in (("one", 1), ("two", 2)):
         for dataset in ("data", "other"):
@@ -189,6 +197,11 @@ def test_several_processes_draw_the_same(tmp_path, capsys):
     assert one == two
     assert broken[0]
     assert broken[0] == broken[1]
+    assert asked == [2]
+    monkeypatch.setattr(report_figures, "MANY", 2)
+    monkeypatch.setattr(report_figures, "cpu_count", lambda: 2)
+    run_report(f"results={tmp_path}/two")
+    assert asked == [2, 2], "of many runs without being asked"
 
 
 @pytest.mark.parametrize("processes", ["0", "-1", "two", "1.5"])

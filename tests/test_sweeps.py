@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from runs_on_disk import make
 
 from lipbench import jobs, run, states, status, sweeps
 from lipbench.commandline import CommandError, check_overrides, check_results, expand_suites
-from lipbench.jobs import ELSEWHERE, FAILED, FINISHED, Outcome, attempt, exit_code, summary_lines
+from lipbench.jobs import ELSEWHERE, FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
 from lipbench.locks import LOCK, locked
 from lipbench.results import ERROR, clear_error, read_error, read_json, write_error
 from lipbench.run_folder import OtherNetwork
@@ -90,9 +92,34 @@ def test_results_that_cannot_be_written_are_refused_before_hydra_writes(tmp_path
         with pytest.raises(CommandError, match="is a file"):
             check_results([f"results={tmp_path / place}"])
     check_results(["--multirun", f"results={tmp_path}/new/one"])
+    check_results(["--multirun", "results=${oc.env:HOME}/runs"])
+    with pytest.raises(CommandError, match="cannot be used"):
+        check_results([f"results={tmp_path}/{'x' * 300}"])
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(CommandError, match="cannot be written"):
         check_results(["--multirun", f"results={tmp_path}/new/one"])
+
+
+def test_sigterm_is_an_interruption(monkeypatch, capsys):
+    def killed() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(run, "task", killed)
+    monkeypatch.setattr(sys, "argv", ["lipbench.run"])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == INTERRUPTED
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_threads_that_are_none_are_refused(tmp_path, capsys):
+    assert sweep("suite=digits08/hkr_mlp", f"results={tmp_path}", "threads=0") == FAILED
+    assert "threads=0: a number of threads" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

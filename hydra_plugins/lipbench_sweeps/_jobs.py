@@ -162,7 +162,7 @@ class SideBySide(Launcher):
         with env_override({name: str(self.threads) for name in THREADS}):  # new processes inherit it
             setup_globals()
             jobs = [self._job(number, o) for number, o in enumerate(job_overrides, initial_job_idx)]
-            if self.jobs is not None and self.jobs < 1:
+            if self.jobs is not None and not (isinstance(self.jobs, int) and self.jobs >= 1):
                 raise SystemExit(
                     f"hydra.launcher.jobs={self.jobs}: how many at once, 1 or more; null: all that have room."
                 )

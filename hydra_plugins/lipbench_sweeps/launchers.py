@@ -2,7 +2,9 @@
 
 import math
 import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -236,7 +238,10 @@ class RayLauncher(SideBySide):
             cores = joblib.cpu_count(only_physical_cores=True)
             # "local": else it looks for one that is running here, or has died.
             cores = max(cores, self.threads)
+            ours = signal.getsignal(signal.SIGTERM)
             self.ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="warning")
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, ours)  # Ray puts its own there
         else:
             try:
                 self.ray.init(address=self.address, logging_level="warning")

@@ -23,7 +23,7 @@ Rule = Callable[..., float]
 
 # Relative slack of every computed bound: a few float64 operations are off by 1e-15, and long sums add what they are.
 OUTWARD = 1 + 1e-9
-# Binary digits of a bound that is rounded outward: 3e-11 of it at most.
+# Binary digits of a bound that is rounded outward: 6e-11 of it at most.
 DIGITS = 35
 # Products below this may have lost digits, or all of them.
 SMALLEST = 1e-290
@@ -181,7 +181,7 @@ def outward(*factors: float) -> float:
     took digits, or all of them. 0 where a factor is.
 
     It has `DIGITS` bits, so that bounds whose eigenvalues differ in the last digits, as those of LAPACK do from one
-    number of threads to another, are the same.
+    number of threads to another, are nearly always the same.
     """
     if 0 in factors:
         return 0.0

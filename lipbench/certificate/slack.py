@@ -30,11 +30,12 @@ class Passes:
     """The layers of a network one after another, each with the rounding that it adds.
 
     * Layers of one product, or of none: `LOGIT_SLACK` of the norms of what goes in (times the constant), comes out and
-      is added, which is more than n sqrt m roundings of them.
+      is added, which is more than n sqrt m roundings of them; of dense layers and convolutions of any size, of poolings
+      and Fourier transforms up to n sqrt m = 9e5.
     * Layers of several products (residual ones, ...): the bound of `lipbench.certificate.rounding`, product by product.
     * An estimate: a layer of which a part has no such bound, such as a tanh inside of a residual one, and a layer of
-      the user's own without a rounding rule. `LOGIT_SLACK` of the norms of what goes into and comes out of the whole
-      and every part, times the constant of the whole.
+      the user's own, or of torch by a rule of the user's, without a rounding rule. `LOGIT_SLACK` of the norms of what
+      goes into and comes out of the whole and every part, times the constant of the whole.
 
     Args:
         exact: in float64; its containers are known, so that it is its layers one after another.
@@ -64,7 +65,11 @@ class Passes:
 
 
 def _pass(layer: nn.Module, shape: Shape, own: LayerBound) -> Pass:
-    ours = type(layer).__module__.partition(".")[0] in ("torch", "lipbench")
+    package = type(layer).__module__.partition(".")[0]
+    # Other layers of torch with a matrix, such as transposed convolutions, have no rule of ours.
+    ours = package == "lipbench" or (
+        package == "torch" and (type(layer) in (nn.Linear, nn.Conv2d) or not _matrix(layer))
+    )
     if ours and next(layer.children(), None) is None:
         return _of_norms(layer, own.bound, _share(layer, shape))
     try:
@@ -75,9 +80,14 @@ def _pass(layer: nn.Module, shape: Shape, own: LayerBound) -> Pass:
 
 def _share(layer: nn.Module, shape: Shape) -> float:
     weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim < 2 or not weight.numel():
+    if not _matrix(layer) or weight is None or not weight.numel():
         return LOGIT_SLACK
     return max(LOGIT_SLACK, 2 * UNIT * (weight[0].numel() + 1) * math.sqrt(math.prod(output_shape(layer, shape))))
+
+
+def _matrix(layer: nn.Module) -> bool:
+    weight = getattr(layer, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim > 1
 
 
 def _of_norms(layer: nn.Module, bound: float, share: float) -> Pass:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +71,9 @@ def discard_stale(folder: Path, written: Collection[Path], source: str) -> None:
     killed report left. Nothing else is touched.
     """
     for path in unfinished(folder):
-        if time.time() - path.stat().st_mtime > FORGOTTEN:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # whoever was at it is ready
+            if time.time() - path.stat().st_mtime > FORGOTTEN:
+                path.unlink()
     for path in sorted(folder.glob("*.png")):
         try:
             with Image.open(path) as image:
