@@ -1,7 +1,6 @@
 """What the report writes besides its page: leaderboard, LaTeX, figures with words and data; what it leaves out."""
 
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -11,13 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
-from joblib import Parallel
 from matplotlib.figure import Figure
 from PIL import Image
 from results_tree import make_results
 from runs_on_disk import IMAGES, make
 
-from lipbench import report, report_figures
+from lipbench import report
 from lipbench.commandline import CONF
 from lipbench.figures import FIGURES, Results, drawings, save_figure
 from lipbench.figures.data import drawn
@@ -173,67 +171,6 @@ def test_pictures_that_are_no_longer_drawn_are_removed_and_no_others(tmp_path):
     run_report(f"results={tmp_path}")
     assert {path.name for path in figures.iterdir()} == kept | own
     assert "sandwich_gone" not in (tmp_path / "report.html").read_text()
-
-
-def test_several_processes_draw_the_same(tmp_path, capsys, monkeypatch):
-    asked = []
-
-    def parallel(n_jobs: int, **options: int) -> Parallel:
-        asked.append(n_jobs)
-        return Parallel(n_jobs=n_jobs, **options)
-
-    monkeypatch.setattr(report_figures, "Parallel", parallel)
-    broken = []
-    for name, processes in (("one", 1), ("two", 2)):
-        for dataset in ("data", "other"):
-            make(tmp_path / name, "hkr_cnn", dataset=dataset)
-        (tmp_path / name / "other/hkr_cnn/default/0/illustrations.npz").write_text("no archive")
-        run_report(f"results={tmp_path}/{name}", f"processes={processes}")
-        broken.append([line for line in capsys.readouterr().err.splitlines() if "Not drawn" in line])
-    one, two = (
-        {path.name: path.read_bytes() for path in (tmp_path / name / "figures").iterdir()} for name in ("one", "two")
-    )
-    assert len(one) > 6
-    assert one == two
-    assert broken[0]
-    assert broken[0] == broken[1]
-    assert asked == [2]
-    monkeypatch.setattr(report_figures, "MANY", 2)
-    monkeypatch.setattr(report_figures, "cpu_count", lambda: 2)
-    run_report(f"results={tmp_path}/two")
-    assert asked == [2, 2], "of many runs without being asked"
-
-
-@pytest.mark.parametrize("processes", ["0", "-1", "two", "1.5"])
-def test_a_number_of_processes_that_is_none_is_refused_before_any_work(tmp_path, processes):
-    make(tmp_path, "hkr_cnn")
-    with pytest.raises(ResultsError, match="1 or more"):
-        run_report(f"results={tmp_path}", f"processes={processes}")
-    assert not (tmp_path / "leaderboard.md").exists()
-
-
-def test_temporary_files_of_a_killed_report_are_removed_when_they_are_old(tmp_path):
-    make(tmp_path, "hkr_cnn")
-    old, new = (tmp_path / "figures" / f".{name}.pdf.0123.tmp" for name in ("old", "new"))
-    old.parent.mkdir()
-    for path in (old, new):
-        path.write_text("half")
-    os.utime(old, (0, 0))
-    run_report(f"results={tmp_path}", "processes=1")
-    assert not old.exists()
-    assert new.exists(), "somebody may be at it"
-
-
-def test_an_interrupted_report_says_so(monkeypatch, capsys):
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(report, "task", interrupted)
-    monkeypatch.setattr("sys.argv", ["lipbench.report"])
-    with pytest.raises(SystemExit) as ended:
-        report.main()
-    assert ended.value.code == 130
-    assert "Interrupted" in capsys.readouterr().err
 
 
 def test_an_unknown_data_set_is_answered_with_those_there_are(tmp_path):

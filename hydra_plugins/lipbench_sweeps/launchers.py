@@ -232,21 +232,20 @@ class RayLauncher(SideBySide):
             return ray
 
         self.ray = need("ray", "ray", imported)
+        ours = signal.getsignal(signal.SIGTERM)
         if self.address is None:
             import joblib
 
-            cores = joblib.cpu_count(only_physical_cores=True)
+            cores = max(joblib.cpu_count(only_physical_cores=True), self.threads)
             # "local": else it looks for one that is running here, or has died.
-            cores = max(cores, self.threads)
-            ours = signal.getsignal(signal.SIGTERM)
             self.ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="warning")
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, ours)  # Ray puts its own there
         else:
             try:
                 self.ray.init(address=self.address, logging_level="warning")
             except ConnectionError as error:
                 raise SystemExit(f"hydra.launcher.address={self.address}: no Ray answers there: {error}") from None
+        if ours is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)  # Ray puts its own there
         if self.gpus is None:
             self.gpus = 1 if self.ray.cluster_resources().get("GPU", 0) else 0
         return min(self.jobs or count, count)
