@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, unknown
+from lipbench.certificate.core import OUTWARD
+from lipbench.certificate.exactness import unknown
 from lipbench.models.smoothed import Smoothed
 
 # What scipy's quantiles of the beta distribution may err, and more.

@@ -9,9 +9,10 @@ from lipbench.certificate import pooling as _pooling  # noqa: F401
 from lipbench.certificate import residual as _residual  # noqa: F401
 from lipbench.certificate import rounding_residual as _rounding_residual  # noqa: F401
 from lipbench.certificate import rounding_rules as _rounding_rules  # noqa: F401
-from lipbench.certificate.core import LayerBound, Unbounded, lipschitz, product
+from lipbench.certificate.core import LayerBound, lipschitz, product
 from lipbench.certificate.crown import CrownWarning, certify_crown
 from lipbench.certificate.deployed import certify_float, float_layerwise, why_not
+from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.radius import certify, gaps, gaps_of, radius
 from lipbench.certificate.rounding import Affine, follow, rounding

@@ -4,7 +4,8 @@ import math
 
 from torch import nn
 
-from lipbench.certificate.core import OUTWARD, Rule, Shape, Unbounded, lipschitz, outward
+from lipbench.certificate.core import OUTWARD, Rule, Shape, lipschitz, outward
+from lipbench.certificate.exactness import Unbounded, number
 from lipbench.layers import Abs, Antipodal, FullSort, GroupSort, Householder, LayerCentering, MaxMin, Scale
 
 
@@ -44,14 +45,16 @@ for _kind, _value in {
 
 @lipschitz.register(Householder)
 def _householder(layer: Householder, shape: Shape) -> float:
-    """A reflection for any angle, up to the rounding of sine and cosine."""
+    """A reflection for any angle: I - 2 v v^T, v a sine and a cosine, rounded in the precision of the angle."""
     pairs = shape[0] // 2
     if tuple(layer.angle.shape) != (pairs,):
         raise Unbounded(
             f"it has angles of shape {list(layer.angle.shape)}, not [{pairs}]: broadcasting would repeat it",
             "give one angle per pair of channels",
         )
-    return OUTWARD
+    half = layer.angle.detach() / 2
+    squares = half.sin().double().square() + half.cos().double().square()
+    return outward(max(1.0, float((2 * squares - 1).max())))
 
 
 @lipschitz.register(nn.Flatten)
@@ -63,7 +66,7 @@ def _flatten(layer: nn.Flatten, shape: Shape) -> float:
 
 @lipschitz.register(nn.LeakyReLU)
 def _leaky_relu(layer: nn.LeakyReLU, shape: Shape) -> float:
-    return max(1.0, abs(layer.negative_slope))
+    return max(1.0, abs(number(layer, "negative_slope")))
 
 
 @lipschitz.register(nn.PReLU)
@@ -73,7 +76,7 @@ def _prelu(layer: nn.PReLU, shape: Shape) -> float:
 
 @lipschitz.register(nn.ELU)
 def _elu(layer: nn.ELU, shape: Shape) -> float:
-    return max(1.0, abs(layer.alpha))
+    return max(1.0, abs(number(layer, "alpha")))
 
 
 @lipschitz.register(nn.Softplus)
@@ -81,14 +84,15 @@ def _softplus(layer: nn.Softplus, shape: Shape) -> float:
     """The slope is a sigmoid. At its threshold torch jumps down to the identity, by log(1 + exp(-threshold)) / beta:
     2e-9 / beta at the default of 20, below the rounding of float64 from 37 on.
     """
-    if not 37 <= layer.threshold <= 700:
-        fault = "it jumps" if layer.threshold < 37 else "exp overflows"
-        raise Unbounded(f"{fault} at its threshold of {layer.threshold:g}", "use nn.Softplus(threshold=40)")
-    if layer.beta == 0 or math.isinf(layer.beta):
-        raise Unbounded(f"it divides by beta, which is {layer.beta:g}", "use a finite beta that is not 0")
+    threshold, beta = number(layer, "threshold"), number(layer, "beta")
+    if not 37 <= threshold <= 700:
+        fault = "it jumps" if threshold < 37 else "exp overflows"
+        raise Unbounded(f"{fault} at its threshold of {threshold:g}", "use nn.Softplus(threshold=40)")
+    if beta == 0 or math.isinf(beta):
+        raise Unbounded(f"it divides by beta, which is {beta:g}", "use a finite beta that is not 0")
     return 1.0
 
 
 @lipschitz.register(Scale)
 def _scale(layer: Scale, shape: Shape) -> float:
-    return outward(abs(layer.factor))
+    return outward(abs(number(layer, "factor")))

@@ -6,16 +6,14 @@ parametrization, a module in training mode. Its bound is infinite, its certifica
 
 import itertools
 import math
-import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from torch import fx, nn
-from torch.nn.modules import module as torch_module
-from torch.nn.utils import parametrize
+from torch import nn
 
+from lipbench.certificate.exactness import Unbounded, rule_of, unknown, watch
 from lipbench.certificate.remedies import without_rule
 
 Shape = tuple[int, ...]
@@ -28,24 +26,6 @@ DIGITS = 35
 # Products below this may have lost digits, or all of them.
 SMALLEST = 1e-290
 FINITE = "train it again: numbers that are not finite classify nothing"
-
-
-class Unbounded(Exception):
-    """A rule's answer for a layer that it cannot bound.
-
-    Attributes:
-        why: the reason, such as "it divides by a statistic of the image".
-        remedy: what would make the layer certifiable.
-    """
-
-    def __init__(self, why: str, remedy: str = ""):
-        super().__init__(why, remedy)
-        self.why = why
-        self.remedy = remedy
-
-    def of(self, part: str) -> "Unbounded":
-        """The same of a part of the layer."""
-        return Unbounded(f"{part}: {self.why}", self.remedy)
 
 
 @dataclass(frozen=True)
@@ -101,6 +81,7 @@ class Lipschitz:
 
         def add(rule: Rule) -> Rule:
             self._rules[kind] = rule
+            watch(kind)
             return rule
 
         return add
@@ -171,9 +152,14 @@ class Lipschitz:
             return Unbounded(why, "ask for the shape of the images that the model was made for"), None
 
     def _rule(self, module: nn.Module, shape: Shape) -> float:
-        if type(module) not in self._rules:
+        rule = rule_of(self._rules, module)
+        if rule is None:
             raise Unbounded(*without_rule(module, self._rules))
-        return float(self._rules[type(module)](module, shape))
+        for name, part in module.named_modules():
+            refusal = unknown(part) if part is not module else None
+            if refusal:
+                raise refusal.of(f"its {name} ({type(part).__name__})")
+        return float(rule(module, shape))
 
 
 def outward(*factors: float) -> float:
@@ -211,43 +197,8 @@ def _times(a: float, b: float) -> float:
     return a * b if exact else math.nextafter(a * b, math.inf)
 
 
-def unknown(module: nn.Module) -> Unbounded | None:
-    """Why this module is not what its type says, or None: hooks, a method of its own, a live parametrization, an option
-    that is NaN, training mode.
-    """
-    if isinstance(module, torch.jit.ScriptModule | fx.GraphModule):
-        return None  # no rule is for them, whatever else they are
-    if module.training:
-        return Unbounded("it is in training mode", "call model.eval(), or lipbench.bake(model)")
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        return Unbounded("it is not initialised", "run one batch of images through the model")
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    if any(hooks) or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-        return Unbounded("it has a hook, which may change what it computes", "remove the hook")
-    if parametrize.is_parametrized(module):
-        return Unbounded("its weight is parametrized", "call lipbench.bake(model)")
-    return _of_the_instance(module)
-
-
-def _of_the_instance(module: nn.Module) -> Unbounded | None:
-    for name, value in vars(module).items():
-        # Whatever a call passes through: forward, _conv_forward, _call_impl, ...
-        if callable(value) and hasattr(type(module), name):
-            why = f"its {name.lstrip('_')} was replaced on the instance"
-            return Unbounded(why, "evaluate the model as it was before (not patched, not compiled)")
-        if _is_nan(value):
-            return Unbounded(f"its {name} is NaN", "set it to a number")
-    return None
-
-
 def _refused(name: str, module: nn.Module, refusal: Unbounded) -> LayerBound:
     return LayerBound(name, type(module).__name__, math.inf, refusal.why, refusal.remedy)
-
-
-def _is_nan(value: object) -> bool:
-    if isinstance(value, torch.Tensor):
-        return bool(value.isnan().any())
-    return isinstance(value, numbers.Real) and math.isnan(value)
 
 
 def flat(model: nn.Module) -> list[nn.Module]:
@@ -275,4 +226,5 @@ def _tensors(module: nn.Module) -> list[torch.Tensor]:
     return [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
 
 
+watch(nn.Sequential)
 lipschitz = Lipschitz()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, Unbounded
+from lipbench.certificate.core import OUTWARD
+from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.piecewise import Affine, Kinks, Step, steps_of
 
 # Rounding of float64, eight times what one operation errs: a sum of n products is off by less than n times this.

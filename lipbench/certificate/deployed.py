@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.batching import images_at_once
-from lipbench.certificate.core import OUTWARD, LayerBound, Shape, Unbounded, flat, lipschitz
-from lipbench.certificate.radius import gaps_of
+from lipbench.certificate.core import OUTWARD, LayerBound, Shape, flat, lipschitz
+from lipbench.certificate.exactness import Unbounded, number
+from lipbench.certificate.radius import gaps_of, row_distances
 from lipbench.certificate.rounding import SLACK, TINY, UNIT, Affine, Link, dot_product, follow, norm, rounding
 from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Scale
@@ -102,7 +103,8 @@ class _Head:
         linear = layers[count - 1] if count else None
         self.linear: nn.Linear | None = linear if type(linear) is nn.Linear else None
         if self.linear is not None:
-            self.factors = [abs(layer.factor) for layer in layers[count:] if isinstance(layer, Scale)]
+            self.factors = [abs(number(layer, "factor")) for layer in layers[count:] if isinstance(layer, Scale)]
+            self.apart = row_distances(self.linear.weight)
             links = links[: count - 1]
         self.links: Sequence[Link] = links
 
@@ -126,8 +128,7 @@ class _Head:
         lost = given.plus(1 + weight.abs().max()) * (8 * TINY * (weight.shape[1] + 1))
         error = magnitude * of_sum + (moved.plus(logits.abs())) * of_result + lost
         error = (error * SLACK).within(magnitude)
-        apart = (weight[labels][:, None] - weight[None]).norm(dim=2)
-        difference = reach * apart
+        difference = reach * self.apart[labels]
         for factor in self.factors:
             flushed = (moved + error).plus(logits.abs() + 1 + factor) * (8 * TINY)
             logits, difference, moved = logits * factor, difference * factor, (moved + error) * factor

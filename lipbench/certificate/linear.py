@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipbench.certificate.core import FINITE, OUTWARD, SMALLEST, Shape, Unbounded, lipschitz, outward
+from lipbench.certificate.core import FINITE, OUTWARD, SMALLEST, Shape, lipschitz, outward
+from lipbench.certificate.exactness import Unbounded
 from lipbench.layers import (
     FourierConv2d,
     check_declared,
@@ -120,10 +121,10 @@ def _fourier(layer: FourierConv2d, shape: Shape) -> float:
     """The largest norm of a frequency's matrix: the transforms, the zeros around and the crop add nothing. On small
     images with zeros around or a crop the exact norm of the dense operator as well, where they shorten it.
     """
-    real, imaginary = _finite(layer.spectrum).double()
-    check_bias(layer.bias, real.shape[0] * real.shape[2])
-    bound, torus = spectral_norm(torch.complex(real, imaginary)), layer.torus
-    outputs = math.prod(torus.outputs) * real.shape[0] * real.shape[2]
+    _, groups, _, rows, _ = _finite(layer.spectrum).shape
+    check_bias(layer.bias, groups * rows)
+    bound, torus = frequency_norm(layer), layer.torus
+    outputs = math.prod(torus.outputs) * groups * rows
     whole = torus.pixels == torus.size and all(
         n == m * s for n, m, s in zip(torus.size, torus.outputs, torus.stride, strict=True)
     )
@@ -131,9 +132,15 @@ def _fourier(layer: FourierConv2d, shape: Shape) -> float:
         return bound
     exact = copy.deepcopy(layer).double()
     exact.bias = None  # a shift, which would only add its rounding
-    basis = torch.eye(math.prod(shape), dtype=torch.float64, device=real.device).reshape(-1, *shape)
+    basis = torch.eye(math.prod(shape), dtype=torch.float64, device=layer.spectrum.device).reshape(-1, *shape)
     # A crop may leave small numbers, which the transforms miss by the rounding of the large ones.
     return min(bound, spectral_norm(exact(basis).flatten(1)) + bound * (OUTWARD - 1))
+
+
+def frequency_norm(layer: FourierConv2d) -> float:
+    """The largest norm of the matrix of a frequency: that of the convolution on the whole torus."""
+    real, imaginary = layer.spectrum.detach().double()
+    return spectral_norm(torch.complex(real, imaginary))
 
 
 def check_bias(bias: Tensor | None, outputs: int) -> None:

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import Rule, Shape, Unbounded, lipschitz, outward
+from lipbench.certificate.core import Rule, Shape, lipschitz, outward
+from lipbench.certificate.exactness import Unbounded, number
 from lipbench.layers import BatchCentering, Normalize
 
 
@@ -43,7 +44,7 @@ def _batch_norm(layer: nn.BatchNorm2d, shape: Shape) -> float:
     gamma: Tensor = torch.ones_like(layer.running_var) if layer.weight is None else layer.weight.detach()
     if not gamma.any():
         return 0.0
-    slopes = gamma.double().abs() / (layer.running_var.double() + layer.eps).sqrt()
+    slopes = gamma.double().abs() / (layer.running_var.double() + number(layer, "eps")).sqrt()
     # The largest slope may be so small that its quotient is 0.
     return outward(max(float(slopes.max()), math.ulp(0.0)))
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipbench.certificate.core import FINITE, Shape, Unbounded, unknown
-from lipbench.layers import Abs, Antipodal, GroupSort, MaxMin, Normalize, Scale, ScaledAvgPool2d
+from lipbench.certificate.core import FINITE, Shape
+from lipbench.certificate.exactness import Unbounded, exactly, number, rule_of, unknown
+from lipbench.layers import Abs, Antipodal, GroupSort, MaxMin, Normalize, Scale, ScaledAvgPool2d, is_circular
 
 # The largest matrix of a step: 128 MiB.
 ENTRIES = 2**24
@@ -75,20 +76,24 @@ def _walk(module: nn.Module, shape: Shape, name: str) -> tuple[list[Step], Shape
 
 
 def _leaf(module: nn.Module, shape: Shape) -> tuple[list[Step], Shape]:
-    kind, size = type(module), math.prod(shape)
-    if kind in AFFINE:
+    size, rule = math.prod(shape), rule_of(RULES, module)
+    if exactly(module, *AFFINE):
         return _affine(module, shape)
-    if kind not in RULES:
+    if rule is None:
         raise Unbounded("linear relaxation has no rule for it", "use ReLU, MaxMin, max pooling, or the certificate")
     if size**2 > ENTRIES:
         raise Unbounded(f"it has {size} inputs", SMALL)
-    steps: list[Step] = RULES[kind](module, shape)
+    steps: list[Step] = rule(module, shape)
     out = module(torch.zeros(1, *shape, device=_device(module))).shape[1:]
     return steps, tuple(out)
 
 
 def _affine(layer: nn.Module, shape: Shape) -> tuple[list[Step], Shape]:
     """Its matrix is read off the images of the basis, without its shift: then every entry is exact, or rounded once."""
+    if isinstance(layer, nn.Conv2d) and is_circular(layer):
+        reaches = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        if any(reach >= n for reach, n in zip(reaches, shape[1:], strict=True)):
+            raise Unbounded("on its torus several taps meet on one pixel and may cancel", "use zero padding")
     exact, size = copy.deepcopy(layer).double().cpu(), math.prod(shape)
     zero: Tensor = exact(torch.zeros(1, *shape, dtype=torch.float64))
     if zero[0].numel() * size > ENTRIES or len(zero) != 1:
@@ -120,8 +125,8 @@ def _abs(layer: nn.Module, shape: Shape) -> list[Step]:
 
 def _leaky_relu(layer: nn.LeakyReLU, shape: Shape) -> list[Step]:
     """s x + (1 - s) relu(x)."""
-    one = _identity(math.prod(shape))
-    return [Kinks(direct=layer.negative_slope * one, rise=(1 - layer.negative_slope) * one)]
+    one, slope = _identity(math.prod(shape)), number(layer, "negative_slope")
+    return [Kinks(direct=slope * one, rise=(1 - slope) * one)]
 
 
 def _max_min(layer: nn.Module, shape: Shape) -> list[Step]:

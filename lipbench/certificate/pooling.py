@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import OUTWARD, Shape, Unbounded, lipschitz, outward
+from lipbench.certificate.core import OUTWARD, Shape, lipschitz, outward
+from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.linear import IMAGES, spectral_norm
 from lipbench.layers import AdaptiveL2Pool2d, AdaptiveScaledAvgPool2d, L2Pool2d, ScaledAvgPool2d
 

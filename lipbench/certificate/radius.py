@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.batching import images_at_once
-from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, product, unknown
+from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, product
+from lipbench.certificate.exactness import unknown
 from lipbench.certificate.slack import LOGIT_SLACK, Passes
 from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Antipodal, Scale
@@ -43,24 +44,38 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
         backbone = nn.Sequential(*flat(model)[:-1])
         backbone.training = False  # of the new container alone: .eval() would change the model's layers
         inner = gaps_of(backbone, shape, bounds[:-1])
-        return _known(inner * (abs(head.factor) * OUTWARD), inner > 0)
+        return _known(inner * (bounds[-1].bound * OUTWARD), inner > 0)
     # Where no container is unknown, every layer of nested Sequentials has its own entry, the head the last one.
     constant = product(bounds[:-1])
     if known and type(head) is nn.Linear:
-        rows = head.weight.double()
-        if not rows.isfinite().all() or not math.isfinite(constant):
-            return _full(len(rows), math.inf, rows.device)
-        differences = rows[:, None] - rows[None, :]
-        # The squares of small numbers underflow.
-        largest = differences.abs().amax(2)
-        scaled = differences / largest.where(largest > 0, 1.0)[:, :, None]
-        distances = scaled.norm(dim=2) * largest * OUTWARD
-        apart = largest > 0
-        return _known(_known(distances, apart) * constant * OUTWARD, apart & (constant > 0))
+        if not head.weight.isfinite().all() or not math.isfinite(constant):
+            return _full(len(head.weight), math.inf, head.weight.device)
+        distances = row_distances(head.weight)
+        return _known(distances * constant * OUTWARD, (distances > 0) & (constant > 0))
     if known and type(head) is Antipodal:
         return _full(2, constant * OUTWARD, _device(model))
     whole = product(bounds)
     return _full(_classes(model, shape), math.sqrt(2) * whole * OUTWARD, _device(model))
+
+
+def row_distances(weight: Tensor) -> Tensor:
+    """[K, K] float64: the distances of the rows of a weight [K, D], rounded outward; 0 where two rows are the same,
+    `inf` where float64 cannot hold them. It takes memory for K K + K D numbers.
+    """
+    rows = weight.detach().double()
+    count, size = rows.shape
+    scale = rows.abs().max() if rows.numel() else rows.new_tensor(0.0)
+    found = torch.pdist(rows / scale.where(scale > 0, 1.0)) * scale
+    # Of the squares of far smaller numbers than the largest some underflow.
+    small = found <= scale * 1e-130
+    if small.any():
+        largest = torch.pdist(rows, torch.inf)
+        found = torch.where(small, largest * math.sqrt(size) * OUTWARD, found)
+        found = _known(found * OUTWARD, largest > 0)
+    distances = rows.new_zeros(count, count)
+    upper = torch.ones(count, count, dtype=torch.bool, device=rows.device).triu(1)
+    distances[upper] = _known(found * OUTWARD, found > 0)
+    return distances + distances.T
 
 
 def _known(found: Tensor, positive: Tensor) -> Tensor:

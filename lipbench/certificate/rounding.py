@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import LayerBound, Shape, Unbounded, flat, lipschitz, output_shape
+from lipbench.certificate.core import LayerBound, Shape, flat, lipschitz, output_shape
+from lipbench.certificate.exactness import Unbounded, rule_of
 from lipbench.certificate.remedies import REGISTER, REPLACE
 
 # Unit roundoff of float32, and its smallest normal number: below it, results and operands may be flushed to zero.
@@ -134,12 +135,14 @@ class Rounding:
         Raises:
             Unbounded: its rounding is not known.
         """
-        if type(layer) not in self._rules:
+        rule = rule_of(self._rules, layer)
+        if rule is None:
             raise Unbounded(
                 f"the rounding of {type(layer).__name__} in float32 is not known",
                 f"{REPLACE}, {REGISTER.replace('lipschitz', 'rounding')}",
             )
-        return self._rules[type(layer)](layer, shape, constant)
+        step: Step = rule(layer, shape, constant)
+        return step
 
 
 @torch.no_grad()

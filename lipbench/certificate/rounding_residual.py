@@ -4,7 +4,8 @@ import math
 
 from torch import Tensor, nn
 
-from lipbench.certificate.core import Shape, Unbounded, lipschitz
+from lipbench.certificate.core import Shape, lipschitz
+from lipbench.certificate.exactness import Unbounded, number
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.residual import skew_part
 from lipbench.certificate.rounding import (
@@ -28,18 +29,19 @@ from lipbench.layers.constructions.convex_potential import adjoint, convolve
 @rounding.register(Residual)
 def _residual(layer: Residual, shape: Shape, constant: float) -> Step:
     """The branch, the sum, and the product with the scale, which is rounded too."""
-    return _sum(layer.branch, shape, abs(layer.scale), abs(layer.scale), layer.scale, layer.scale)
+    scale = number(layer, "scale")
+    return _sum(layer.branch, shape, scale, scale)
 
 
 @rounding.register(ConvexResidual)
 def _convex_residual(layer: ConvexResidual, shape: Shape, constant: float) -> Step:
-    share = float(layer.share.detach())
-    return _sum(layer.branch, shape, abs(share), abs(1 - share), share, 1 - share)
+    share = number(layer, "share")
+    return _sum(layer.branch, shape, share, 1 - share)
 
 
-def _sum(branch: nn.Module, shape: Shape, own: float, other: float, first: float, second: float) -> Step:
-    """first * x + second * branch(x), whose magnitudes are own and other: four roundings of each of the two."""
-    links = rounding.chain(branch, shape)
+def _sum(branch: nn.Module, shape: Shape, first: float, second: float) -> Step:
+    """first * x + second * branch(x): four roundings of each of the two."""
+    links, own, other = rounding.chain(branch, shape), abs(first), abs(second)
 
     def step(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
         out, reached, error = follow(links, u, reach)
@@ -55,7 +57,7 @@ def _sum(branch: nn.Module, shape: Shape, own: float, other: float, first: float
 @rounding.register(ConvexPotential)
 def _convex_potential(layer: ConvexPotential, shape: Shape, constant: float) -> Step:
     """x - h V^T sigma(V x + b), each of the two products a dot product."""
-    inner = layer.inner
+    inner, h = layer.inner, number(layer, "step")
     links = rounding.chain(nn.Sequential(inner, layer.activation).eval(), shape)
     (bound,) = lipschitz.layerwise(inner, shape)
     weight, absolute = inner.weight.detach(), magnitudes(inner)
@@ -80,10 +82,10 @@ def _convex_potential(layer: ConvexPotential, shape: Shape, constant: float) -> 
         out, local = links_back(hidden, reached)
         error = error * bound.bound + local
         given, gone = reach.plus(norm(u)), (reached * bound.bound + local).plus(norm(out))
-        magnitude = given + gone * (1 + layer.step)
-        lost = underflow(math.prod(shape), 8, layer.step, given + gone)
-        local = error * layer.step + magnitude * (4.1 * UNIT) + lost
-        return u - layer.step * out, local.within(magnitude)
+        magnitude = given + gone * (1 + h)
+        lost = underflow(math.prod(shape), 8, h, given + gone)
+        local = error * h + magnitude * (4.1 * UNIT) + lost
+        return u - h * out, local.within(magnitude)
 
     return step
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import Shape, Unbounded
+from lipbench.certificate.core import Shape
+from lipbench.certificate.exactness import Unbounded, number
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.pooling import adaptive_windows
 from lipbench.certificate.rounding import (
@@ -170,7 +171,8 @@ def _householder(layer: Householder, shape: Shape, constant: float) -> Step:
 @rounding.register(nn.LeakyReLU)
 def _leaky_relu(layer: nn.LeakyReLU, shape: Shape, constant: float) -> Step:
     """The slope is rounded, and the product."""
-    return relative(layer, shape, 2.1 * UNIT * abs(layer.negative_slope), abs(layer.negative_slope))
+    slope = abs(number(layer, "negative_slope"))
+    return relative(layer, shape, 2.1 * UNIT * slope, slope)
 
 
 @rounding.register(nn.PReLU)
@@ -182,7 +184,7 @@ def _prelu(layer: nn.PReLU, shape: Shape, constant: float) -> Step:
 @rounding.register(nn.Hardtanh)
 def _hardtanh(layer: nn.Hardtanh, shape: Shape, constant: float) -> Step:
     """Only the two limits are rounded."""
-    largest = max(abs(layer.min_val), abs(layer.max_val))
+    largest = max(abs(number(layer, "min_val")), abs(number(layer, "max_val")))
     return relative(layer, shape, 0.0, largest, UNIT * largest * math.sqrt(math.prod(shape)))
 
 
@@ -226,7 +228,7 @@ def _batch_norm(layer: nn.BatchNorm2d, shape: Shape, constant: float) -> Step:
     mean, variance = layer.running_mean, layer.running_var
     assert mean is not None  # else it has no constant
     assert variance is not None
-    variance = variance + layer.eps
+    variance = variance + number(layer, "eps")
     if not float(variance.min()) > 2.0**-60:
         raise Unbounded("its variance is nearly 0, so that its inverse may overflow", "use a larger eps")
     weight = torch.ones_like(variance) if layer.weight is None else layer.weight.detach()

@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lipbench.certificate.core import LayerBound, Shape, Unbounded, flat, output_shape, product
+from lipbench.certificate.core import LayerBound, Shape, flat, output_shape, product
+from lipbench.certificate.exactness import Unbounded, exactly
+from lipbench.certificate.linear import frequency_norm
 from lipbench.certificate.rounding import SLACK, Affine, Step, rounding
+from lipbench.certificate.rounding_rules import absolute_norm, magnitudes
+from lipbench.layers import AdaptiveL2Pool2d, FourierConv2d, L2Pool2d, is_circular
 
 # Relative to what a layer adds up: a float64 sum of n products is off by at most n times 1.1e-16 of them, a vector of m
 # such sums by sqrt m times that. There is room for n sqrt m = 9e5; `_share` takes more where a layer needs it.
 LOGIT_SLACK, UNIT = 1e-10, 2.0**-53
+# The smallest normal number of float64: below it, results and operands may be flushed to zero.
+TINY = 2.0**-1022
 # From the roundings of float32 to those of float64: every term of their bounds shrinks at least so much.
 FINER = 2.0**-29
 
@@ -29,10 +35,11 @@ Pass = Callable[[Tensor], tuple[Tensor, Tensor]]
 class Passes:
     """The layers of a network one after another, each with the rounding that it adds.
 
-    * Layers of one product, or of none: `LOGIT_SLACK` of the norms of what goes in (times the constant), comes out and
-      is added, which is more than n sqrt m roundings of them; of dense layers and convolutions of any size, of poolings
-      and Fourier transforms up to n sqrt m = 9e5.
-    * Layers of several products (residual ones, ...): the bound of `lipbench.certificate.rounding`, product by product.
+    * Layers of one product, or of none: `LOGIT_SLACK` of the norms of what goes in (times that of the weights, before
+      any of them cancel or are cropped), comes out and is added, which is more than n sqrt m roundings of them; of
+      dense layers and convolutions of any size, of poolings and Fourier transforms up to n sqrt m = 9e5. What numbers
+      below `TINY` lose is added.
+    * Layers of several products (residual ones, ...) and L2 poolings, whose squares underflow: the bound of `lipbench.certificate.rounding`, product by product.
     * An estimate: a layer of which a part has no such bound, such as a tanh inside of a residual one, and a layer of
       the user's own, or of torch by a rule of the user's, without a rounding rule. `LOGIT_SLACK` of the norms of what
       goes into and comes out of the whole and every part, times the constant of the whole.
@@ -68,14 +75,25 @@ def _pass(layer: nn.Module, shape: Shape, own: LayerBound) -> Pass:
     package = type(layer).__module__.partition(".")[0]
     # Other layers of torch with a matrix, such as transposed convolutions, have no rule of ours.
     ours = package == "lipbench" or (
-        package == "torch" and (type(layer) in (nn.Linear, nn.Conv2d) or not _matrix(layer))
+        package == "torch" and (exactly(layer, nn.Linear, nn.Conv2d) or not _matrix(layer))
     )
-    if ours and next(layer.children(), None) is None:
-        return _of_norms(layer, own.bound, _share(layer, shape))
+    # The squares of small numbers underflow, which no share of a norm covers.
+    squares = exactly(layer, L2Pool2d, AdaptiveL2Pool2d)
+    if ours and not squares and next(layer.children(), None) is None:
+        return _of_norms(layer, own.bound, _share(layer, shape), _magnitude(layer, shape, own.bound))
     try:
         return _bounded(rounding.step(layer, shape, own.bound))
     except Unbounded:
         return _estimated(layer, own.bound)
+
+
+def _magnitude(layer: nn.Module, shape: Shape, bound: float) -> float:
+    """The norm of what a layer adds up: larger than its constant where weights cancel, or are cropped."""
+    if type(layer) is FourierConv2d:
+        return frequency_norm(layer)
+    if type(layer) is nn.Conv2d and is_circular(layer):
+        return absolute_norm(magnitudes(layer), shape)
+    return bound
 
 
 def _share(layer: nn.Module, shape: Shape) -> float:
@@ -90,13 +108,14 @@ def _matrix(layer: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim > 1
 
 
-def _of_norms(layer: nn.Module, bound: float, share: float) -> Pass:
+def _of_norms(layer: nn.Module, bound: float, share: float, magnitude: float) -> Pass:
     added = _added(layer)
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        passed = bound * _norm(x)  # before the call, which may overwrite it
+        given, size = _norm(x), x[:1].numel()  # before the call, which may overwrite it
         x = layer(x)
-        return x, (passed + _norm(x) + max(1.0, bound) * added * math.sqrt(x[:1].numel())) * share
+        lost = (given + (1 + magnitude)) * (8 * TINY * size * math.sqrt(x[:1].numel()))
+        return x, (given * magnitude + _norm(x) + max(1.0, bound) * added * math.sqrt(x[:1].numel())) * share + lost
 
     return forward
 
@@ -111,7 +130,7 @@ def _bounded(step: Step) -> Pass:
 
 
 def _estimated(layer: nn.Module, bound: float) -> Pass:
-    of_norms = _of_norms(layer, bound, LOGIT_SLACK)
+    of_norms = _of_norms(layer, bound, LOGIT_SLACK, bound)
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         inner: list[Tensor] = []
@@ -139,13 +158,17 @@ def _recorder(norms: list[Tensor], count: int) -> Callable[..., None]:
         for tensor in tree_leaves((inputs, named, output)):
             if isinstance(tensor, Tensor) and tensor.numel() and (tensor.is_floating_point() or tensor.is_complex()):
                 each = tensor.ndim > 1 and len(tensor) == count
-                norms.append(_norm(tensor) if each else tensor.norm().expand(count))
+                norms.append(_norm(tensor) if each else _norm(tensor.reshape(1, -1)).expand(count))
 
     return note
 
 
 def _norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1)
+    """L2, [N, ...] -> [N], also of numbers whose squares underflow."""
+    rows = x.flatten(1)
+    largest = rows.abs().amax(1) if rows.shape[1] else rows.new_zeros(len(rows))
+    scale = largest.where(largest > 0, 1.0)
+    return (rows / scale[:, None]).norm(dim=1) * scale
 
 
 def _added(layer: nn.Module) -> float:

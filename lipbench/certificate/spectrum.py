@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.certificate.core import Shape
+from lipbench.certificate.exactness import exactly
 from lipbench.certificate.linear import dense_operator, dense_size
 from lipbench.layers import (
     ConvexPotential,
@@ -29,7 +30,7 @@ def has_matrix(layer: nn.Module) -> bool:
     """Whether this is a type of layer that holds a matrix: exactly a dense layer, a convolution in one of its forms, a
     residual layer around one, or a sandwich layer.
     """
-    return type(layer) in (nn.Linear, nn.Conv2d, ConvexPotential, FourierConv2d, SkewExponential, Sandwich)
+    return exactly(layer, nn.Linear, nn.Conv2d, ConvexPotential, FourierConv2d, SkewExponential, Sandwich)
 
 
 def layers_with_matrix(model: nn.Module) -> dict[str, nn.Module]:
