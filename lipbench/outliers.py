@@ -4,6 +4,8 @@ f is the score of being an inlier (label 1). An adversary who may move every ima
 an inlier and raises that of an outlier, each by at most epsilon times the Lipschitz constant of f.
 """
 
+import copy
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,8 +17,8 @@ from lipbench.attacks import Float64, undisturbed
 from lipbench.attacks.engine.box import onto_ball, per_image, unit
 from lipbench.batching import images_at_once
 from lipbench.bounds import on_device
-from lipbench.certificate import gaps
-from lipbench.certificate.radius import LOGIT_SLACK
+from lipbench.certificate import gaps, layerwise
+from lipbench.certificate.slack import Passes
 from lipbench.losses import binary_function
 from lipbench.results import LawViolation
 from lipbench.state import float32_products
@@ -59,7 +61,8 @@ def one_class(
 ) -> pd.DataFrame:
     """AUROC of f = z_1 - z_0 at every epsilon: certified, and under `score_attack`. Label 1 marks the inliers.
 
-    Scores are those of the float64 weights; the network is left as it was.
+    Scores are those of the float64 weights; the network is left as it was. The certified AUROC counts what rounding can
+    have added to the scores, also at epsilon 0.
 
     Args:
         model: baked, in evaluation mode, two logits.
@@ -78,13 +81,10 @@ def one_class(
     chosen = torch.cat([(labels == label).nonzero()[:number, 0] for label in (0, 1)])
     x, y = on_device(model, images[chosen], labels[chosen])
     bound = float(gaps(model, tuple(x.shape[1:]))[0, 1])
-    # Without a float64 copy the rounding of the scores has no bound: nothing is certified.
-    clean, rows, exact = _by_label(_scores(model, x), y), [], Float64(model)(x[:1]) is not None
+    clean, rows, slack = _by_label(_scores(model, x), y), [], _slack(model, x) if np.isfinite(bound) else np.inf
     for epsilon in epsilons:
-        shift, attacked = 0.0, clean
+        shift, attacked = 2 * (epsilon * bound + slack), clean
         if epsilon > 0:
-            slack = LOGIT_SLACK * max(abs(scores).max() for scores in clean)
-            shift = 2 * (epsilon * bound + slack) if exact else np.inf
             attacked = _by_label(_scores(model, score_attack(model, x, y, epsilon=epsilon, steps=steps)), y)
         rows.append((epsilon, auroc(*clean, shift), auroc(*attacked), bound, *map(len, clean)))
     columns = ["epsilon", "certified_auroc", "attacked_auroc", "lipschitz", "inliers", "outliers"]
@@ -134,6 +134,16 @@ def _scores(model: nn.Module, x: Tensor) -> Tensor:
         logits = exact(xs)
         parts.append(binary_function(model(xs.clone()).double() if logits is None else logits))
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def _slack(model: nn.Module, x: Tensor) -> float:
+    """What rounding can add to a score, layer by layer: large numbers may cancel. `inf` without a float64 copy."""
+    if Float64(model)(x[:1]) is None:
+        return math.inf
+    shape = tuple(x.shape[1:])
+    passes = Passes(copy.deepcopy(model).double(), shape, layerwise(model, shape))
+    return float(torch.cat([passes(xs.double())[1] for xs in x.split(images_at_once(shape))]).max())
 
 
 def _by_label(scores: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:

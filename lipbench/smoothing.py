@@ -1,16 +1,23 @@
 """The certificate of a smoothed network (`lipbench.models.smoothed`): statistical, where all others are proofs."""
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from scipy.stats import beta
 from torch import Tensor, nn
 
+from lipbench.attacks.engine.exact import first_line
 from lipbench.certificate.core import OUTWARD
-from lipbench.certificate.exactness import unknown
+from lipbench.certificate.exactness import unknown, watch
 from lipbench.models.smoothed import Smoothed
 
+# Samples of noise of a batch that are computed once more, each alone.
+ALONE = 16
 # What scipy's quantiles of the beta distribution may err, and more.
 SLACK = 1e-9
+
+watch(Smoothed)
 
 
 def lower_limit(count: Tensor, samples: int, alpha: float) -> Tensor:
@@ -31,6 +38,10 @@ def upper_limit(count: int, samples: int, alpha: float) -> float:
     return 1.0 if count >= samples else min(1.0, float(beta.ppf(1 - alpha, count + 1, samples - count)) + SLACK)
 
 
+class SmoothingWarning(UserWarning):
+    """A vote that cannot be certified, with the reason."""
+
+
 @torch.no_grad()
 def certify_smoothed(
     model: nn.Module, x: Tensor, y: Tensor, *, samples: int = 10_000, alpha: float = 0.001, queries: int = 10_000
@@ -47,6 +58,10 @@ def certify_smoothed(
     Whoever asks for the vote of at most `queries` images within the radius, one after another as they like, finds one
     that is not labelled y with a probability of at most alpha, half of it for p and half for the votes. That is per
     image; see docs/baselines.md.
+
+    The theorem is about a base network that is a function of one image. Where its logits depend on the other images of
+    the batch, change from call to call, or cannot be computed of one image alone, the radius is 0 (`SmoothingWarning`
+    says why). That is looked for on a few samples of noise; it cannot be proved.
 
     Args:
         model: exactly a `Smoothed`, in evaluation mode.
@@ -67,10 +82,46 @@ def certify_smoothed(
             f"alpha is in (0, 1), samples and queries are 1 or more; got alpha={alpha}, samples={samples} and "
             f"queries={queries}."
         )
-    if unknown(model) or any(part.training for part in model.modules()):
+    why = _why_not(model, x)
+    if why:
+        warnings.warn(f"certificate_smoothing is 0: {why}", SmoothingWarning, stacklevel=2)
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     counts = F.pad(model.counts(x, model.votes, samples), (0, 1))  # abstention, which no sample says
     p = lower_limit(counts.gather(1, y[:, None])[:, 0], samples, alpha / 2)
     q = upper_limit(model.needed - 1, model.votes, alpha / (2 * queries))
-    radius = model.sigma * (torch.special.ndtri(p) - torch.special.ndtri(p.new_tensor(q)))
+    radius = float(model.sigma) * (torch.special.ndtri(p) - torch.special.ndtri(p.new_tensor(q)))
     return (radius.clamp_min(0) / OUTWARD).to(x.device).masked_fill(model(x).argmax(1) != y, 0.0)
+
+
+def _why_not(model: Smoothed, x: Tensor) -> str:
+    """Why a vote cannot be certified, or ""."""
+    refusal = unknown(model)
+    if refusal:
+        return refusal.reason
+    if any(part.training for part in model.base.modules()):
+        return "a part of its base network is in training mode: call model.eval()"
+    for images in x.split(model.images_at_once(x)):
+        noisy = model.noisy(images)
+        together = model.base(noisy)
+        chosen = torch.linspace(0, len(noisy) - 1, min(ALONE, len(noisy))).long()
+        try:
+            alone = torch.cat([model.base(noisy[i : i + 1]) for i in chosen.tolist()])
+        except (RuntimeError, ValueError) as error:
+            return f"its base network cannot be computed of one image alone ({first_line(error)})"
+        if not _agree(together[chosen], alone):
+            return (
+                "the logits of its base network depend on the other images of the batch, or change from call to call: "
+                "use a network that is a function of one image (no statistics of the batch, no noise of its own)"
+            )
+    return ""
+
+
+def _agree(first: Tensor, second: Tensor) -> bool:
+    """Whether logits [M, K] of the same images are the same up to rounding, and finite for the same images."""
+    finite = first.isfinite().all(1)
+    if not torch.equal(finite, second.isfinite().all(1)):
+        return False
+    a, b = first[finite].double(), second[finite].double()
+    # Half of the digits, as in lipbench.health: other batches are other sums, and no two of them round alike.
+    allowed = torch.finfo(first.dtype).eps ** 0.5 * a.abs().amax(1, keepdim=True)
+    return bool(((a - b).abs() <= allowed).all())

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import math
 import os
+import platform
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+# Processors for which torch's own convolutions on the CPU, where oneDNN's are not used, are sums of products.
+X86 = ("x86_64", "amd64", "i386", "i686", "x86")
 
 
 @torch.no_grad()  # the parameters of a scripted module's copy would remember where they come from
@@ -118,7 +122,16 @@ def other_products(device: str, convolutions: bool) -> str:
         return "ONEDNN_DEFAULT_FPMATH_MODE allows a shorter precision"
     if device == "cuda" and convolutions and torch.backends.cudnn.enabled:
         return "cuDNN may compute convolutions by Winograd's or a Fourier transform"
-    if device == "cpu" and convolutions and not torch.backends.mkldnn.enabled and torch._C._get_nnpack_enabled():
+    if device == "cpu" and convolutions:
+        return _other_convolutions()
+    return ""
+
+
+def _other_convolutions() -> str:
+    """The same of convolutions on the CPU."""
+    if platform.machine().lower() not in X86 or not torch.backends.mkldnn.is_available():
+        return f"without oneDNN, or on {platform.machine()}, torch may compute convolutions by Winograd's transform"
+    if not torch.backends.mkldnn.enabled and torch._C._get_nnpack_enabled():
         return "NNPACK computes convolutions by Winograd's or a Fourier transform"
     return ""
 

@@ -50,7 +50,7 @@ def test_gradients_keep_their_norm(make, shape):
         assert torch.allclose(values, torch.ones_like(values), atol=1e-12)
         moved += not torch.equal(jacobian, torch.eye(len(jacobian), dtype=torch.float64))
     assert moved, "the identity keeps the norm as well"
-    assert 1 <= lipschitz(layer, shape) <= 1 + 1e-8
+    assert 1 <= lipschitz(layer, shape) <= 1 + 1e-6
 
 
 def test_householder_is_the_paper_s():
@@ -72,7 +72,7 @@ def test_householder_learns_any_angle_and_stays_certified():
     x = torch.randn(4, 8)
     before = layer(x)
     assert torch.equal(bake(layer)(x), before)
-    assert steepest(layer, (8,)) <= lipschitz(layer, (8,)) * (1 + 1e-12) <= 1 + 1e-8
+    assert steepest(layer, (8,)) <= lipschitz(layer, (8,)) * (1 + 1e-12) <= 1 + 1e-6
     with torch.no_grad():
         layer[0].angle[0] = math.nan
     assert math.isinf(lipschitz(layer, (8,)))

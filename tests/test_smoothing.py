@@ -17,7 +17,7 @@ from lipbench.figures.galleries import _Shown
 from lipbench.layers import Antipodal
 from lipbench.models import Smoothed, smoothed
 from lipbench.results import violations
-from lipbench.smoothing import certify_smoothed, lower_limit, upper_limit
+from lipbench.smoothing import SmoothingWarning, certify_smoothed, lower_limit, upper_limit
 
 SIGMA = 0.25
 
@@ -145,7 +145,8 @@ def test_what_the_vote_does_not_say_has_radius_0():
     with pytest.raises(ValueError, match="alpha is in"):
         certify_smoothed(model, x, y, alpha=0.0)
     model.register_forward_hook(lambda module, inputs, output: -output)
-    assert (certify_smoothed(model, x, y, samples=200) == 0).all()
+    with pytest.warns(SmoothingWarning, match="hook"):
+        assert (certify_smoothed(model, x, y, samples=200) == 0).all()
 
 
 def test_rows_abstention_is_a_mistake_and_the_law_holds():

@@ -29,6 +29,8 @@ STATE = ("_parameters", "_buffers", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 PLAIN = "evaluate the model as it was before (not patched, not compiled)"
 MISSING = object()
+NUMPY = (kind for kind in np.sctypeDict.values() if issubclass(kind, np.floating | np.integer | np.bool_))
+NUMBERS = (bool, int, float, *dict.fromkeys(NUMPY))
 
 
 class Unbounded(Exception):
@@ -43,6 +45,11 @@ class Unbounded(Exception):
         super().__init__(why, remedy)
         self.why = why
         self.remedy = remedy
+
+    @property
+    def reason(self) -> str:
+        """Why, with the remedy."""
+        return f"{self.why}: {self.remedy}" if self.remedy else self.why
 
     def of(self, part: str) -> "Unbounded":
         """The same of a part of the layer."""
@@ -76,9 +83,9 @@ def number(layer: nn.Module, name: str) -> float:
         if value.numel() != 1 or value.ndim > 1:
             shape = list(value.shape)
             raise Unbounded(f"its {name} has the shape {shape}: it may repeat the image", "give one number")
-    elif not exactly(value, bool, int, float, *np.sctypeDict.values()):
+    elif not exactly(value, *NUMBERS):
         raise Unbounded(f"its {name} is a {type(value).__name__}, not a number", "give a number, such as a float")
-    return float(value)
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def strange(tensor: Tensor) -> str:

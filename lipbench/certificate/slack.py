@@ -39,7 +39,8 @@ class Passes:
       any of them cancel or are cropped), comes out and is added, which is more than n sqrt m roundings of them; of
       dense layers and convolutions of any size, of poolings and Fourier transforms up to n sqrt m = 9e5. What numbers
       below `TINY` lose is added.
-    * Layers of several products (residual ones, ...) and L2 poolings, whose squares underflow: the bound of `lipbench.certificate.rounding`, product by product.
+    * Layers of several products (residual ones, ...), and L2 poolings, whose squares underflow: the bound of
+      `lipbench.certificate.rounding`, product by product.
     * An estimate: a layer of which a part has no such bound, such as a tanh inside of a residual one, and a layer of
       the user's own, or of torch by a rule of the user's, without a rounding rule. `LOGIT_SLACK` of the norms of what
       goes into and comes out of the whole and every part, times the constant of the whole.

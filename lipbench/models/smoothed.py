@@ -95,7 +95,7 @@ class Smoothed(nn.Module):
             first: number of the first sample; those of the vote itself are 0 to votes - 1.
         """
         parts = []
-        for images in x.split(max(1, images_at_once(x.shape[1:]) // AT_ONCE)):
+        for images in x.split(self.images_at_once(x)):
             total: Tensor | int = 0
             for noisy in self._noisy(images, first, samples):
                 logits = self.base(noisy.flatten(0, 1))
@@ -104,6 +104,14 @@ class Smoothed(nn.Module):
             assert isinstance(total, Tensor)  # at least one sample
             parts.append(total)
         return torch.cat(parts)
+
+    def images_at_once(self, x: Tensor) -> int:
+        """How many of these images the votes are counted of at once."""
+        return max(1, images_at_once(x.shape[1:]) // AT_ONCE)
+
+    def noisy(self, x: Tensor) -> Tensor:
+        """The first batch that the votes of images [N, C, H, W] are counted on, [M, C, H, W]."""
+        return next(self._noisy(x, 0, self.votes)).flatten(0, 1)
 
     def _soft(self, x: Tensor) -> Tensor:
         """Log-odds of mean probabilities, float64 [N, K]: their gradient does not vanish where all samples agree."""
