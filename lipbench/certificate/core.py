@@ -210,9 +210,23 @@ def flat(model: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def output_shape(module: nn.Module, shape: Shape) -> Shape:
-    """Of the output for an input of this shape, both without the batch."""
-    reference = next(iter(_tensors(module)), torch.zeros(()))
-    return tuple(module(torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device)).shape[1:])
+    """Of the output for an input of this shape, both without the batch.
+
+    The input has the precision of the module, which the largest of its tensors shows first: a scale or a temperature
+    may have another one.
+
+    Raises:
+        RuntimeError, ...: what the module raises in every precision that it has tensors of.
+    """
+    largest = sorted(_tensors(module), key=torch.Tensor.numel, reverse=True) or [torch.zeros(())]
+    dtypes = list(dict.fromkeys(tensor.dtype for tensor in largest))
+    for dtype in dtypes:
+        try:
+            return tuple(module(torch.zeros(1, *shape, dtype=dtype, device=largest[0].device)).shape[1:])
+        except RuntimeError:
+            if dtype == dtypes[-1]:
+                raise
+    raise AssertionError("there is at least one precision")
 
 
 def _output_shape_or_none(module: nn.Module, shape: Shape) -> Shape | None:

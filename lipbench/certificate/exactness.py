@@ -190,9 +190,10 @@ def watch(kind: type) -> None:
         if (id(place), name) in functions or not (callable(value) or isinstance(value, ModuleType)):
             continue
         functions[id(place), name] = (place, name, value, _code(value))
-        if isinstance(value, FunctionType) and _is_read(value, kind):
-            places = [kind, *LIBRARY, *filter(None, [sys.modules.get(_home(value))])]
-            todo += [(there, used) for used in _names(value.__code__) for there in places]
+        for function in _functions(value):
+            if _is_read(function, kind):
+                places = [kind, *LIBRARY, *filter(None, [sys.modules.get(_home(function))])]
+                todo += [(there, used) for used in _names(function.__code__) for there in places]
     _watched[id(kind)] = _Seen(list(functions.values()), frozenset(absent))
 
 
@@ -220,6 +221,14 @@ def _lookup(place: Any, name: str) -> object:
 
 def _code(value: object) -> object:
     return value.__code__ if isinstance(value, FunctionType) else None
+
+
+def _functions(value: object) -> list[FunctionType]:
+    """A function of Python, and those that it chooses between."""
+    if not isinstance(value, FunctionType):
+        return []
+    enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
+    return [value, *(other for other in enclosed if isinstance(other, FunctionType))]
 
 
 def _names(code: CodeType) -> Iterator[str]:

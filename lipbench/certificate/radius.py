@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.batching import images_at_once
-from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, product
+from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, output_shape, product
 from lipbench.certificate.exactness import unknown
 from lipbench.certificate.slack import LOGIT_SLACK, Passes
 from lipbench.inputs import check_batch, check_labels
@@ -64,9 +64,10 @@ def row_distances(weight: Tensor) -> Tensor:
     """
     rows = weight.detach().double()
     count, size = rows.shape
-    scale = rows.abs().max() if rows.numel() else rows.new_tensor(0.0)
-    found = torch.pdist(rows / scale.where(scale > 0, 1.0)) * scale
-    # Of the squares of far smaller numbers than the largest some underflow.
+    # A power of two changes no digit, and keeps squares from overflowing. Those of far smaller numbers may underflow.
+    top = float(rows.abs().max()) if rows.numel() else 0.0
+    scale = math.ldexp(1.0, math.frexp(top)[1] - 1) if top else 1.0
+    found = torch.pdist(rows / scale) * scale
     small = found <= scale * 1e-130
     if small.any():
         largest = torch.pdist(rows, torch.inf)
@@ -160,12 +161,9 @@ def _containers(model: nn.Module) -> list[nn.Module]:
 
 
 def _classes(model: nn.Module, shape: Shape) -> int:
-    tensor = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
     training = [(m, m.training) for m in model.modules()]
     try:
-        evaluation_mode(model)
-        zero = torch.zeros(1, *shape, dtype=tensor.dtype if tensor.is_floating_point() else None, device=tensor.device)
-        return int(model(zero).shape[1])
+        return output_shape(evaluation_mode(model), shape)[0]
     finally:
         for module, mode in training:
             module.training = mode
