@@ -1,6 +1,7 @@
 """A layer whose code, tensors or type are not what its rule was written for has no bound, whatever it computes."""
 
 import copy
+import functools
 import math
 import random
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from lipbench import layers
 from lipbench.certificate import certify, certify_crown, certify_float, gaps, layerwise, lipschitz, singular_range
+from lipbench.certificate.exactness import watch
 
 assert linear_cases
 assert nonlinear_cases
@@ -75,7 +77,7 @@ def executed(module: nn.Module, shape: tuple[int, ...]) -> Iterator[tuple[object
         home = str(names.get("__name__"))
         if not home.startswith(("torch.nn.", "lipbench.layers")):
             continue
-        for place in (*types, F, torch, sys.modules[home]):
+        for place in (*types, F, torch, torch.fft, sys.modules[home]):
             for name, value in list(vars(place).items()):
                 is_python = isinstance(value, FunctionType) and value.__code__ is ran
                 if is_python or (isinstance(ran, BuiltinFunctionType) and value is ran):
@@ -122,6 +124,21 @@ def test_what_is_added_to_a_class_is_seen(kind, monkeypatch):
             patch.setattr(kind, name, property(lambda self: None), raising=False)
             assert "was replaced" in reasons(case.layer, case.shape), name
     assert not reasons(case.layer, case.shape)
+
+
+@pytest.mark.parametrize(
+    "other", [lambda *args: 5 * args[-1], functools.partial(torch.mul, 5)], ids=["function", "object"]
+)
+def test_what_was_replaced_before_the_import_is_seen(other, monkeypatch):
+    layer = nn.ReLU().eval()
+    for place, name in ((nn.ReLU, "forward"), (F, "relu")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, other)
+            watch(nn.ReLU)  # as lipbench does when it is imported
+            assert "was replaced" in reasons(layer, (3,))
+            assert "was replaced" in reasons(nn.Sequential(layer).eval(), (3,))
+        watch(nn.ReLU)
+        assert not reasons(layer, (3,))
 
 
 def test_code_that_is_exchanged_inside_of_a_function_is_seen(monkeypatch):

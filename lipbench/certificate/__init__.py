@@ -12,7 +12,7 @@ from lipbench.certificate import rounding_rules as _rounding_rules  # noqa: F401
 from lipbench.certificate.core import LayerBound, lipschitz, product
 from lipbench.certificate.crown import CrownWarning, certify_crown
 from lipbench.certificate.deployed import certify_float, float_layerwise, why_not
-from lipbench.certificate.exactness import Unbounded
+from lipbench.certificate.exactness import Unbounded, number
 from lipbench.certificate.linear import convolution_norm, spectral_norm
 from lipbench.certificate.radius import certify, gaps, gaps_of, radius
 from lipbench.certificate.rounding import Affine, follow, rounding
@@ -39,6 +39,7 @@ __all__ = [
     "layers_with_matrix",
     "layerwise",
     "lipschitz",
+    "number",
     "product",
     "radius",
     "rounding",

@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 # What Python and torch look up on the type of a module, whatever the names in its code.
 ROOTS = ("__call__", "__getattr__", "__getattribute__", "__iter__", "__bool__", "__len__", "forward")
 # Where a name in the code of a layer may come from, besides its type and its file.
-LIBRARY = (F, torch, Tensor)
+LIBRARY = (F, torch, torch.fft, Tensor)
 # What a module keeps its parts in, and its hooks.
 STATE = ("_parameters", "_buffers", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -249,4 +249,5 @@ def _is_read(function: FunctionType, kind: type) -> bool:
 def _is_foreign(place: Any, kind: type, value: object) -> bool:
     """Whether a method of torch's classes or a function of torch.nn.functional was written somewhere else."""
     of_torch = place is F or (place is kind and kind.__module__.startswith("torch."))
-    return of_torch and isinstance(value, FunctionType) and not _home(value).startswith("torch.")
+    home = _home(value) if isinstance(value, FunctionType) else type(value).__module__
+    return of_torch and home != "builtins" and home.partition(".")[0] != "torch"
