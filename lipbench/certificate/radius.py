@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lipbench.batching import images_at_once
 from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, product, unknown
 from lipbench.certificate.slack import LOGIT_SLACK, Passes
+from lipbench.gate import accepted, logits_of
 from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Antipodal, Scale
 from lipbench.state import evaluation_mode
@@ -119,7 +120,8 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
         batch_size: images computed at once; None: so many that memory stays bounded.
 
     Raises:
-        TypeError, ValueError: images or labels that cannot be judged (see `lipbench.inputs`), a model of one logit.
+        TypeError, ValueError: images or labels that cannot be judged (see `lipbench.inputs`), a model of one logit, or
+            one that does not take images of this shape and precision.
     """
     check_batch(x, y)
     shape = tuple(x.shape[1:])
@@ -131,10 +133,10 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     passes, radii = Passes(copy.deepcopy(model).double(), shape, layers), []
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        # Copies: a first layer with inplace=True would overwrite the caller's images.
+        # A copy: a first layer with inplace=True would overwrite the caller's images.
         logits, slack = passes(images.clone().double())
         certified = radius(logits, labels, bounds, slack)
-        radii.append(certified.masked_fill(model(images.clone()).argmax(1) != labels, 0.0))
+        radii.append(certified.masked_fill(logits_of(model, images).argmax(1) != labels, 0.0))
     return torch.cat(radii)
 
 
@@ -145,12 +147,11 @@ def _containers(model: nn.Module) -> list[nn.Module]:
 
 
 def _classes(model: nn.Module, shape: Shape) -> int:
-    tensor = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
     training = [(m, m.training) for m in model.modules()]
     try:
         evaluation_mode(model)
-        zero = torch.zeros(1, *shape, dtype=tensor.dtype if tensor.is_floating_point() else None, device=tensor.device)
-        return int(model(zero).shape[1])
+        zero = torch.zeros(1, *shape, dtype=torch.float32, device=_device(model))
+        return int(model(accepted(model, zero)).shape[1])
     finally:
         for module, mode in training:
             module.training = mode
