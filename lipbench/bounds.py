@@ -276,7 +276,8 @@ def model_images(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def less_rounding(distances: Tensor, images: Tensor, x: Tensor) -> Tensor:
-    """Radii around the given images, [N], from those around the images x that the model takes: less what rounding moved.
+    """Radii around the given images, [N], from those around the images x that the model takes: less the distance that
+    the rounding of the images made.
 
     Args:
         distances: [N] float64.

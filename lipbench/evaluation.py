@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lipbench import attacks as attack_room
 from lipbench.attacks import Float64, float64_of, margin, shared_float64, undisturbed
-from lipbench.batching import images_at_once
+from lipbench.batching import MOST, images_at_once
 from lipbench.bounds import (
     Attack,
     Certificate,
@@ -97,7 +97,7 @@ def evaluate(
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
     x, y = as_pixels(images), labels.long()
     # Not a decorator, so that warnings point to the caller.
-    with float32_products(), _baked(model, x) as baked, shared_float64(baked):
+    with float32_products(), _baked(model, x, batch_size) as baked, shared_float64(baked):
         _check_labels(baked, x, y)
         flags = health(baked, x, y, batch_size)
         tables = [certify_images(baked, x, y, function, name).table for name, function in chosen_certificates.items()]
@@ -219,14 +219,14 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
 
 
 @contextmanager
-def _baked(model: nn.Module, images: Tensor) -> Iterator[nn.Module]:
+def _baked(model: nn.Module, images: Tensor, batch_size: int = MOST) -> Iterator[nn.Module]:
     """A baked copy in evaluation mode that gives the same logits for the images; or, where the model cannot be copied,
     the model itself, left as it was.
     """
 
     def logits(network: nn.Module) -> Tensor:
         with same_random_numbers():
-            parts = images.split(images_at_once(images.shape[1:]))
+            parts = images.split(images_at_once(images.shape[1:], most=batch_size))
             return torch.cat([logits_of(network, model_images(network, part)) for part in parts])
 
     with same_random_numbers():

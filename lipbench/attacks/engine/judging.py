@@ -16,8 +16,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, frozen parameters and gradients on, inside the block; every mode, flag and gradient of the model
     as before, after it, and the generators of random numbers as well.
     """
-    # A frozen TorchScript module has no mode.
+    # A frozen TorchScript module has no mode: `eval` would give it one.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
+    modeless = [module for module in model.modules() if not hasattr(module, "training")]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
         evaluation_mode(model)
@@ -30,6 +31,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+        for module in modeless:
+            vars(module).pop("training", None)
         for p, flag, gradient in parameters:
             p.requires_grad_(flag)
             p.grad = gradient
