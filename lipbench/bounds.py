@@ -159,7 +159,7 @@ def attack_images(
     unchanged = _Unchanged(model, x[: min(PROBED, batch_size)])
     counter, found, lengths = _Counter(), [], []
     started = time.perf_counter()
-    bounds = torch.zeros(len(x)) if lower is None else lower
+    bounds = torch.zeros(len(x), dtype=torch.float64) if lower is None else lower
     columns = (x, given, y, bounds.to(x.device))
     batches = zip(*(column.split(batch_size) for column in columns), strict=True)
     bar = tqdm(total=len(x), desc=name, unit="image", disable=None if progress else True, leave=False)

@@ -197,7 +197,7 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         yield Flag(
             "no_gradients",
             "warning",
-            f"the logits have no gradient in the image ({why}): attacks by gradients see nothing. Mend that, or judge "
+            f"the logits have no gradient in the image ({why}): attacks by gradients see nothing. Fix that, or judge "
             "by black-box attacks.",
         )
         return
