@@ -13,7 +13,11 @@ from lipbench.health import HealthWarning
 from lipbench.results import LawViolation
 
 N = 6
-pytestmark = pytest.mark.filterwarnings("ignore::lipbench.health.HealthWarning")
+# Not as errors: torch's compiler and its checkpoints warn, and what a model raises means that it has no gradient.
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.filterwarnings("ignore::lipbench.health.HealthWarning"),
+]
 
 
 def network() -> nn.Sequential:
@@ -267,18 +271,22 @@ WITHOUT = {
     "backward": lambda m, x: m(NoBackward.apply(x)),
     "in place": lambda m, x: m(x.sigmoid().exp_().log_().logit()),
 }
-NATIVE = ["fgsm", "fgm", "l2_pgd", "deepfool", "carlini_wagner"]
 
 
 @pytest.mark.parametrize("kind", WITHOUT)
 def test_a_model_without_gradients_is_flagged_and_not_a_crash(kind):
     model = Deployed(WITHOUT[kind])
     with pytest.warns(HealthWarning, match="no_gradients"):
-        table = lipbench.evaluate(model, X, Y, NATIVE, [], progress=False)
-    assert set(table["method"]) == set(NATIVE)
-    for name in (*NATIVE, "alma", "apgd", "ddn", "tangent", "transport_path"):
-        found = getattr(attacks, name)(model, X, Y)
-        assert found.shape == X.shape
+        table = lipbench.evaluate(model, X, Y, ["fgm", "deepfool"], [], progress=False)
+    assert set(table["method"]) == {"fgm", "deepfool"}
+
+
+@pytest.mark.parametrize(
+    "name", ["fgsm", "l2_pgd", "carlini_wagner", "alma", "apgd", "ddn", "tangent", "transport_path"]
+)
+@pytest.mark.parametrize("kind", ["numpy", "backward"])
+def test_no_attack_stops_at_a_model_without_gradients(kind, name):
+    assert getattr(attacks, name)(Deployed(WITHOUT[kind]), X[:1], Y[:1]).shape == X[:1].shape
 
 
 def inside() -> nn.Module:
