@@ -65,11 +65,13 @@ def evaluate(
     """How far is the nearest adversarial example? One row per image, method and norm, for anyone's classifier.
 
     The model is judged in evaluation mode and in float32 (no TF32, no autocast from outside), and left as it was:
-    modes, gradients, flags, and the generators of random numbers. Live parametrizations are baked in a copy.
+    modes, gradients, flags, and the generators of random numbers. Live parametrizations are baked in a copy, with the
+    weights that the model uses.
 
     Args:
         model: images [N, C, H, W] in [0, 1] -> logits [N, K], K >= 2, on any device.
-        images: uint8, or float in [0, 1].
+        images: uint8, or float in [0, 1]. Where the model takes float32 alone, float64 images are rounded for it;
+            bounds are of the given ones.
         labels: integers [N].
         attacks: names of `ATTACKS`, or a mapping from your own names to functions (model, x, y) -> images; None: all
             of `ATTACKS`; [] for none.
@@ -84,8 +86,9 @@ def evaluate(
     Raises:
         TypeError: no module, images that are no tensor, labels that are no integers.
         ValueError: images (NaN, out of [0, 1], none, of a shape that the model refuses), labels or logits of a wrong
-            kind (float32 and float64 are judged), an unknown name, an attack that
-            returns no images or changes the model.
+            kind (float32 and float64 are judged), an unknown name, an attack or a certificate that fails, returns
+            something else than images or radii, or changes the model.
+        BakingError: a baked copy of the model gives other logits.
         LawViolation: a certificate exceeds an attack's distance; it carries the table.
     """
     if not isinstance(model, nn.Module):

@@ -19,7 +19,7 @@ ROUNDING = 1e-4
 
 
 class BakingError(ValueError):
-    """Baking would give another network: an orthogonalisation had not converged."""
+    """Baking would give another network."""
 
 
 @torch.no_grad()
