@@ -14,6 +14,8 @@ from tqdm import tqdm
 from lipbench import norms
 from lipbench.attacks import Float64, Judge, distance, margin, shared_float64, undisturbed, warm
 from lipbench.batching import HELD, MOST, images_at_once
+from lipbench.certificate.core import OUTWARD
+from lipbench.gate import accepted, checked_images, checked_radii, logits_of, named, with_gradient
 from lipbench.inputs import check_batch, check_labels
 from lipbench.results import FLOAT32_FALSIFIER, best, bounds_table
 from lipbench.state import evaluation_mode, float32_products, tensors, weights_hash
@@ -65,11 +67,12 @@ class _Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.counter.images += len(x)
-        return self.model(x.clone())
+        return with_gradient(self.model, x)
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """uint8 or float images [N, C, H, W] -> float32 in [0, 1].
+    """uint8 or float images [N, C, H, W] -> the same images in [0, 1], without a graph: float32, or float64 where
+    float32 does not hold the given numbers.
 
     Raises:
         TypeError: no tensor.
@@ -78,8 +81,8 @@ def as_pixels(images: Tensor) -> Tensor:
     check_batch(images)
     if images.ndim != 4:
         raise ValueError(f"Images are [N, C, H, W]; got {list(images.shape)}.")
-    if images.is_inference():
-        images = images.clone()  # what was made in inference mode has no gradients, but its copy has
+    # What was made in inference mode has no gradients, but its copy has.
+    images = images.detach().clone() if images.is_inference() else images.detach()
     if images.dtype == torch.uint8:
         return images.float() / 255
     if not images.is_floating_point():
@@ -89,7 +92,8 @@ def as_pixels(images: Tensor) -> Tensor:
             f"Float images are in [0, 1]; these span [{float(images.min()):g}, {float(images.max()):g}]. "
             "Put the normalisation inside the model: lipbench.layers.Normalize."
         )
-    return images.float()
+    short = images.float()
+    return images if images.dtype == torch.float64 and bool((short != images).any()) else short
 
 
 @float32_products()
@@ -99,17 +103,25 @@ def certify_images(
     """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm.
 
     Images of a mapped file (`lipbench.data`) are read part by part, never as a whole.
+
+    Raises:
+        ValueError: the certificate fails, returns no radii, or changes the model.
     """
     check_batch(images, labels)
     shape = images.shape[1:]
     size = images_at_once(shape, HELD, len(images))
     parts, seconds = [], 0.0
     for first in range(0, len(images), size):
-        x, y = on_device(model, images[first : first + size], labels[first : first + size])
+        part = images[first : first + size]
+        x, y = on_device(model, part, labels[first : first + size])
         predictions = predict(model, x, first, labels=y)
+        unchanged = _Unchanged(model, x[:PROBED])
         started = time.perf_counter()
-        distances = certificate(model, x, y)
+        with undisturbed(model), named("certificate", name):
+            returned = certificate(model, x.clone(), y.clone())
         seconds += time.perf_counter() - started
+        unchanged.check(name)
+        distances = less_rounding(checked_radii(name, returned, len(x)).to(x.device), part, x)
         parts.append((y, predictions, distances.masked_fill(predictions != y, 0.0)))
     y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
     table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
@@ -135,60 +147,68 @@ def attack_images(
         lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
 
     An image that is misclassified as it is has distance 0; an attack that fails has inf. A non-finite or out-of-box
-    image is a failure.
+    image is a failure. Where the model takes a rounded image, distances are those from the given one.
 
     Raises:
-        ValueError: the attack returns no images of the shape of its own, or changes the weights of the model, or what
-            it says of the same images.
+        ValueError: the attack fails, returns no images of the shape of its own, or changes the weights of the model, or
+            what it says of the same images.
     """
     x, y = on_device(model, images, labels)
+    given = to_device(model, as_pixels(images))
     predictions = predict(model, x, batch_size=batch_size, labels=y)
-    probed = _Probe(model, x[: min(PROBED, batch_size)])
+    unchanged = _Unchanged(model, x[: min(PROBED, batch_size)])
     counter, found, lengths = _Counter(), [], []
     started = time.perf_counter()
-    bounds = torch.zeros(len(x)) if lower is None else lower
-    batches = zip(x.split(batch_size), y.split(batch_size), bounds.to(x.device).split(batch_size), strict=True)
+    bounds = torch.zeros(len(x), dtype=torch.float64) if lower is None else lower
+    columns = (x, given, y, bounds.to(x.device))
+    batches = zip(*(column.split(batch_size) for column in columns), strict=True)
     bar = tqdm(total=len(x), desc=name, unit="image", disable=None if progress else True, leave=False)
     with bar, shared_float64(model) as exact, _counted(model, exact, counter) as counted:
-        judge, weights = Judge(model), weights_hash(tensors(model))
+        judge = Judge(model)
         wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
-        for xs, ys, ls in batches:
-            returned = _returned(counted, xs, ys, ls, attack, name)
-            if weights_hash(tensors(model)) != weights:
-                raise ValueError(
-                    f"{name} changed the weights of the model: what comes after would judge another network."
-                )
-            if probed.differs():
-                raise ValueError(
-                    f"{name} changed the model: the logits of the same images are others than before. What comes after "
-                    "would judge another network. Leave the attributes and hooks of the model as they are."
-                )
+        for xs, gs, ys, ls in batches:
+            # Copies of the images: the attack may overwrite what it gets.
+            with undisturbed(model), named("attack", name):
+                answer = attack(counted, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
+            returned = checked_images(name, answer, xs)
+            unchanged.check(name)
             valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
             success = wrong(returned, ys) & valid
-            length = distance(xs, returned).where(success, torch.inf)
+            length = distance(gs, returned).where(success, torch.inf)
             lengths.append(length.masked_fill(wrong(xs, ys), 0.0))
             found.append(returned.cpu())
             bar.update(len(xs))
     seconds = time.perf_counter() - started
     adversarial = torch.cat(found)
     side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
-    table = _table(y, predictions, name, side, norms.distances(x.cpu(), adversarial, torch.cat(lengths).cpu()))
+    table = _table(y, predictions, name, side, norms.distances(given.cpu(), adversarial, torch.cat(lengths).cpu()))
     return Judged(table, adversarial, seconds, counter.images / max(1, len(x)), exact.why_not)
 
 
-class _Probe:
-    """Whether a model still says the same of images x as at first: what a forward pass reads besides weights cannot be
-    compared, and some of it may change, such as a count of the calls. A model that draws random numbers, or keeps a
-    state, is never said to differ.
+class _Unchanged:
+    """Whether a model still has the same weights, and says the same of images x as at first: what a forward pass reads
+    besides weights cannot be compared, and some of it may change, such as a count of the calls. A model that draws
+    random numbers, or keeps a state, is never said to differ.
     """
 
     def __init__(self, model: nn.Module, x: Tensor):
         self._model, self._images = model, x.clone()
+        self._weights = weights_hash(tensors(model))
         self._before = self._logits()
         self._is_steady = not self._moved(self._logits())
 
-    def differs(self) -> bool:
-        return self._is_steady and self._moved(self._logits())
+    def check(self, name: str) -> None:
+        """
+        Raises:
+            ValueError: the model is another one since the method of this name ran.
+        """
+        if weights_hash(tensors(self._model)) != self._weights:
+            raise ValueError(f"{name} changed the weights of the model: what comes after would judge another network.")
+        if self._is_steady and self._moved(self._logits()):
+            raise ValueError(
+                f"{name} changed the model: the logits of the same images are others than before. What comes after "
+                "would judge another network. Leave the attributes and hooks of the model as they are."
+            )
 
     @torch.no_grad()
     def _logits(self) -> Tensor:
@@ -205,17 +225,6 @@ def _counted(model: nn.Module, exact: Float64, counter: _Counter) -> Iterator[nn
     counted = evaluation_mode(_Counted(model, counter))
     with shared_float64(counted, exact.wrapped(lambda copied: evaluation_mode(_Counted(copied, counter)))):
         yield counted
-
-
-def _returned(model: nn.Module, x: Tensor, y: Tensor, lower: Tensor, attack: Attack, name: str) -> Tensor:
-    """What the attack returns for copies of the images: it may overwrite what it gets."""
-    with undisturbed(model):
-        returned = attack(model, x.clone(), y.clone(), **warm(attack, lower=lower.clone()))
-    if not isinstance(returned, Tensor):
-        raise ValueError(f"{name} returned a {type(returned).__name__} instead of a tensor of images.")
-    if returned.shape != x.shape:
-        raise ValueError(f"{name} returned images of shape {list(returned.shape)} for {list(x.shape)}.")
-    return returned.detach().to(x)
 
 
 def certified(table: pd.DataFrame) -> Tensor:
@@ -254,39 +263,29 @@ def predict(
     return torch.cat(predictions)
 
 
-def logits_of(model: nn.Module, x: Tensor) -> Tensor:
-    """The logits of copies of the images, which a first layer with inplace=True would overwrite.
-
-    Raises:
-        ValueError: the model refuses the images, or returns no tensor.
-    """
-    try:
-        logits = model(x.clone())
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ValueError(
-            f"The model refuses images of shape {list(x.shape[1:])} ({error}): judge it on images of the shape that it "
-            "was made for."
-        ) from error
-    if not isinstance(logits, Tensor):
-        kind = type(logits).__name__
-        raise ValueError(
-            f"A classifier gives a tensor of logits [N, K]; this one a {kind}. Wrap it in a module of one."
-        )
-    return logits
-
-
 def on_device(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     check_batch(images, labels)
     return model_images(model, images), to_device(model, labels.long())
 
 
 def model_images(model: nn.Module, images: Tensor) -> Tensor:
-    """Pixels on the device and in the precision of the model."""
-    x = to_device(model, as_pixels(images))
-    kinds = [t.dtype for t in tensors(model).values() if t.is_floating_point()]
-    return x.to(kinds[0]) if kinds else x
+    """Pixels on the device of the model, in a precision that it takes: rounded where that is float32 alone and
+    the images have more digits.
+    """
+    return accepted(model, to_device(model, as_pixels(images)))
+
+
+def less_rounding(distances: Tensor, images: Tensor, x: Tensor) -> Tensor:
+    """Radii around the given images, [N], from those around the images x that the model takes: less the distance that
+    the rounding of the images made.
+
+    Args:
+        distances: [N] float64.
+        images: as they were given, a tensor of uint8 or float.
+    """
+    if images.dtype != torch.float64 or x.dtype == torch.float64:
+        return distances
+    return (distances - distance(images.detach().to(x.device), x) * OUTWARD).clamp_min(0)
 
 
 def to_device(model: nn.Module, tensor: Tensor) -> Tensor:

@@ -20,16 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lipbench.attacks.engine.exact import first_line
 from lipbench.bounds import as_pixels
 from lipbench.certificate import layer_table
 from lipbench.data import Dataset
 from lipbench.environment import environment
-from lipbench.layers import BakingError, Construction, bake_closely
+from lipbench.gate import accepted, first_line, logits_of
+from lipbench.layers import BakingError, Construction, bake_as_it_is
 from lipbench.models import OnnxError, load_onnx, load_weights
 from lipbench.results import file_hash, write_json, write_text
 from lipbench.run_folder import RunFolder
-from lipbench.state import evaluation_mode, same_random_numbers, weights_hash
+from lipbench.state import duplicate, evaluation_mode, same_random_numbers, weights_hash
 
 EXPORTED, SCRIPTED, ONNX = (".pt2",), (".pt", ".pth", ".ts", ".torchscript"), (".onnx",)
 FORMS = (
@@ -145,12 +145,12 @@ def check_classifier(model: nn.Module, dataset: Dataset) -> None:
         ModelError: the model refuses the images of a data set, or gives no logits [N, classes] for them.
     """
     x = as_pixels(dataset.test.images[:2])
-    reference = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), x)
     where = f"images [N, {', '.join(map(str, dataset.shape))}] of {dataset.name}"
     try:
-        logits = model(x.to(reference))
-    except Exception as error:  # whatever somebody else's module raises
-        raise ModelError(f"The model refuses {where}: {type(error).__name__}: {first_line(error)}") from error
+        x = accepted(model, x)
+        logits = model(x)
+    except ValueError as error:
+        raise ModelError(f"The model refuses {where}. {error}") from error
     classes = len(dataset.classes)
     if not isinstance(logits, Tensor):
         kind = type(logits).__name__
@@ -175,13 +175,11 @@ def _baked(model: nn.Module, dataset: Dataset) -> nn.Module:
     """
     if not any(parametrize.is_parametrized(m) or isinstance(m, Construction) for m in model.modules()):
         return model  # and noise of its own is no change that baking makes
-    x = as_pixels(dataset.test.images[:100])
-    x = x.to(next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), x))
+    x = accepted(model, as_pixels(dataset.test.images[:100]))
     try:
-        baked, _ = bake_closely(model, lambda network: network(x.clone()))
+        return bake_as_it_is(model, duplicate(model), lambda network: logits_of(network, x))
     except BakingError as error:
-        raise ModelError(f"{error} Bring the network that you deploy, lipbench.bake(model).") from error
-    return baked
+        raise ModelError(str(error)) from error
 
 
 def _split(source: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Judging somebody's classifier by several methods: the whole table, the health flags and the two laws."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lipbench import attacks as attack_room
 from lipbench.attacks import Float64, float64_of, margin, shared_float64, undisturbed
-from lipbench.batching import images_at_once
+from lipbench.batching import MOST, images_at_once
 from lipbench.bounds import (
     Attack,
     Certificate,
@@ -21,16 +21,17 @@ from lipbench.bounds import (
     attack_images,
     certified,
     certify_images,
-    logits_of,
+    less_rounding,
     model_images,
     on_device,
     predict,
     to_device,
 )
 from lipbench.certificate import certify, certify_float, gaps
+from lipbench.gate import EXPECTED, logits_of
 from lipbench.health import Flag, HealthWarning, float64_flags, model_flags, returned_flags, table_flags
 from lipbench.inputs import check_batch, check_labels
-from lipbench.layers import bake
+from lipbench.layers import bake_as_it_is
 from lipbench.losses import binary_function
 from lipbench.results import LawViolation, violations
 from lipbench.state import duplicate, float32_products, same_random_numbers
@@ -64,11 +65,13 @@ def evaluate(
     """How far is the nearest adversarial example? One row per image, method and norm, for anyone's classifier.
 
     The model is judged in evaluation mode and in float32 (no TF32, no autocast from outside), and left as it was:
-    modes, gradients, flags, and the generators of random numbers. Live parametrizations are baked in a copy.
+    modes, gradients, flags, and the generators of random numbers. Live parametrizations are baked in a copy, with the
+    weights that the model uses.
 
     Args:
         model: images [N, C, H, W] in [0, 1] -> logits [N, K], K >= 2, on any device.
-        images: uint8, or float in [0, 1].
+        images: uint8, or float in [0, 1]. Where the model takes float32 alone, float64 images are rounded for it;
+            bounds are of the given ones.
         labels: integers [N].
         attacks: names of `ATTACKS`, or a mapping from your own names to functions (model, x, y) -> images; None: all
             of `ATTACKS`; [] for none.
@@ -83,8 +86,9 @@ def evaluate(
     Raises:
         TypeError: no module, images that are no tensor, labels that are no integers.
         ValueError: images (NaN, out of [0, 1], none, of a shape that the model refuses), labels or logits of a wrong
-            kind (float32 and float64 are judged), an unknown name, an attack that
-            returns no images or changes the model.
+            kind (float32 and float64 are judged), an unknown name, an attack or a certificate that fails, returns
+            something else than images or radii, or changes the model.
+        BakingError: a baked copy of the model gives other logits.
         LawViolation: a certificate exceeds an attack's distance; it carries the table.
     """
     if not isinstance(model, nn.Module):
@@ -96,7 +100,7 @@ def evaluate(
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
     x, y = as_pixels(images), labels.long()
     # Not a decorator, so that warnings point to the caller.
-    with float32_products(), _baked(model) as baked, shared_float64(baked):
+    with float32_products(), _baked(model, x, batch_size) as baked, shared_float64(baked):
         _check_labels(baked, x, y)
         flags = health(baked, x, y, batch_size)
         tables = [certify_images(baked, x, y, function, name).table for name, function in chosen_certificates.items()]
@@ -159,11 +163,11 @@ def certify_model(model: nn.Module, images: Tensor, labels: Tensor | None = None
         TypeError, ValueError: as `evaluate`.
     """
     check_batch(images, labels)
-    with _baked(model) as baked:
+    with _baked(model, images) as baked:
         x = model_images(baked, images)
         y = None if labels is None else to_device(baked, labels.long())
         own = predict(baked, x, labels=y)
-        return certify(baked, x, own if y is None else y)
+        return less_rounding(certify(baked, x, own if y is None else y), images, x)
 
 
 def check(table: pd.DataFrame) -> None:
@@ -218,18 +222,27 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
 
 
 @contextmanager
-def _baked(model: nn.Module) -> Iterator[nn.Module]:
-    """A baked copy in evaluation mode; or, where it cannot be copied, the model itself, left as it was."""
+def _baked(model: nn.Module, images: Tensor, batch_size: int = MOST) -> Iterator[nn.Module]:
+    """A baked copy in evaluation mode that gives the same logits for the images; or, where the model cannot be copied,
+    the model itself, left as it was.
+    """
+
+    def logits(network: nn.Module) -> Tensor:
+        with same_random_numbers():
+            parts = images.split(images_at_once(images.shape[1:], most=batch_size))
+            return torch.cat([logits_of(network, model_images(network, part)) for part in parts])
+
     with same_random_numbers():
         try:
             copied: nn.Module | None = duplicate(model)
-        except Exception:  # whatever somebody else's module raises
+        except Exception:  # whatever a user's module raises
             copied = None
-        if copied is not None:
-            yield bake(copied)
-        else:
-            with undisturbed(model):
+        with undisturbed(model):
+            if copied is None:
                 yield model
+                return
+            baked = bake_as_it_is(model, copied, logits)
+        yield baked
 
 
 def _binary(model: nn.Module, exact: Float64, x: Tensor) -> Tensor:
@@ -247,18 +260,31 @@ def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
     """
     with torch.no_grad():
         logits = logits_of(model, model_images(model, x[:1]))
-    if logits.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"The model computes in {logits.dtype}, too coarse for distances: judge model.float().")
     margin(logits, torch.zeros(1, dtype=torch.long, device=logits.device))  # refuses one logit, by name
     check_labels(y, logits.shape[1])
 
 
 def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, Callable]:
+    """
+    Raises:
+        ValueError: names that are unknown, or functions without a name.
+    """
     if chosen is None:
         return dict(known)
     if isinstance(chosen, Mapping):
+        wrong = [name for name, function in chosen.items() if not isinstance(name, str) or not callable(function)]
+        if wrong:
+            raise ValueError(
+                f"{kind}s={chosen!r} maps names to functions; {wrong[0]!r} is no such pair. {EXPECTED[kind]}"
+            )
         return dict(chosen)
-    unknown = [name for name in chosen if name not in known]
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+        raise ValueError(f'{kind}s={chosen!r}: give a list of names, or {{"a name": function}}. {EXPECTED[kind]}')
+    names = list(chosen)
+    unknown = [name for name in names if not isinstance(name, str) or name not in known]
     if unknown:
-        raise ValueError(f"Unknown {kind} {', '.join(map(repr, unknown))}: there are {', '.join(known)}.")
-    return {name: known[name] for name in chosen}
+        raise ValueError(
+            f"Unknown {kind} {', '.join(map(repr, unknown))}: there are {', '.join(known)}. For a function of your own "
+            f'give {{"a name": function}}.'
+        )
+    return {name: known[name] for name in names}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lipbench.attacks import Judge, margin, undisturbed
 from lipbench.attacks.engine.box import unit
-from lipbench.attacks.engine.exact import first_line, is_memory
 from lipbench.attacks.engine.judging import margin_and_gradient
+from lipbench.gate import is_memory, told
 from lipbench.results import best
 
 # Attacks that use no gradient, by how their names end (foolbox_hop_skip_jump too): where they find nearer images than
@@ -189,15 +189,15 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         value = margin(model(images.clone()), y)
         found = torch.autograd.grad(value.sum(), images, allow_unused=True)[0] if value.requires_grad else None
         why = "something in its forward detaches the images, works under no_grad or outside of torch"
-    except RuntimeError as error:
+    except Exception as error:  # whatever a user's module raises
         if is_memory(error):
             raise
-        found, why = None, first_line(error)
+        found, why = None, told(error)
     if found is None:
         yield Flag(
             "no_gradients",
             "warning",
-            f"the logits have no gradient in the image ({why}): attacks by gradients see nothing. Mend that, or judge "
+            f"the logits have no gradient in the image ({why}): attacks by gradients see nothing. Fix that, or judge "
             "by black-box attacks.",
         )
         return
@@ -222,12 +222,7 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
 
 
 def _wrong_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
-    try:
-        _, gradient = margin_and_gradient(model, x, y)
-    except RuntimeError as error:
-        if is_memory(error):
-            raise
-        return  # `no_gradients` has said it
+    _, gradient = margin_and_gradient(model, x, y)  # 0 where there is none, which `no_gradients` says
     direction = -unit(gradient)[0] * STEP
     # In the box, where a model may clamp its input.
     move = (x + direction).clamp(0, 1) - x

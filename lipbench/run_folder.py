@@ -33,6 +33,7 @@ from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
 from lipbench.evaluation import health, masked_gradients, transport_law
 from lipbench.files import unfinished
+from lipbench.gate import checked_table, named
 from lipbench.health import Flag, float64_flags, returned_flags, table_flags
 from lipbench.identity import described, read_back
 from lipbench.illustrations import VERSION, illustrate, nearest_images
@@ -265,7 +266,8 @@ class RunFolder(ABC):
         path = self.folder / f"{name}.csv"
         identity = read_back({"network": fingerprint(self.network), "measure": name, "options": self.options[name]})
         if not self._kept(path, identity):
-            table = compute()
+            with named("measure", name):
+                table = checked_table(name, compute())
             write_json(path.with_suffix(".json"), identity)
             write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 

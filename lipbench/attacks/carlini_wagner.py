@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.box import per_image, unit
-from lipbench.attacks.engine.judging import distance, margin, margin_and_gradient
+from lipbench.attacks.engine.judging import distance, gradient_of, margin, margin_and_gradient, with_gradient
 
 # x = clamp(0.5 + REACH tanh(w)): with more than 0.5, pixels of exactly 0 and 1 have a finite w and a slope of their
 # own. w stays where x does not leave [0, 1]: a pixel beyond its bound would have no slope that brings it back.
@@ -89,7 +89,7 @@ def _descend(
     for step in range(steps):
         images = 0.5 + REACH * torch.tanh(origin + pace * v)
         images = images + (images.clamp(0, 1) - images).detach()  # rounding takes no pixel's slope
-        excess = margin(model(images.clone()), y)  # a first layer may work in place
+        excess = margin(with_gradient(model, images), y)
         objective = (images - x).square().flatten(1).sum(1) + weight * excess.clamp_min(0)
         with torch.no_grad():
             length = distance(x, images).to(weight)
@@ -100,7 +100,7 @@ def _descend(
         if step == steps - 1:
             break
         optimizer.param_groups[0]["lr"] = LAST ** (step / steps)
-        (v.grad,) = torch.autograd.grad(objective.sum(), v)
+        v.grad = gradient_of(objective.sum(), v)
         optimizer.step()
         with torch.no_grad():
             v.clamp_(low, high)

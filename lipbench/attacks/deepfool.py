@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.box import onto_halfspace, unit
-from lipbench.attacks.engine.judging import Judge, distance, gradient_of
+from lipbench.attacks.engine.judging import Judge, distance, gradients_of, with_gradient
 
 # No step is shorter than this share of the distance from x, but the one that crosses the boundary.
 CRAWL = 0.05
@@ -66,11 +66,14 @@ walk = inspect.unwrap(deepfool)
 
 def _linearize(model: nn.Module, x: Tensor, y: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:
     """Logits [N, K]; for the best other classes z_y - z_k [N, M] and its gradient [N, M, C, H, W]."""
-    x = x.detach().requires_grad_()
-    logits = model(x.clone())  # a first layer with inplace=True may not overwrite a leaf
-    others = logits.detach().scatter(1, y[:, None], -torch.inf)
-    classes = others.topk(min(candidates, logits.shape[1] - 1), dim=1).indices
-    gaps = logits.gather(1, y[:, None]) - logits.gather(1, classes)
-    last = gaps.shape[1] - 1
-    gradients = [gradient_of(gaps[:, k].sum(), x, keep=k < last) for k in range(gaps.shape[1])]
-    return logits.detach(), gaps.detach(), torch.stack(gradients, 1)
+    seen: list[Tensor] = []
+
+    def gaps(images: Tensor) -> Tensor:
+        logits = with_gradient(model, images)
+        seen.append(logits.detach())
+        others = seen[0].scatter(1, y[:, None], -torch.inf)
+        classes = others.topk(min(candidates, logits.shape[1] - 1), dim=1).indices
+        return logits.gather(1, y[:, None]) - logits.gather(1, classes)
+
+    found, gradients = gradients_of(gaps, x)
+    return seen[0], found, gradients

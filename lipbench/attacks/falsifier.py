@@ -56,6 +56,7 @@ def falsifier_float32(
 def _search(
     model: nn.Module, x: Tensor, y: Tensor, rounds: int, seed: int, start: Tensor | None, deployed: bool
 ) -> Tensor:
+    x = x.detach()
     with undisturbed(model):
         judge = Judge(model)
         wrong: Wrong = judge.deployed if deployed else judge

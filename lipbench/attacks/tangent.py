@@ -50,7 +50,7 @@ def tangent(
     z, best, estimate = first.clone(), first.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
     average, still = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.long, device=x.device)
     warm = torch.zeros_like(estimate, dtype=torch.bool) if start is None else _moved(x, start)
-    reaches = _reaches(warm, reach, warm_reach)
+    reaches = [part.to(x) for part in _reaches(warm, reach, warm_reach)]
     rows = _moved(x, first).nonzero()[:, 0]
     for step in range(steps):
         if not len(rows):

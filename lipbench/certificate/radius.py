@@ -11,6 +11,7 @@ from lipbench.batching import images_at_once
 from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, output_shape, product
 from lipbench.certificate.exactness import unknown
 from lipbench.certificate.slack import LOGIT_SLACK, Passes
+from lipbench.gate import accepted, logits_of
 from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Antipodal, Scale
 from lipbench.state import evaluation_mode
@@ -135,7 +136,8 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
         batch_size: images computed at once; None: so many that memory stays bounded.
 
     Raises:
-        TypeError, ValueError: images or labels that cannot be judged (see `lipbench.inputs`), a model of one logit.
+        TypeError, ValueError: images or labels that cannot be judged (see `lipbench.inputs`), a model of one logit, or
+            one that does not take images of this shape and precision.
     """
     check_batch(x, y)
     shape = tuple(x.shape[1:])
@@ -147,10 +149,10 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     passes, radii = Passes(copy.deepcopy(model).double(), shape, layers), []
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        # Copies: a first layer with inplace=True would overwrite the caller's images.
+        # A copy: a first layer with inplace=True would overwrite the caller's images.
         logits, slack = passes(images.clone().double())
         certified = radius(logits, labels, bounds, slack)
-        radii.append(certified.masked_fill(model(images.clone()).argmax(1) != labels, 0.0))
+        radii.append(certified.masked_fill(logits_of(model, images).argmax(1) != labels, 0.0))
     return torch.cat(radii)
 
 

@@ -3,7 +3,7 @@ layers.
 """
 
 from lipbench.layers.activations import Abs, FullSort, GroupSort, Householder, MaxMin, clamped_prelu
-from lipbench.layers.baking import BakingError, bake, bake_closely
+from lipbench.layers.baking import BakingError, bake, bake_as_it_is, bake_closely
 from lipbench.layers.basic import Antipodal, ConvexResidual, Normalize, Residual, Scale, antipodal, k_lipschitz
 from lipbench.layers.centering import BatchCentering, LayerCentering
 from lipbench.layers.constraints import (
@@ -98,6 +98,7 @@ __all__ = [
     "aoc",
     "aol",
     "bake",
+    "bake_as_it_is",
     "bake_closely",
     "bjorck",
     "bjorck_",

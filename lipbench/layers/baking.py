@@ -14,8 +14,12 @@ from lipbench.state import evaluation_mode
 BAKE_TOLERANCE = 1e-3
 
 
+# The largest change that rounding can make, relative to the largest logit of an image.
+ROUNDING = 1e-4
+
+
 class BakingError(ValueError):
-    """Baking would give another network: an orthogonalisation had not converged."""
+    """Baking would give another network."""
 
 
 @torch.no_grad()
@@ -43,20 +47,48 @@ def bake_closely(model: nn.Module, logits: Callable[[nn.Module], Tensor]) -> tup
 
 
 @torch.no_grad()
-def bake(model: nn.Module) -> nn.Module:
+def bake_as_it_is(model: nn.Module, copied: nn.Module, logits: Callable[[nn.Module], Tensor]) -> nn.Module:
+    """Bakes a copy of a model, in place, so that it computes what the model computes: with the very weights of the
+    forward pass, where `bake` finishes iterations first.
+
+    Args:
+        model: in evaluation mode.
+        logits: what a network says of some images, [N, K].
+
+    Raises:
+        BakingError: the baked copy says something else, by more than rounding.
+    """
+    before, baked = logits(model), bake(copied, finish=False)
+    change = (logits(baked) - before).abs()
+    other = ~(change <= ROUNDING * before.abs().amax(1, keepdim=True)).all(1) & before.isfinite().all(1)
+    if bool(other.any()) and torch.equal(logits(model), before):  # else the model keeps a state
+        raise BakingError(
+            f"A baked copy of the model gives other logits on {int(other.sum())} of {len(other)} images, by up to "
+            f"{float(change[other].max()):.2g}: the results would be of another network. Give the network that you "
+            "deploy, lipbench.bake(model)."
+        )
+    return baked
+
+
+@torch.no_grad()
+def bake(model: nn.Module, *, finish: bool = True) -> nn.Module:
     """Replaces, in place, every parametrization by a fixed weight and every construction by a plain layer, and returns
     the model in evaluation mode (another object where the model itself is a construction).
 
     Iterations that training stops early are finished first. Afterwards the network consists of plain layers with no
     hidden state: this very network is stored, attacked and certified.
 
+    Args:
+        finish: False: the weights are those of the forward pass, converged or not.
+
     Raises:
         ValueError: a construction with forward hooks whose plain layer would not call them; the model is then baked in
             part.
     """
+    evaluation_mode(model)  # some parametrizations compute something else in training
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            _bake_layer(module)
+            _bake_layer(module, finish)
     return evaluation_mode(_replace(model, {}))
 
 
@@ -82,19 +114,23 @@ def _plain(module: Construction) -> nn.Module:
     return plain
 
 
-def _bake_layer(module: nn.Module) -> None:
+def _bake_layer(module: nn.Module, finish: bool) -> None:
     lists = dict(module.parametrizations.items())  # type: ignore[union-attr, operator]
     # Not `remove_parametrizations`: it takes the property off the class, which a deep copy of the layer shares.
     original_class = parametrize.type_before_parametrizations(module)
     del module.parametrizations
     module.__class__ = original_class
     for name, steps in lists.items():
-        value = steps.original
+        originals = (
+            [steps.original] if steps.is_tensor else [getattr(steps, f"original{i}") for i in range(steps.ntensors)]
+        )
+        values = originals
         for step in steps:
-            value = step.finished(value) if isinstance(step, Constraint) else step(value)
+            values = [step.finished(*values) if finish and isinstance(step, Constraint) else step(*values)]
+        (value,) = values
         # Products of matrices may come out transposed in memory, which files of weights would carry along.
         value = value.detach().clone(memory_format=torch.contiguous_format)
-        if isinstance(steps.original, nn.Parameter):
+        if isinstance(originals[0], nn.Parameter):
             module.register_parameter(name, nn.Parameter(value))
         else:
             module.register_buffer(name, value)

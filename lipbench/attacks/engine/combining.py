@@ -16,6 +16,7 @@ def chain(*attacks: Attack) -> Attack:
     def chained(
         model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
     ) -> Tensor:
+        x = x.detach()
         with undisturbed(model):
             start = None if start is None else usable(model, x, y, start)
             for attack in attacks:
@@ -34,6 +35,7 @@ def best_of(*attacks: Attack) -> Attack:
     def nearest_of(
         model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
     ) -> Tensor:
+        x = x.detach()
         with undisturbed(model):
             found = [attack(model, x, y, **warm(attack, start=start, lower=lower)) for attack in attacks]
             return nearest(x, *(usable(model, x, y, images) for images in found))

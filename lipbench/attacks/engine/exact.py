@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lipbench.gate import first_line, is_memory
 from lipbench.state import duplicate, tensors, weights_hash
 
 # Attributes that can be compared; what a forward pass reads besides tensors is mostly of these kinds.
@@ -137,17 +138,3 @@ def _stamp(model: nn.Module) -> object:
         (id(t), None if t.is_inference() else t._version, t.data_ptr() if t.layout == torch.strided else None)
         for t in tensors(model).values()
     ]
-
-
-def is_memory(error: BaseException) -> bool:
-    """Whether there was too little memory, of a GPU or of this machine: no fault of the model."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
-
-
-def first_line(error: BaseException) -> str:
-    """What a message says that torch stretches over pages, in at most 200 characters: its first line, or its last where
-    TorchScript shows the code first.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if "TorchScript interpreter" in lines[0] else 0][:200]

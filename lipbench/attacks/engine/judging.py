@@ -1,12 +1,13 @@
 """Who is adversarial, asked by the caller of an attack, never by the attack; and a model left as it was found."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from lipbench.attacks.engine.exact import float64_of
+from lipbench.gate import is_memory, with_gradient
 from lipbench.state import evaluation_mode, same_random_numbers
 
 
@@ -15,8 +16,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, frozen parameters and gradients on, inside the block; every mode, flag and gradient of the model
     as before, after it, and the generators of random numbers as well.
     """
-    # A frozen TorchScript module has no mode.
+    # A frozen TorchScript module has no mode: `eval` would give it one.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
+    modeless = [module for module in model.modules() if not hasattr(module, "training")]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
         evaluation_mode(model)
@@ -29,6 +31,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+        for module in modeless:
+            vars(module).pop("training", None)
         for p, flag, gradient in parameters:
             p.requires_grad_(flag)
             p.grad = gradient
@@ -60,7 +64,7 @@ def margin_and_gradient(
             None: that of the margin itself.
     """
     x = x.detach().requires_grad_()
-    logits = model(x.clone())  # a first layer with inplace=True may not overwrite a leaf
+    logits = with_gradient(model, x)
     value = margin(logits, y)
     descent = value if softness is None else _soft(logits, y, softness)
     return value.detach(), gradient_of(descent.sum(), x)
@@ -77,8 +81,39 @@ def _soft(logits: Tensor, y: Tensor, softness: Tensor) -> Tensor:
     return logits.gather(1, y[:, None])[:, 0] - others.sum(1)
 
 
-def gradient_of(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
-    """The gradient of a sum; zero where the model passes none (decisions, or images that it detaches)."""
+def gradient_of(value: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a sum; zero where the model passes none: decisions, images that it detaches, a backward pass that
+    fails (the health flag `no_gradients` says why).
+    """
+    try:
+        return _gradient(value, x)
+    except Exception as error:  # a backward pass of the user's own raises anything
+        if is_memory(error):
+            raise
+        return torch.zeros_like(x)
+
+
+def gradients_of(values: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Several values per image, [N, M], and the gradient of each in the image, [N, M, C, H, W].
+
+    Args:
+        values: images [N, C, H, W] that require gradients -> [N, M].
+        x: images.
+    """
+    x = x.detach().requires_grad_()
+    found = values(x)
+    columns = range(found.shape[1])
+    try:
+        gradients = [_gradient(found[:, k].sum(), x, keep=k < columns[-1]) for k in columns]
+    except Exception as error:
+        if is_memory(error):
+            raise
+        # Compiled code gives one backward pass per forward pass.
+        gradients = [gradient_of(values(x)[:, k].sum(), x) for k in columns]
+    return found.detach(), torch.stack(gradients, 1)
+
+
+def _gradient(value: Tensor, x: Tensor, keep: bool = False) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(x)
     (gradient,) = torch.autograd.grad(value, x, retain_graph=keep, allow_unused=True)

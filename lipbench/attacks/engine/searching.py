@@ -14,6 +14,7 @@ from lipbench.attacks.engine.boundary import nearest, to_boundary
 from lipbench.attacks.engine.box import per_image
 from lipbench.attacks.engine.foothold import foothold
 from lipbench.attacks.engine.judging import Judge, distance, margin, undisturbed
+from lipbench.gate import logits_of
 
 Attack = Callable[..., Tensor]
 
@@ -37,7 +38,7 @@ def minimum_distance(core: Attack) -> Attack:
     whose distance is still open, and ends with `to_boundary`.
 
     Raises:
-        ValueError: the model gives fewer than two logits, or NaN; `start` has another shape than x.
+        ValueError: the model refuses the images, gives fewer than two logits, or NaN; `start` has another shape than x.
     """
     signature = inspect.signature(core)
     takes_start = "start" in signature.parameters
@@ -53,7 +54,8 @@ def minimum_distance(core: Attack) -> Attack:
         **options: Any,
     ) -> Tensor:
         with undisturbed(model):
-            x, y = x.clone(), y.clone()  # what was made in inference mode has no gradients, but its copy has
+            # What was made in inference mode has no gradients, but its copy has.
+            x, y = x.detach().clone(), y.clone()
             start = None if start is None else usable(model, x, y, start)
             rows = _open(model, x, y, start, lower).nonzero()[:, 0]
             result = x.clone() if start is None else start
@@ -80,7 +82,10 @@ def minimum_distance(core: Attack) -> Attack:
 
 def warm(attack: Attack, **options: Tensor | None) -> dict[str, Tensor | None]:
     """Those of the options `start` and `lower` that the attack takes: a function of a user's own may take neither."""
-    known = inspect.signature(attack).parameters
+    try:
+        known = inspect.signature(attack).parameters
+    except (TypeError, ValueError):  # some callables written in C have none
+        return {}
     return {name: value for name, value in options.items() if name in known}
 
 
@@ -99,7 +104,7 @@ def usable(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
     """`start` in the box; x itself where it is no image or not adversarial, as if no attack had found one."""
     if start.shape != x.shape:
         raise ValueError(f"start= holds images of shape {list(start.shape)}, the images are {list(x.shape)}.")
-    start = start.to(x).clamp(0, 1)
+    start = start.detach().to(x).clamp(0, 1)
     known = start.isfinite().flatten(1).all(1)
     start = torch.where(per_image(known, x), start, x)
     return torch.where(per_image(Judge(model)(start, y), x), start, x)
@@ -109,7 +114,7 @@ def _open(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, lower: T
     """Whose distance is not known yet, bool [N]."""
     judge = Judge(model)
     with torch.no_grad():
-        logits = model(x.clone())
+        logits = logits_of(model, x)
         margin(logits, y)  # refuses a network with one logit, by name
     if logits.isnan().any():
         bad = logits.isnan().any(1).nonzero()[:, 0]
