@@ -11,7 +11,7 @@ from lipbench.batching import images_at_once
 from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, output_shape, product
 from lipbench.certificate.exactness import unknown
 from lipbench.certificate.slack import LOGIT_SLACK, Passes
-from lipbench.gate import accepted, logits_of
+from lipbench.gate import logits_of
 from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Antipodal, Scale
 from lipbench.state import evaluation_mode
