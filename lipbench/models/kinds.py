@@ -54,7 +54,8 @@ MAGIC = (
     (0, b"%PDF", Kind("a PDF document", "Name the file of the model.")),
     (0, b"\x89PNG", Kind("a picture (PNG)", "Name the file of the model.")),
     (0, b"\xff\xd8\xff", Kind("a picture (JPEG)", "Name the file of the model.")),
-    (0, b"\x80", SAVED),  # the pickles of torch before 1.6; others are refused when they are read
+    (2, b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", SAVED),  # as torch before 1.6 wrote it
+    (0, b"\x80", Kind("a pickle that torch.save did not write", "Save the state_dict() by torch.save.")),
 )
 
 

@@ -63,19 +63,15 @@ def _read(path: Path) -> Any:
     try:
         if kind is SAFETENSORS:
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with path.open("rb") as file:  # of a path, torch believes the ending
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises anything
         objects = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
-        if objects is not None:
+        if isinstance(error, pickle.UnpicklingError) and objects is not None:
             raise WeightsError(
                 f"{path.name} holds more than weights: objects of {objects[1]}, whose code would run when the file is "
                 "read. Save the weights alone where it was made: torch.save(model.state_dict(), path), or safetensors."
             ) from error
-        raise WeightsError(
-            f"{path.name} cannot be read as {EXPECTED}: it is damaged, or a pickle that torch.save did not write. Copy "
-            "it again, or save the state_dict() by torch.save."
-        ) from error
-    except Exception as error:  # a damaged file raises anything
         line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise WeightsError(
             f"{path.name} cannot be read as {EXPECTED}: it is damaged ({line}). Copy it again."
