@@ -97,7 +97,7 @@ class OnnxNetwork(nn.Module):
 
 class _Bound(TorchDispatchMode):
     """Stops a graph before an operator makes too much: each operator is tried on tensors without memory first, and
-    what torch makes of these on the way, views excepted, is added up.
+    what torch makes of these on the way, but for views, is added up.
     """
 
     def __init__(self, images: int):
@@ -121,9 +121,10 @@ class _Bound(TorchDispatchMode):
         if "device" in options:
             options["device"] = "meta"
         made = func(*args, **options)
-        if not func.is_view:
-            tensors = made if isinstance(made, list | tuple) else (made,)
-            self.left -= sum(tensor.numel() for tensor in tensors if isinstance(tensor, Tensor))
+        tensors = made if isinstance(made, list | tuple) else (made,)
+        size = sum(tensor.numel() for tensor in tensors if isinstance(tensor, Tensor))
+        if not func.is_view or size > args[0].numel():  # an expanded view is one only in torch
+            self.left -= size
         return made
 
 
