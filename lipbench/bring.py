@@ -2,44 +2,34 @@
 form; then judged in a folder like the networks that are trained here.
 """
 
-import hashlib
-import importlib
-import importlib.util
-import inspect
-import sys
-import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lipbench.bounds import as_pixels
+from lipbench.bounds import model_images
 from lipbench.certificate import layer_table
 from lipbench.data import Dataset
 from lipbench.environment import environment
-from lipbench.gate import accepted, first_line, logits_of
+from lipbench.gate import first_line, logits_of
 from lipbench.layers import BakingError, Construction, bake_as_it_is
-from lipbench.models import OnnxError, load_onnx, load_weights
+from lipbench.models import ModelError, load_onnx, load_weights
+from lipbench.models.adapters import Declared, InBatches, arrangement, check_precision, normalisation
+from lipbench.models.code import built, code_hash, explained, is_module
+from lipbench.models.kinds import EXPORTED, ONNX, SCRIPTED, Kind, kind_of, not_what_was_expected
 from lipbench.results import file_hash, write_json, write_text
 from lipbench.run_folder import RunFolder
 from lipbench.state import duplicate, evaluation_mode, same_random_numbers, weights_hash
 
-EXPORTED, SCRIPTED, ONNX = (".pt2",), (".pt", ".pth", ".ts", ".torchscript"), (".onnx",)
 FORMS = (
     "path/to/file.py:function, package.module:function, a torch.export file (.pt2), a TorchScript file (.pt, .ts) or "
     "an ONNX file (.onnx)"
 )
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded, or is no classifier of the images, with what would help."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +70,14 @@ class Brought(RunFolder):
 
 
 def load_model(
-    source: str, checkpoint: str | Path | None = None, *, shape: tuple[int, ...] = (), classes: int = 0
+    source: str,
+    checkpoint: str | Path | None = None,
+    *,
+    shape: tuple[int, ...] = (),
+    classes: int = 0,
+    input_layout: str | None = None,
+    input_mean: float | Sequence[float] | None = None,
+    input_std: float | Sequence[float] | None = None,
 ) -> BroughtModel:
     """A model from a reference to it.
 
@@ -91,51 +88,52 @@ def load_model(
         source: see `FORMS`. The function is called without arguments, or with those of `shape` and `classes` that it
             has; a class is a function too, and an `nn.Module` is taken as it is.
         checkpoint: weights for the model of a function, see `lipbench.models.load_weights`.
-        shape: of one image, (C, H, W).
+        shape: of one image, (C, H, W); (): the network is given as it is in its file.
         classes: number of classes.
+        input_layout: order of the axes that the network wants, such as "HWC" or "CHW_flat"; None: what its file says.
+        input_mean, input_std: numbers in the units of pixels in [0, 1], one or one per channel; the network is given
+            `(image - mean) / std`. None: 0 and 1.
 
     Raises:
-        ModelError: the source cannot be read, or gives no model.
+        ModelError: the source cannot be read, or gives no model of such images.
         WeightsError: the checkpoint cannot be read, or does not fit.
     """
     path, function = _split(source)
-    loaders: dict[tuple[str, ...], Callable[[Path], nn.Module]] = {
-        EXPORTED: _exported,
-        SCRIPTED: _scripted,
-        ONNX: _converted,
-    }
+    declared = None
     with same_random_numbers():
         torch.manual_seed(0)
         if function:
-            model, file = _built(path, function, {"shape": shape, "classes": classes})
-        else:
-            file = Path(path)
-            load = next((load for suffixes, load in loaders.items() if file.suffix in suffixes), None)
-            if load is None:
-                raise ModelError(f"model={source} names no model. It is one of: {FORMS}.")
-            if not file.exists():
-                raise ModelError(f"There is no file {file}.")
+            model, file = built(path, function, {"shape": shape, "classes": classes})
             if checkpoint is not None:
-                raise ModelError(f"{file.name} holds its own weights: leave out checkpoint={checkpoint}.")
-            model = load(file)
-    if checkpoint is not None:
-        load_weights(model, checkpoint)
+                load_weights(model, checkpoint)
+        else:
+            model, declared = _loaded(source, checkpoint, shape)
+            file = Path(source).expanduser()
+    label = file.name if file and not (function and is_module(path)) else path
+    before = [normalisation(input_mean, input_std, shape), arrangement(label, declared, shape, input_layout)]
+    if any(before):
+        # float64 only where all weights are: a network of several precisions is for the caller to judge.
+        kinds = {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()}
+        stages = [stage.to(torch.float64 if kinds == {torch.float64} else torch.float32) for stage in before if stage]
+        model = nn.Sequential(*stages, model)
     evaluation_mode(model)
     # No path enters the identity: the same model elsewhere is the same model.
-    name = file.name if file and not _is_module(path) else path
-    identity = {
-        "source": f"{name}:{function}" if function else name,
-        "sha256": _code_hash(file) if file else None,
-        "checkpoint": file_hash(Path(checkpoint)) if checkpoint is not None else None,
+    identity: dict[str, Any] = {
+        "source": f"{label}:{function}" if function else label,
+        "sha256": code_hash(file) if file else None,
+        "checkpoint": file_hash(Path(checkpoint).expanduser()) if checkpoint is not None else None,
         "weights": weights_hash(model.state_dict()),
     }
+    inputs = {"layout": input_layout, "mean": input_mean, "std": input_std}
+    if given := {key: value for key, value in inputs.items() if value is not None}:
+        identity["input"] = given
     return BroughtModel(model, identity)
 
 
 def default_name(source: str) -> str:
     """What the results of a model are called: the name of its file, or of the last part of its module."""
-    path, _ = _split(source)
-    return path.rpartition(".")[2] if _is_module(path) else Path(path).stem
+    path, function = _split(source)
+    return path.rpartition(".")[2] if function and is_module(path) else Path(path).stem
 
 
 @torch.no_grad()
@@ -144,13 +142,12 @@ def check_classifier(model: nn.Module, dataset: Dataset) -> None:
     Raises:
         ModelError: the model refuses the images of a data set, or gives no logits [N, classes] for them.
     """
-    x = as_pixels(dataset.test.images[:2])
     where = f"images [N, {', '.join(map(str, dataset.shape))}] of {dataset.name}"
     try:
-        x = accepted(model, x)
-        logits = model(x)
-    except ValueError as error:
-        raise ModelError(f"The model refuses {where}. {error}") from error
+        logits = model(model_images(model, dataset.test.images[:2]))
+    except Exception as error:  # of the user's code, in any way
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
+        raise ModelError(f"The model refuses {where}. {said}") from error
     classes = len(dataset.classes)
     if not isinstance(logits, Tensor):
         kind = type(logits).__name__
@@ -175,11 +172,24 @@ def _baked(model: nn.Module, dataset: Dataset) -> nn.Module:
     """
     if not any(parametrize.is_parametrized(m) or isinstance(m, Construction) for m in model.modules()):
         return model  # and noise of its own is no change that baking makes
-    x = accepted(model, as_pixels(dataset.test.images[:100]))
+    x = model_images(model, dataset.test.images[:100])
     try:
         return bake_as_it_is(model, duplicate(model), lambda network: logits_of(network, x))
     except BakingError as error:
         raise ModelError(str(error)) from error
+
+
+def _loaded(source: str, checkpoint: object, shape: tuple[int, ...]) -> tuple[nn.Module, Declared | None]:
+    """The model of a file that holds graph and weights, and what the file states of one input."""
+    file = Path(source).expanduser()
+    if not file.exists():
+        raise ModelError(f"There is no file {file}. model= is one of: {FORMS}.")
+    kind = kind_of(file)
+    if kind not in LOADERS:
+        raise ModelError(not_what_was_expected(file, "a model", kind))
+    if checkpoint is not None:
+        raise ModelError(f"{file.name} holds its own weights: leave out checkpoint={checkpoint}.")
+    return LOADERS[kind](file, shape)
 
 
 def _split(source: str) -> tuple[str, str]:
@@ -190,139 +200,40 @@ def _split(source: str) -> tuple[str, str]:
     return source, ""
 
 
-def _is_module(path: str) -> bool:
-    return not path.endswith(".py") and "/" not in path and "\\" not in path
-
-
-def _built(path: str, function: str, known: dict[str, Any]) -> tuple[nn.Module, Path | None]:
-    """The model that a function of a file or module gives, and the file of its code where there is one."""
-    source = f"{path}:{function}"
-    with _explained(source):
-        module, file = _imported(path)
-    if not hasattr(module, function):
-        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise ModelError(f"{path} has no {function}. It has: {', '.join(names) or 'no function'}.")
-    made = getattr(module, function)
-    if not isinstance(made, nn.Module):
-        if not callable(made):
-            raise ModelError(f"{source} is a {type(made).__name__}, not a function that gives a model.")
-        parameters = inspect.signature(made).parameters
-        needed = [
-            p.name
-            for p in parameters.values()
-            if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        ]
-        if unknown := [name for name in needed if name not in known]:
-            raise ModelError(
-                f"{source} needs {', '.join(unknown)}: give a function without arguments, or of shape and classes."
-            )
-        with _explained(source):
-            made = made(**{name: value for name, value in known.items() if name in parameters})
-    if not isinstance(made, nn.Module):
-        raise ModelError(f"{source} gives a {type(made).__name__}, not an nn.Module.")
-    return made, file
-
-
-def _imported(path: str) -> tuple[ModuleType, Path | None]:
-    if _is_module(path):
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            module = importlib.import_module(path)
-        finally:
-            sys.path.remove(str(Path.cwd()))
-        return module, Path(module.__file__) if module.__file__ else None
-    file = Path(path)
-    if not file.exists():
-        raise ModelError(f"There is no file {file}.")
-    spec = importlib.util.spec_from_file_location(f"_brought_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{file} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses in it look themselves up
-    sys.path.insert(0, str(file.resolve().parent))  # what lies beside it can be imported, as by `python file.py`
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(file.resolve().parent))
-    return module, file
-
-
-@contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Errors of somebody else's code: what was raised, and where in their file."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}, line {frame.lineno}"
-        raise ModelError(f"{source} fails ({place}): {type(error).__name__}: {first_line(error)}") from error
-
-
-def _exported(path: Path) -> nn.Module:
-    with _explained(path.name):
+def _exported(path: Path, shape: tuple[int, ...]) -> tuple[nn.Module, Declared]:
+    with explained(path.name):
         program = torch.export.load(path)
         module = program.module()
-    (name, *others) = program.graph_signature.user_inputs
-    if others:
-        raise ModelError(f"{path.name} takes {1 + len(others)} inputs: a classifier takes images alone.")
-    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == name)
-    if isinstance(shape[0], int):
-        return _InBatches(module, shape[0], shape[0])
-    least = program.range_constraints[shape[0].node.expr].lower
-    return module if least <= 1 else _InBatches(module, int(least), None)
+    inputs = program.graph_signature.user_inputs
+    if len(inputs) != 1:
+        raise ModelError(f"{path.name} takes {len(inputs)} inputs: a classifier takes images alone.")
+    value = next(node.meta["val"] for node in program.graph.nodes if node.name == inputs[0])
+    check_precision(path.name, value.dtype)
+    batch, *sizes = value.shape
+    declared = tuple(n if isinstance(n, int) else None for n in sizes)
+    if isinstance(batch, int):
+        return InBatches(module, batch, batch), declared
+    least = program.range_constraints[batch.node.expr].lower
+    return module if least <= 1 else InBatches(module, int(least), None), declared
 
 
-def _scripted(path: Path) -> nn.Module:
-    with warnings.catch_warnings():
+def _scripted(path: Path, shape: tuple[int, ...]) -> tuple[nn.Module, None]:
+    with warnings.catch_warnings(), explained(path.name):
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript files are there, whatever their future is
-        try:
-            module: nn.Module = torch.jit.load(path, map_location="cpu")
-        except RuntimeError as error:
-            raise ModelError(
-                f"{path.name} is no TorchScript file ({first_line(error)}). A file of weights is given as checkpoint=, "
-                "with model=file.py:function; a pickled module is not loaded: save its state_dict()."
-            ) from error
-    return module
+        module: nn.Module = torch.jit.load(path, map_location="cpu")
+    return module, None
 
 
-def _converted(path: Path) -> nn.Module:
+def _converted(path: Path, shape: tuple[int, ...]) -> tuple[nn.Module, Declared]:
     try:
-        module, batch = load_onnx(path)
-    except (OnnxError, ImportError) as error:
+        network, batch = load_onnx(path, shape)
+    except ImportError as error:
         raise ModelError(str(error)) from error
-    return module if batch is None else _InBatches(module, batch, batch)
+    return network if batch is None else InBatches(network, batch, batch), network.size
 
 
-class _InBatches(nn.Module):
-    """A module exported for batches of some sizes only: batches are cut and filled up to these."""
-
-    def __init__(self, module: nn.Module, smallest: int, largest: int | None):
-        super().__init__()
-        self.module, self.smallest, self.largest = module, smallest, largest
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self._batch(part) for part in x.split(self.largest or len(x))])
-
-    def _batch(self, x: Tensor) -> Tensor:
-        filled = torch.cat((x, x[-1:].expand(max(0, self.smallest - len(x)), *x.shape[1:])))
-        logits: Tensor = self.module(filled)[: len(x)]
-        return logits
-
-
-def _code_hash(file: Path) -> str:
-    """SHA-256 of a model's file; where that is Python, with the modules beside it that are imported by now."""
-    if file.suffix != ".py":
-        return file_hash(file)
-    folder, digest = file.resolve().parent, hashlib.sha256(file_hash(file).encode())
-    beside = {}
-    for module in list(sys.modules.values()):
-        found = getattr(module, "__file__", None)
-        if found and Path(found).resolve().is_relative_to(folder) and Path(found).resolve() != file.resolve():
-            beside[Path(found).resolve().relative_to(folder).as_posix()] = Path(found)
-    for name, path in sorted(beside.items()):
-        # Not the libraries of an environment inside the folder, nor lipbench in a checkout of its own.
-        if "site-packages" not in name and not name.startswith("lipbench/") and path.exists():
-            digest.update(f"{name} {file_hash(path)}".encode())
-    return digest.hexdigest()[:16]
+LOADERS: dict[Kind, Callable[[Path, tuple[int, ...]], tuple[nn.Module, Declared | None]]] = {
+    EXPORTED: _exported,
+    SCRIPTED: _scripted,
+    ONNX: _converted,
+}

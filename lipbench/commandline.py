@@ -187,11 +187,13 @@ def report_lines(name: str, folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def quoted(argument: str, keys: Collection[str]) -> str:
-    """An option whose value is a path, for Hydra: "=", "," and blanks in it mean something else there unless quoted."""
+    """An option whose value is a path, for Hydra: "=", "," and blanks in it mean something else there unless quoted.
+    "~" becomes the home folder, as in a shell.
+    """
     key, _, value = argument.partition("=")
     if key not in keys or value[:1] in ("'", '"') or value in ("", "null"):
         return argument
-    escaped = value.replace("'", r"\'")
+    escaped = os.path.expanduser(value).replace("'", r"\'")
     return f"{key}='{escaped}'"
 
 

@@ -24,7 +24,8 @@ from lipbench.jobs import FAILED, FINISHED, INTERRUPTED, attempt
 from lipbench.results import LawViolation
 from lipbench.run_folder import run_folder_of
 
-PATHS = ("model.source", "checkpoint", "results", "data_root", "dataset.root", "dataset.path")
+# Options that Hydra takes as they are written: paths, and a name that may look like a number.
+PATHS = ("model.source", "checkpoint", "results", "data_root", "dataset.root", "dataset.path", "name")
 # What is said in its own words, of somebody else's module too.
 ERRORS = (LawViolation, ImportError, OSError, ValueError, TypeError, RuntimeError)
 
@@ -44,7 +45,8 @@ def brought_of(cfg: DictConfig, dataset_name: str) -> Brought:
     if source is None:
         raise ModelError(f"Which model? model= is one of: {FORMS}.")
     dataset = instantiate({**plain["dataset"], "_partial_": True}, _convert_="all")()
-    brought = load_model(source, plain["checkpoint"], shape=dataset.shape, classes=len(dataset.classes))
+    inputs = {key: plain[key] for key in ("input_layout", "input_mean", "input_std")}
+    brought = load_model(source, plain["checkpoint"], shape=dataset.shape, classes=len(dataset.classes), **inputs)
     name = str(plain["name"] or default_name(source))
     if "/" in name or name in (".", ".."):
         raise ModelError(f"name={name} is one folder's name: without a slash, and not {'.'!r} or {'..'!r}.")

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from lipbench.attacks.engine.exact import first_line
 from lipbench.certificate.core import OUTWARD
 from lipbench.certificate.exactness import unknown, watch
+from lipbench.gate import first_line
 from lipbench.models.smoothed import Smoothed
 
 # Samples of noise of a batch that are computed once more, each alone.

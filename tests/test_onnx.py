@@ -14,6 +14,7 @@ from lipbench import layers, models
 from lipbench.bring import ModelError, load_model
 from lipbench.export import export
 from lipbench.models import OnnxError, OnnxNetwork, load_onnx
+from lipbench.models.onnx_graph import _Bound
 from lipbench.models.onnx_operators import OPERATORS
 
 onnx = pytest.importorskip("onnx", reason="the extra lipbench[onnx] is not installed")
@@ -105,7 +106,7 @@ def graph(*nodes, inputs=("images",), size=(None, 1, 4, 4), constants=(), opset=
 def same_as_the_runtime(proto, x: np.ndarray) -> None:
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"images": x})
-    found = OnnxNetwork(proto)(torch.from_numpy(x))
+    found = OnnxNetwork(proto)(torch.from_numpy(x), _Bound(len(x)))
     assert tuple(found.shape) == expected.shape
     assert np.allclose(found.numpy(), expected, atol=1e-5)
 
@@ -181,12 +182,15 @@ def test_every_kind_of_conv_padding():
 def test_files_that_cannot_be_read_say_why(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"broken")
+    with pytest.raises(ModelError, match="a text that begins with 'broken'"):
+        load_model(str(path))
+    path.write_bytes(b"\x08\x99\xff" * 9)
     with pytest.raises(ModelError, match="cannot be read as ONNX"):
         load_model(str(path))
     for proto, word in (
         (graph(("NonZero", ["images"], ["a"]), ("Cast", ["a"], ["logits"], {"to": 1}), rank=2), "NonZero"),
         (graph(("Add", ["images", "more"], ["logits"]), inputs=("images", "more"), rank=4), "takes 2 inputs"),
-        (graph(("Relu", ["images"], ["logits"]), size=(None, 4), rank=2), "not images"),
+        (graph(("Relu", ["images"], ["logits"]), size=(None, None), rank=2), "give the shape"),
     ):
         path.write_bytes(proto.SerializeToString())
         with pytest.raises(OnnxError, match=word):

@@ -3,6 +3,7 @@ twin.
 """
 
 from lipbench.models.convnet import convnet
+from lipbench.models.kinds import ModelError
 from lipbench.models.mlp import mlp
 from lipbench.models.onnx_graph import OnnxNetwork, load_onnx
 from lipbench.models.onnx_operators import OnnxError
@@ -13,6 +14,7 @@ from lipbench.models.storage import build, load, rebuild, save
 from lipbench.models.weights import WeightsError, load_weights
 
 __all__ = [
+    "ModelError",
     "OnnxError",
     "OnnxNetwork",
     "Smoothed",

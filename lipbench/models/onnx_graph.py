@@ -1,7 +1,6 @@
 """A network in an ONNX file as a torch module: differentiable, and in any precision. Needs the extra lipbench[onnx]."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,17 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lipbench.models.onnx_operators import OPERATORS, OnnxError
+from lipbench.models.adapters import arrangement, check_precision
+from lipbench.models.kinds import ONNX, ModelError, kind_of, not_what_was_expected
+from lipbench.models.onnx_operators import OPERATORS, READS, OnnxError
 
 # Older files mean other things by some operators; onnx rewrites them.
 OPSET = 18
 # The largest difference of a logit to that of the runtime, relative to the largest of the image (at least 1).
 TOLERANCE = 1e-4
-# Numbers of the largest input, and of the largest constant that a graph makes.
+# Numbers that a graph may make of one image, all its operators together.
 VALUES = 2**26
 # In a float64 copy whatever is cast to a floating point type becomes float64, as the weights do.
 PRECISION = ("Cast", "CastLike", "ConstantOfShape")
+ANOTHER_WAY = "Or give the nn.Module that it was exported from: model=file.py:function checkpoint=weights."
 
 
 @dataclass(frozen=True)
@@ -34,46 +37,57 @@ class _Node:
 class OnnxNetwork(nn.Module):
     """The graph of an ONNX file, run with torch's operations one node after another: images -> its first output.
 
-    Its weights are buffers, so that `.double()` and `.to(device)` reach them.
+    Its weights are buffers, so that `.double()` and `.to(device)` reach them. A graph of float64 images computes in
+    float64, whatever it is given.
+
+    Attributes:
+        size: of one input, None where the file leaves it open.
+        batch: the number of images that the graph takes at once; None: any.
     """
 
     def __init__(self, proto: Any):
         super().__init__()
-        from onnx import helper, numpy_helper
+        from onnx import helper
 
         graph = proto.graph
-        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._nodes: list[_Node] = []
         for node in graph.node:
-            attributes = {a.name: _plain(helper.get_attribute_value(a), numpy_helper) for a in node.attribute}
+            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant":
-                constants[node.output[0]] = np.asarray(next(iter(attributes.values())))
+                ((name, value),) = attributes.items()
+                tensors[node.output[0]] = _constant(name, value)
             else:
-                self._nodes.append(_Node(node.op_type, tuple(node.input), tuple(node.output), attributes))
+                plain = {name: _plain(value) for name, value in attributes.items()}
+                self._nodes.append(_Node(node.op_type, tuple(node.input), tuple(node.output), plain))
         unknown = sorted({n.kind for n in self._nodes} - {*OPERATORS, *PRECISION})
         if unknown:
-            raise OnnxError(
-                f"The graph uses {', '.join(unknown)}, which lipbench cannot read. Bring the nn.Module that it was "
-                "exported from: model=file.py:function checkpoint=weights."
-            )
+            raise OnnxError(f"The graph uses {', '.join(unknown)}, which lipbench cannot read. {ANOTHER_WAY[3:]}")
         self._constants: dict[str, str] = {}
-        for i, (name, value) in enumerate(constants.items()):
+        for i, (name, tensor) in enumerate(tensors.items()):
             self._constants[name] = f"constant_{i}"
-            self.register_buffer(f"constant_{i}", torch.from_numpy(np.array(value)))
-        given = [value.name for value in graph.input if value.name not in constants]
+            self.register_buffer(f"constant_{i}", torch.from_numpy(np.array(_plain(tensor))))
+        given = [value for value in graph.input if value.name not in tensors]
         if len(given) != 1:
-            raise OnnxError(f"A classifier takes images alone; this graph takes {len(given)} inputs: {given}.")
-        self._input, self._output = given[0], graph.output[0].name
+            names = [value.name for value in given]
+            raise OnnxError(f"A classifier takes images alone; this graph takes {len(given)} inputs: {names}.")
+        self._input, self._output = given[0].name, graph.output[0].name
+        kind = given[0].type.tensor_type
+        self._images = _torch_type(kind.elem_type)
+        # Exporters write an open size as a name, as 0 or as -1.
+        sizes = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim] or [None]
+        self.batch: int | None = sizes[0]
+        self.size: tuple[Any, ...] = tuple(sizes[1:])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bound: "_Bound | None" = None) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, self._images))
         values: dict[str, Tensor | None] = {name: getattr(self, own) for name, own in self._constants.items()}
         values |= {"": None, self._input: x}
         for node in self._nodes:
             inputs = [values[name] for name in node.inputs]
-            if node.kind in PRECISION:
-                found: Any = _in_precision(node, inputs, x.dtype)
-            else:
-                found = OPERATORS[node.kind](*inputs, **node.attributes)
+            if bound is not None:
+                bound.check(node, inputs, x.dtype)
+            found = _applied(node, inputs, x.dtype)
             results = found if isinstance(found, list) else [found]
             values.update(zip(node.outputs, results, strict=False))  # an output that nobody asks for has no name
         logits = values[self._output]
@@ -81,61 +95,133 @@ class OnnxNetwork(nn.Module):
         return logits
 
 
-def load_onnx(path: str | Path) -> tuple[OnnxNetwork, int | None]:
+class _Bound(TorchDispatchMode):
+    """Stops a graph before an operator makes too much: each operator is tried on tensors without memory first, and
+    what torch makes of these on the way, but for views, is added up.
+    """
+
+    def __init__(self, images: int):
+        super().__init__()
+        self.left = VALUES * images
+
+    def check(self, node: _Node, inputs: list[Any], working: torch.dtype) -> None:
+        """
+        Raises:
+            OnnxError: the graph makes more than `VALUES` numbers for each image.
+        """
+        read = READS.get(node.kind, len(inputs))
+        shadows = [value if value is None or i >= read else value.to("meta") for i, value in enumerate(inputs)]
+        with self:
+            _applied(node, shadows, working)
+        if self.left < 0:
+            raise OnnxError(f"up to {node.kind} the graph makes more than {VALUES:,} numbers for each image.")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if "device" in options:
+            options["device"] = "meta"
+        made = func(*args, **options)
+        tensors = made if isinstance(made, list | tuple) else (made,)
+        size = sum(tensor.numel() for tensor in tensors if isinstance(tensor, Tensor))
+        if not func.is_view or size > args[0].numel():  # an expanded view is one only in torch
+            self.left -= size
+        return made
+
+
+def load_onnx(path: str | Path, shape: tuple[int, ...] = ()) -> tuple[OnnxNetwork, int | None]:
     """The network of an ONNX file, and the number of images that it takes at once (None: any).
 
     It is believed only after it gave the logits that onnxruntime (or onnx's own reference) gives, on random images.
 
+    Args:
+        shape: of one image, (C, H, W), for a file that leaves these sizes open.
+
     Raises:
         ImportError: the extra lipbench[onnx] is not installed.
-        OnnxError: the file is no ONNX, no classifier of images of one shape, uses operators that are not read, or the
-            two disagree.
+        OnnxError: the file is no ONNX, no classifier of images of one shape, uses operators or number types that are
+            not read, makes too much of an image, or the two disagree.
     """
     if not find_spec("onnx"):
         raise ImportError("Reading ONNX files needs onnx: pip install 'lipbench[onnx]'.")
+    path = Path(path).expanduser()
+    proto = _read(path)
+    try:
+        network = OnnxNetwork(proto).eval()
+        check_precision(path.name, network._images)
+    except ModelError as error:
+        raise OnnxError(str(error)) from error
+    except Exception as error:  # a graph that contradicts itself, a tensor that contradicts its shape
+        raise OnnxError(f"{path.name} is damaged: {type(error).__name__}: {str(error)[:200]}") from error
+    if None in network.size:
+        if len(shape) != 3:
+            raise OnnxError(
+                f"{path.name} takes inputs {network.size}, whose sizes are open: give the shape of an image."
+            )
+        arranged = arrangement(path.name, network.size, shape, None)
+        network.size = tuple(shape) if arranged is None else arranged.size
+    images = network.batch or 3
+    if images * math.prod(network.size) > VALUES:
+        raise OnnxError(f"{path.name} takes inputs {[images, *network.size]}: more than {VALUES:,} numbers at once.")
+    _compare(network, path, proto, images)
+    return network, network.batch
+
+
+def _read(path: Path) -> Any:
+    """The graph of a file, its operators rewritten to `OPSET` where they are older."""
     import onnx
     from onnx import version_converter
 
-    path = Path(path)
+    if not path.exists():
+        raise OnnxError(f"There is no file {path}.")
+    kind = kind_of(path)
+    if kind is not ONNX:
+        raise OnnxError(not_what_was_expected(path, "ONNX", kind))
     try:
         proto = onnx.load(str(path))
+        _one_version(proto)
         onnx.checker.check_model(proto)
-        versions = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
-        if versions.get("ai.onnx", OPSET) < OPSET:
-            proto = version_converter.convert_version(proto, OPSET)
-    except Exception as error:  # protobuf's, the checker's, the converter's
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise OnnxError(f"{path.name} cannot be read as ONNX: {lines[0]}") from error
+    except Exception as error:  # protobuf's, the checker's
+        raise OnnxError(f"{path.name} cannot be read as ONNX: {_first_line(error)}") from error
+    version = next((entry.version for entry in proto.opset_import if not entry.domain), OPSET)
     try:
-        network = OnnxNetwork(proto).eval()
-    except OnnxError:
-        raise
-    except Exception as error:  # a graph that contradicts itself, a tensor that contradicts its shape
-        raise OnnxError(f"{path.name} is damaged: {type(error).__name__}: {str(error)[:200]}") from error
-    given = next(value for value in proto.graph.input if value.name == network._input)
-    sizes = [d.dim_value if d.HasField("dim_value") else None for d in given.type.tensor_type.shape.dim]
-    if len(sizes) != 4 or None in sizes[1:]:
-        raise OnnxError(f"{path.name} takes inputs {sizes}, not images [N, C, H, W] of one shape.")
-    batch, *shape = sizes
-    if math.prod(n for n in sizes if n is not None) > VALUES:
-        raise OnnxError(f"{path.name} takes inputs {sizes}: more than {VALUES:,} numbers at once.")
-    _compare(network, path, proto, (batch or 3, *(n for n in shape if n is not None)))
-    return network, batch
+        return version_converter.convert_version(proto, OPSET) if version < OPSET else proto
+    except Exception as error:  # the converter's
+        raise OnnxError(
+            f"{path.name} uses the operators of version {version}, which onnx cannot rewrite to {OPSET} "
+            f"({_first_line(error)}). Export it again with opset_version={OPSET}. {ANOTHER_WAY}"
+        ) from error
+
+
+def _one_version(proto: Any) -> None:
+    """Keeps one version of ONNX's own operators where tools that join graphs wrote several: the newest. The comparison
+    with the runtime finds a graph that means another.
+    """
+    own = [entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    others = [entry for entry in proto.opset_import if entry not in own]
+    newest = max((entry.version for entry in own), default=None)
+    del proto.opset_import[:]
+    proto.opset_import.extend(others)
+    if newest is not None:
+        proto.opset_import.add(domain="", version=newest)
 
 
 @torch.no_grad()
-def _compare(network: OnnxNetwork, path: Path, proto: Any, shape: Sequence[int]) -> None:
-    x = torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+def _compare(network: OnnxNetwork, path: Path, proto: Any, images: int) -> None:
+    x = torch.rand(images, *network.size, generator=torch.Generator().manual_seed(0)).to(network._images)
     feeds = {network._input: x.numpy()}
     try:  # first, because what it makes is bounded
-        found = network(x)
+        found = network(x, _Bound(images))
+    except OnnxError as error:
+        raise OnnxError(f"{path.name}: {error}") from error
     except Exception as error:  # an operator with options that are not read
         raise OnnxError(f"{path.name}: {type(error).__name__} while it runs in torch: {error}") from error
     try:
         if find_spec("onnxruntime"):
             import onnxruntime
 
-            runtime = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3  # errors: what it says of unused weights is of no use here
+            runtime = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         else:
             from onnx.reference import ReferenceEvaluator
 
@@ -146,31 +232,62 @@ def _compare(network: OnnxNetwork, path: Path, proto: Any, shape: Sequence[int])
     scale = expected.abs().amax().clamp_min(1)
     if found.shape != expected.shape or not bool((found - expected).abs().amax() <= TOLERANCE * scale):
         raise OnnxError(
-            f"{path.name} as lipbench reads it gives other logits than the runtime: it cannot be judged so. Bring the "
+            f"{path.name} as lipbench reads it gives other logits than the runtime: it cannot be judged so. Give the "
             "nn.Module that it was exported from."
         )
 
 
-def _in_precision(node: _Node, inputs: list[Any], working: torch.dtype) -> Tensor:
+def _applied(node: _Node, inputs: list[Any], working: torch.dtype) -> Any:
+    """What a node makes; of `PRECISION` in the precision of the images, where its own is not finer."""
+    if node.kind not in PRECISION:
+        return OPERATORS[node.kind](*inputs, **node.attributes)
     if node.kind == "ConstantOfShape":
-        value = torch.from_numpy(np.asarray(node.attributes.get("value", np.zeros(1, np.float32)))).flatten()[0]
-        shape = inputs[0].tolist()
-        if math.prod(shape) > VALUES:
-            raise OnnxError(f"a constant of shape {shape}: more than {VALUES:,} numbers")
-        kind = working if value.is_floating_point() else value.dtype
-        return torch.full(shape, value.item(), dtype=kind, device=inputs[0].device)
-    if node.kind == "CastLike":
-        kind = inputs[1].dtype
-    else:
-        from onnx import helper
-
-        kind = torch.from_numpy(np.zeros(1, helper.tensor_dtype_to_np_dtype(node.attributes["to"]))).dtype
-    result: Tensor = inputs[0].to(working if kind.is_floating_point else kind)
-    return result
+        value = torch.from_numpy(np.array(node.attributes.get("value", np.zeros(1, np.float32)))).flatten()[0]
+        kind = _at_least(working, value.dtype)
+        return torch.full(inputs[0].tolist(), value.item(), dtype=kind, device=inputs[0].device)
+    wanted = inputs[1].dtype if node.kind == "CastLike" else _torch_type(node.attributes["to"])
+    return inputs[0].to(_at_least(working, wanted))
 
 
-def _plain(value: Any, numpy_helper: Any) -> Any:
+def _at_least(working: torch.dtype, kind: torch.dtype) -> torch.dtype:
+    return torch.promote_types(working, kind) if kind.is_floating_point else kind
+
+
+def _torch_type(number: int) -> torch.dtype:
+    """
+    Raises:
+        OnnxError: a type of numbers that torch does not have, or too coarse for distances.
+    """
+    from onnx import TensorProto, helper
+
+    name = TensorProto.DataType.Name(number)
+    if "FLOAT" in name and name != "FLOAT":
+        raise OnnxError(f"The graph computes in {name.lower()}, too coarse for distances: export it in float32.")
+    kind = helper.tensor_dtype_to_np_dtype(number)
+    return torch.from_numpy(np.zeros(1, kind)).dtype
+
+
+def _constant(name: str, value: Any) -> Any:
+    """The tensor that an attribute of Constant stands for."""
+    if name == "value":
+        return value
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if name not in kinds:
+        raise OnnxError(f"The graph holds a Constant with {name}, which lipbench cannot read. {ANOTHER_WAY[3:]}")
+    return np.asarray(value, kinds[name])
+
+
+def _plain(value: Any) -> Any:
     """An attribute as Python and numpy know it."""
+    from onnx import numpy_helper
+
     if isinstance(value, bytes):
         return value.decode()
-    return numpy_helper.to_array(value) if hasattr(value, "raw_data") else value
+    if not hasattr(value, "raw_data"):
+        return value
+    _torch_type(value.data_type)
+    return numpy_helper.to_array(value)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

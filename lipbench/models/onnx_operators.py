@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lipbench.models.kinds import ModelError
+
 Operator = Callable[..., Any]
 
 
-class OnnxError(ValueError):
+class OnnxError(ModelError):
     """An ONNX file that cannot be read as a classifier, with what would help."""
 
 
@@ -178,8 +180,8 @@ def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, 
         n = x.shape[axis]
         # Backwards, an end before the first pixel means all of them.
         stop = None if step < 0 and end < -n else end
-        index = torch.arange(n, device=x.device)[torch.tensor(range(n)[start:stop:step], device=x.device).long()]
-        x = x.index_select(axis, index)
+        kept = range(n)[start:stop:step]
+        x = x.index_select(axis, kept.start + kept.step * torch.arange(len(kept), device=x.device))
     return x
 
 
@@ -350,4 +352,13 @@ OPERATORS: dict[str, Operator] = {
     "Transpose": lambda x, *, perm=None: x.permute(perm if perm is not None else tuple(reversed(range(x.ndim)))),
     "Unsqueeze": _unsqueeze,
     "Where": torch.where,
+}
+
+# The first input of an operator whose numbers it reads, where those of a tensor of shapes or places decide what it
+# makes; it reads those of all later inputs as well.
+READS = {
+    "ConstantOfShape": 0,
+    "Range": 0,
+    **dict.fromkeys(("DFT", "Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "TopK", "Unsqueeze"), 1),
+    **{name: 1 for name in OPERATORS if name.startswith("Reduce")},
 }
