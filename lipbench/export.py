@@ -94,7 +94,7 @@ def export(
         contents = {name: content_of(name, program, entries, batch, opset) for name in formats}
     trials = _trials(shape, batch, images)
     with all_or_none(folder, [CERTIFICATE, *(FILES[name] for name in formats)]) as paths:
-        paths[CERTIFICATE].write_text(to_json(entries, indent=2) + "\n")
+        paths[CERTIFICATE].write_text(to_json(entries, indent=2) + "\n", encoding="utf-8")
         for name, content in contents.items():
             paths[FILES[name]].write_bytes(content)
             with quiet():
