@@ -245,10 +245,15 @@ def _machine() -> str:
 def _started(pid: int) -> str | None:
     """When a process of this machine started; None where there is none, or only its exit code is left."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        state, *fields = _status(pid)
     except (OSError, ValueError):
         return None
     return None if state in "ZX" else fields[18]
+
+
+def _status(pid: int) -> list[str]:
+    """What /proc says of a process, from its state on: the name before it may be cut inside of a character."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
 
 
 def _exists(pid: int) -> bool:
@@ -264,6 +269,6 @@ def _exists(pid: int) -> bool:
 
 def _is_over(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] in "ZX"
+        return _status(pid)[0] in "ZX"
     except (OSError, IndexError):
         return False
