@@ -25,8 +25,8 @@ BLACK_BOX = ("hop_skip_jump", "square", "boundary", "pixle")
 # A black-box attack is ahead where its distance is this much shorter, and ahead of the others as a family where it is
 # so on this share of the images: below, it is luck.
 NEARER, SHARE = 0.99, 0.05
-# An accuracy is near chance where it is at most this share of the way from a guess to 1, or within the error of a guess on
-# at least so many images.
+# An accuracy is near chance where it is at most this share of the way from a guess to 1, or within the error of a guess
+# on at least so many images.
 GUESSED, COUNTED = 0.1, 30
 # A gradient is right where a short step along it changes the margin by what it predicts, up to this factor.
 RIGHT = 2.0

@@ -8,6 +8,8 @@ from lipbench.escapes import printable
 from lipbench.health import Flag
 from lipbench.results import ResultsError
 
+# Of whole numbers: tables hold 64 bits.
+LARGEST = 2**63
 Check = Callable[[Any], bool]
 
 
@@ -33,7 +35,7 @@ def _is_radius(key: str) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < LARGEST
 
 
 def _is_text(value: Any) -> bool:
@@ -102,7 +104,7 @@ def checked(summary: Mapping[str, Any], key: Mapping[str, Any]) -> tuple[dict[st
     Raises:
         ResultsError: an entry is missing or is not what it has to be; the folder is not named by a seed.
     """
-    if type(key["seed"]) is not int:
+    if not _is_count(key["seed"]):
         raise ResultsError(
             f"the folder of a run is named by its seed, a whole number; this one is called {key['seed']}. If it is a "
             "copy, move it out of the results folder."
