@@ -1,5 +1,6 @@
 """Text from files and folders, shown as data: it never acts as markup, as a formula, or as a command to a terminal."""
 
+import os
 import re
 import sys
 import unicodedata
@@ -24,6 +25,11 @@ def printable(text: str, keep: str = "") -> str:
     """
     text = UNDECODED.sub(lambda found: _decoded(found[0]), text)
     return "".join(c if c in keep or _is_visible(c) else escaped(c) for c in text)
+
+
+def file_name(text: str) -> str:
+    """The name of a file whose bytes are the text in UTF-8, on a system of any encoding."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def escaped(character: str) -> str:

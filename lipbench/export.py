@@ -23,6 +23,7 @@ from lipbench.bounds import as_pixels
 from lipbench.certificate import certify, gaps, layerwise, lipschitz, radius
 from lipbench.commandline import CONF, CommandError, check_overrides, quoted
 from lipbench.data import Dataset
+from lipbench.escapes import say
 from lipbench.exporting import (
     CERTIFICATE,
     FILES,
@@ -227,12 +228,12 @@ def task(cfg: DictConfig) -> None:
         out = Path(cfg.out) if cfg.out is not None else None
         written = export_run(Path(cfg.run), out, list(cfg.trust), formats=formats, opset=cfg.opset, batch=cfg.batch)
     except (ExportError, ResultsError, HydraException, OSError) as error:
-        print(error, file=sys.stderr)
+        say(error, sys.stderr)
         raise SystemExit(1) from error
     certificate = read_json(written[0])
     if not certificate["certified"]:
-        print(f"Without a certificate, every radius is 0: {certificate['unbounded']}", file=sys.stderr)
-    print("Written and verified: " + ", ".join(map(str, written)))
+        say(f"Without a certificate, every radius is 0: {certificate['unbounded']}", sys.stderr)
+    say("Written and verified: " + ", ".join(map(str, written)))
 
 
 def main() -> None:

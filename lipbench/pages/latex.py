@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from lipbench.escapes import file_name
 from lipbench.pages.leaderboard import BY_CLASS, GROUP, LAWS, hidden, written
 from lipbench.pages.lineup import lineup_table
 from lipbench.pages.runs import Problem
@@ -40,7 +41,7 @@ def write_latex(table: pd.DataFrame, root: Path) -> tuple[list[Path], list[Probl
     Returns:
         the files, and those that could not be written.
     """
-    tables = {f"leaderboard_{dataset}.tex": rows for dataset, rows in table.groupby("dataset", sort=True)}
+    tables = {file_name(f"leaderboard_{dataset}.tex"): rows for dataset, rows in table.groupby("dataset", sort=True)}
     lineup = lineup_table(table)
     if lineup["dataset"].nunique() > 1:
         tables["lineup.tex"] = lineup
