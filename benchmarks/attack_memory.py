@@ -32,13 +32,13 @@ KIB = 1024
 
 def resident(field: str) -> float:
     """MiB of this process: VmRSS, now, or VmHWM, the most since `forget`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / KIB
 
 
 def forget() -> None:
     """The most so far is what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def network() -> torch.nn.Module:
@@ -93,7 +93,7 @@ def main() -> None:
     for number in NUMBERS:
         for batch_size in BATCHES:
             command = [sys.executable, __file__, "--cell", str(number), str(batch_size)]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8").stdout
             rows.append({"images": number, "batch_size": batch_size, **json.loads(output.splitlines()[-1])})
             print(rows[-1], flush=True)
     write_text(options.output, table(rows))

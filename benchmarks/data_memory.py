@@ -42,13 +42,15 @@ PERIOD = 0.02
 
 def anonymous() -> float:
     """MiB of anonymous memory of this process and its children."""
-    children = [pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+    children = [
+        pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text(encoding="utf-8").split()
+    ]
     return sum(map(_anonymous, ["self", *children]))
 
 
 def _anonymous(pid: str) -> float:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:  # it ended meanwhile
         return 0.0
     return sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")) / 1024
@@ -150,7 +152,7 @@ def main() -> None:
             root = (options.root or Path(temporary)) / str(number)
             command = [sys.executable, __file__, "--root", str(root), "--one", str(number)]
             command += ["--size", str(options.size), "--minutes", str(options.minutes)]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            output = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
             columns[number] = json.loads(output.splitlines()[-1])
             print(number, columns[number], flush=True)
     write_text(options.out, table(columns, options.size))

@@ -246,7 +246,7 @@ def _onnx(place: Path) -> list[Path]:
 def _run(place: Path) -> Path:
     run = runs_on_disk.make(place, "net")
     history = {"epoch": [1, 2], "seconds": [0.5, 0.5], "steps": [3, 3], "certified_accuracy": [0.1, 0.2]}
-    pd.DataFrame(history).to_csv(run / "history.csv", index=False)
+    pd.DataFrame(history).to_csv(run / "history.csv", index=False, encoding="utf-8")
     np.savez_compressed(run / "illustrations.npz", images=PIXELS, classes=np.array(["a", "b"]))
     return run
 

@@ -71,7 +71,7 @@ def content(results: Path) -> dict[str, bytes]:
     runs = [path.parent for path in results.glob("*/*/*/*/summary.json")]
     found = {p.relative_to(results).as_posix(): p.read_bytes() for run in runs for f in COMPARED for p in run.glob(f)}
     for run in runs:
-        held = json.loads((run / "summary.json").read_text())
+        held = json.loads((run / "summary.json").read_text(encoding="utf-8"))
         found[f"{run.relative_to(results)}/summary"] = json.dumps(
             {key: value for key, value in held.items() if "seconds" not in key}
         ).encode()
@@ -94,14 +94,14 @@ def main() -> None:
                 # A worker that ended while the other made the last run says 75; this one finds all of them.
                 codes.append(worker(results).wait())
             elif worker(results).wait() != 0:
-                raise SystemExit((Path(folder) / f"{name}.log").read_text())
+                raise SystemExit((Path(folder) / f"{name}.log").read_text(encoding="utf-8"))
             seconds.append(time.perf_counter() - started)
         first, second = (content(Path(folder) / name) for name in ("undisturbed", "killed"))
         differing = sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
         whole = finished(Path(folder) / "killed")
         left = [p.name for p in (Path(folder) / "killed").rglob("*") if p.name.startswith(".") or p.name == "lock.json"]
         if codes[-1] != 0 or whole != RUNS:
-            print((Path(folder) / "killed.log").read_text()[-3000:], file=sys.stderr)
+            print((Path(folder) / "killed.log").read_text(encoding="utf-8")[-3000:], file=sys.stderr)
     print("| runs | workers | kills, after so many finished runs | finished | files compared | differing | left over |")
     print("|---|---|---|---|---|---|---|")
     killed_after = f"{len(at)} ({', '.join(map(str, at))})"

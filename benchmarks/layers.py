@@ -218,7 +218,11 @@ def peak_memory(title: str, name: str, device: torch.device) -> dict[str, float]
     """Growth of the peak memory while the variant takes 10 steps, in a process of its own."""
     threads = str(torch.get_num_threads())
     command = [sys.executable, __file__, "--memory", title, name, "--device", str(device), "--threads", threads]
-    return {"MiB": float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))}
+    return {
+        "MiB": float(
+            json.loads(subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout)
+        )
+    }
 
 
 def _memory(title: str, name: str, device: torch.device) -> float:
@@ -229,7 +233,7 @@ def _memory(title: str, name: str, device: torch.device) -> float:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of the imports
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak of the imports
     model, optimizer = variants[name]()
     step = stepper((model.to(device), optimizer), shape, device)
     for _ in range(10):
@@ -241,7 +245,7 @@ def _memory(title: str, name: str, device: torch.device) -> float:
 
 def _resident(field: str) -> float:
     """MiB of the resident set now (VmRSS), or at its peak (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(float(line.split()[1]) / 2**10 for line in lines if line.startswith(field))
 
 
@@ -265,7 +269,7 @@ def main() -> None:
         f"{BATCH}, interleaved, medians of {options.rounds} rounds of {BURST} steps; ratio to plain torch in the "
         f"same round. {name}, {options.threads} threads, torch {torch.__version__}.\n\n"
     )
-    written = options.out.read_text().split("## ")[1:] if options.only and options.out.exists() else []
+    written = options.out.read_text(encoding="utf-8").split("## ")[1:] if options.only and options.out.exists() else []
     sections = {section.split("\n")[0]: section for section in written}
     for title in [options.only] if options.only else tables():
         table = measure(title, options.rounds, device)

@@ -25,7 +25,7 @@ RUN = ["experiment=digits08/hkr_mlp", "images=100", "training.epochs=2", "progre
 
 def fabricate(real: Path, root: Path, runs: int) -> None:
     """Writes the results folder."""
-    summary, draw = json.loads((real / "summary.json").read_text()), random.Random(0)
+    summary, draw = json.loads((real / "summary.json").read_text(encoding="utf-8")), random.Random(0)
     files = [path for path in real.rglob("*") if path.is_file() and path.name not in ("summary.json", "lock.json")]
     for number in range(runs):
         rest, places = number, []
@@ -48,7 +48,7 @@ def fabricate(real: Path, root: Path, runs: int) -> None:
         }
         for key in ("accuracy", "median_certificate", "tightness"):
             held[key] = (held[key] or 1) * draw.uniform(0.8, 1)
-        (folder / "summary.json").write_text(json.dumps(held, indent=2, sort_keys=True))
+        (folder / "summary.json").write_text(json.dumps(held, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def child(part: str, root: Path) -> None:
@@ -70,7 +70,7 @@ def child(part: str, root: Path) -> None:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             chosen = [f"results={root}", f"figures={'true' if part == 'figures' else 'false'}"]
             cfg = compose("report", overrides=chosen)
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the report itself, which is long)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (the report itself, which is long)
         report._report(cfg)
         sys.stdout = sys.__stdout__
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -101,7 +101,7 @@ def main() -> None:
         print(f"| {options.runs} runs | seconds | of them CPU | peak memory, MiB |\n|---|---|---|---|", flush=True)
         for part, words in parts.items():
             command = [sys.executable, __file__, str(root), "--part", part]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8")
             seconds, cpu, memory = map(float, done.stdout.split()[-3:])
             print(f"| {words} | {seconds:.1f} | {cpu:.1f} | {memory:.0f} |", flush=True)
 

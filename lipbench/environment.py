@@ -68,7 +68,9 @@ def _packages() -> dict[str, str]:
 def _commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False, encoding="utf-8"
+        )
     except OSError:  # no git
         return None
     return found.stdout.strip() or None
@@ -77,7 +79,7 @@ def _commit() -> str | None:
 def _of_processor(key: str) -> str:
     """A line of /proc/cpuinfo where the system has it; otherwise empty."""
     info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
+    for line in info.read_text(encoding="utf-8").splitlines() if info.exists() else ():
         if line.startswith(key):
             return line.split(":", 1)[1].strip()
     return ""

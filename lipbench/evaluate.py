@@ -19,6 +19,7 @@ from tabulate import tabulate
 
 from lipbench.bring import FORMS, Brought, ModelError, default_name, load_model
 from lipbench.commandline import CONF, PLACES, CommandError, check_overrides, judging, quoted, report_lines
+from lipbench.escapes import say
 from lipbench.evaluation import evaluate
 from lipbench.jobs import FAILED, FINISHED, INTERRUPTED, attempt
 from lipbench.results import LawViolation
@@ -78,15 +79,15 @@ def task(cfg: DictConfig) -> None:
     try:
         brought = brought_of(cfg, str(HydraConfig.get().runtime.choices["dataset"]))
     except ERRORS as error:
-        print(f"\n{error}\n", file=sys.stderr)
+        say(f"\n{error}\n", sys.stderr)
         raise SystemExit(FAILED) from error
     name = "/".join(brought.folder.parts[-4:-2])
 
     def work() -> None:
         summary = brought.run()
-        print(layers_text(pd.read_csv(brought.folder / "layers.csv", keep_default_na=False)))
-        print(report_lines(name, brought.folder, summary))
-        print(f"Tables and figures: python -m lipbench.report results={cfg.results}")
+        say(layers_text(pd.read_csv(brought.folder / "layers.csv", keep_default_na=False)))
+        say(report_lines(name, brought.folder, summary))
+        say(f"Tables and figures: python -m lipbench.report results={cfg.results}")
 
     command = shlex.join(["python", "-m", "lipbench.evaluate", *HydraConfig.get().overrides.task])
     outcome = attempt(name, brought.folder, command, work, ERRORS)
@@ -105,7 +106,7 @@ def main() -> None:
     except CommandError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
+        say("\nInterrupted. The same command goes on where this one stopped.", sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -23,6 +23,7 @@ from lipbench.bounds import as_pixels
 from lipbench.certificate import certify, gaps, layerwise, lipschitz, radius
 from lipbench.commandline import CONF, CommandError, check_overrides, quoted
 from lipbench.data import Dataset
+from lipbench.escapes import say
 from lipbench.exporting import (
     CERTIFICATE,
     FILES,
@@ -94,7 +95,7 @@ def export(
         contents = {name: content_of(name, program, entries, batch, opset) for name in formats}
     trials = _trials(shape, batch, images)
     with all_or_none(folder, [CERTIFICATE, *(FILES[name] for name in formats)]) as paths:
-        paths[CERTIFICATE].write_text(to_json(entries, indent=2) + "\n")
+        paths[CERTIFICATE].write_text(to_json(entries, indent=2) + "\n", encoding="utf-8")
         for name, content in contents.items():
             paths[FILES[name]].write_bytes(content)
             with quiet():
@@ -227,12 +228,12 @@ def task(cfg: DictConfig) -> None:
         out = Path(cfg.out) if cfg.out is not None else None
         written = export_run(Path(cfg.run), out, list(cfg.trust), formats=formats, opset=cfg.opset, batch=cfg.batch)
     except (ExportError, ResultsError, HydraException, OSError) as error:
-        print(error, file=sys.stderr)
+        say(error, sys.stderr)
         raise SystemExit(1) from error
     certificate = read_json(written[0])
     if not certificate["certified"]:
-        print(f"Without a certificate, every radius is 0: {certificate['unbounded']}", file=sys.stderr)
-    print("Written and verified: " + ", ".join(map(str, written)))
+        say(f"Without a certificate, every radius is 0: {certificate['unbounded']}", sys.stderr)
+    say("Written and verified: " + ", ".join(map(str, written)))
 
 
 def main() -> None:

@@ -25,6 +25,9 @@ BLACK_BOX = ("hop_skip_jump", "square", "boundary", "pixle")
 # A black-box attack is ahead where its distance is this much shorter, and ahead of the others as a family where it is
 # so on this share of the images: below, it is luck.
 NEARER, SHARE = 0.99, 0.05
+# An accuracy is near chance where it is at most this share of the way from a guess to 1, or within the error of a guess
+# on at least so many images.
+GUESSED, COUNTED = 0.1, 30
 # A gradient is right where a short step along it changes the margin by what it predicts, up to this factor.
 RIGHT = 2.0
 # Length of that step: short against a distance, long against rounding.
@@ -275,13 +278,16 @@ def _accuracy(table: pd.DataFrame) -> Iterator[Flag]:
     images = table.drop_duplicates("index")
     accuracy = float((images["label"] == images["prediction"]).mean())
     most = float(images["label"].value_counts(normalize=True).iloc[0])
-    if accuracy <= most < 1:
+    # Two standard deviations of a guess; of a few images they would say nothing.
+    error = 2 * (most * (1 - most) / len(images)) ** 0.5 if len(images) >= COUNTED else 0.0
+    if most < 1 and accuracy <= most + max(GUESSED * (1 - most), error):
         yield Flag(
             "low_accuracy",
             "note",
-            f"accuracy {100 * accuracy:.1f} %: always answering the most frequent label is right on "
-            f"{100 * most:.1f} %. Are the pixels in the range that the model was trained for (normalisation belongs "
-            "inside it), and the labels in the same order?",
+            f"accuracy {100 * accuracy:.1f} %, hardly better than a guess: always answering the most frequent label is "
+            f"right on {100 * most:.1f} %. Check that the pixels are in the range that the model was trained for (put "
+            "its normalisation inside the model), that height and width are not exchanged, and that the labels are in "
+            "the same order.",
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lipbench.escapes import say
 from lipbench.locks import Running, held
 from lipbench.results import ERROR, LawViolation, write_error
 from lipbench.run_folder import OtherNetwork
@@ -61,11 +62,11 @@ def attempt(
         begun = True
         work()
     except Running as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        say(f"{name}: {error}", sys.stderr)
         return Outcome(name, str(folder), ELSEWHERE, str(error))
     except Exception as error:
         why = explained(error, folder, said)
-        print(f"\n{name}: {why}\n", file=sys.stderr)
+        say(f"\n{name}: {why}\n", sys.stderr)
         if not isinstance(error, said):
             traceback.print_exception(error)
         spared = isinstance(error, OtherNetwork) or (not begun and (folder / "summary.json").exists())
@@ -73,7 +74,7 @@ def attempt(
             try:
                 write_error(folder, error, command)
             except OSError as second:
-                print(f"{folder / ERROR} could not be written: {second}", file=sys.stderr)
+                say(f"{folder / ERROR} could not be written: {second}", sys.stderr)
         return Outcome(name, str(folder), FAILED, why)
     return Outcome(name, str(folder))
 

@@ -129,7 +129,7 @@ def owner_of(path: Path, now: float | None = None) -> Owner | None:
         now: by the clock that gave the file its times; by default this machine's.
     """
     try:
-        text, beat = path.read_text(), path.stat().st_mtime
+        text, beat = path.read_text(encoding="utf-8"), path.stat().st_mtime
     except FileNotFoundError:
         return None
     silent = max(0.0, (time.time() if now is None else now) - beat)
@@ -168,7 +168,7 @@ def _take(path: Path, mine: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{mine['token']}")
     try:
         while True:
-            temporary.write_text(json.dumps(mine))
+            temporary.write_text(json.dumps(mine), encoding="utf-8")
             with suppress(FileExistsError):
                 _link(temporary, path)
                 return
@@ -203,8 +203,8 @@ def _link(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        with path.open("x") as file:
-            file.write(temporary.read_text())
+        with path.open("x", encoding="utf-8") as file:
+            file.write(temporary.read_text(encoding="utf-8"))
 
 
 def _beat(path: Path, token: str, ended: threading.Event) -> None:
@@ -236,7 +236,7 @@ def _me() -> dict[str, Any]:
 def _machine() -> str:
     """In a container of the same machine, the same number is another process."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
@@ -245,10 +245,15 @@ def _machine() -> str:
 def _started(pid: int) -> str | None:
     """When a process of this machine started; None where there is none, or only its exit code is left."""
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = _status(pid)
     except (OSError, ValueError):
         return None
     return None if state in "ZX" else fields[18]
+
+
+def _status(pid: int) -> list[str]:
+    """What /proc says of a process, from its state on: the name before it may be cut inside of a character."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
 
 
 def _exists(pid: int) -> bool:
@@ -264,6 +269,6 @@ def _exists(pid: int) -> bool:
 
 def _is_over(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return _status(pid)[0] in "ZX"
     except (OSError, IndexError):
         return False

@@ -18,7 +18,7 @@ def strict() -> bool:
 
 def _intel() -> bool:
     try:
-        with Path("/proc/cpuinfo").open() as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             return "GenuineIntel" in file.read(200)
     except OSError:
         return False

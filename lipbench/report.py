@@ -2,6 +2,12 @@
 loaded.
 """
 
+import os
+
+# The report draws files and needs no window. Matplotlib reads this variable when it is imported. A command started from
+# Jupyter inherits the kernel's backend, and the import fails where the kernel's packages are missing.
+os.environ["MPLBACKEND"] = "agg"
+
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +17,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from lipbench.commandline import CONF, CommandError, check_overrides
+from lipbench.escapes import say
 from lipbench.pages import (
     Runs,
     compare_runs,
@@ -31,10 +38,10 @@ def task(cfg: DictConfig) -> None:
     try:
         table = _report(cfg)
     except (ResultsError, OSError) as error:
-        print(error, file=sys.stderr)
+        say(error, sys.stderr)
         raise SystemExit(1) from error
     if (table["violations"] > 0).any() or (table["transport law"] == "VIOLATED").any():
-        print("\nA LAW IS VIOLATED: see the column of violations and the transport law above.", file=sys.stderr)
+        say("\nA LAW IS VIOLATED: see the column of violations and the transport law above.", sys.stderr)
         raise SystemExit(1)
 
 
@@ -47,27 +54,30 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
         raise ResultsError(f"processes={cfg.processes}: a number of processes, 1 or more, or null.")
     runs = find_runs(Path(cfg.results))
     for problem in runs.problems:
-        print(f"Left out: {problem}", file=sys.stderr)
+        say(f"Left out: {problem}", sys.stderr)
     if cfg.datasets is not None:
         runs = _only(runs, [cfg.datasets] if isinstance(cfg.datasets, str) else list(cfg.datasets))
     table = leaderboard(runs)
-    print(write_leaderboard(table, runs))
-    written = [runs.root / "leaderboard.csv", runs.root / "leaderboard.md", *write_latex(table, runs.root)]
-    comparison, failure = None, None
+    say(write_leaderboard(table, runs))
+    files, problems = write_latex(table, runs.root)
+    written = [runs.root / "leaderboard.csv", runs.root / "leaderboard.md", *files]
+    comparison: Comparison | None = None
+    failure: Exception | None = None
     if cfg.compare is not None:
         try:
             comparison = _compare(runs, Path(cfg.compare))
             written.append(runs.root / "comparison.csv")
-        except ResultsError as error:
+        except (ResultsError, OSError) as error:
             failure = error
     if cfg.figures:
-        files, problems = draw(runs, cfg.training_curves, cfg.processes)
+        files, undrawn = draw(runs, cfg.training_curves, cfg.processes)
         written += files
-        for problem in problems:
-            print(f"Not drawn: {problem}", file=sys.stderr)
-        runs = replace(runs, problems=[*runs.problems, *problems])
+        problems += undrawn
+    for problem in problems:
+        say(f"Not drawn: {problem}", sys.stderr)
+    runs = replace(runs, problems=[*runs.problems, *problems])
     written.append(write_page(table, runs, comparison, order=[recipe.name for recipe in RECIPES]))
-    print("\nWritten: " + ", ".join(map(str, written)))
+    say("\nWritten: " + ", ".join(map(str, written)))
     if failure is not None:
         raise failure
     return table
@@ -76,7 +86,7 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
 def _compare(runs: Runs, other: Path) -> Comparison:
     second = find_runs(other).of({run.summary["dataset"] for run in runs.finished})
     comparison = compare_runs(runs, second)
-    print("\n" + write_comparison(comparison, runs.root))
+    say("\n" + write_comparison(comparison, runs.root))
     return comparison
 
 
@@ -102,7 +112,7 @@ def main() -> None:
     except CommandError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command draws the figures again.", file=sys.stderr)
+        say("\nInterrupted. The same command draws the figures again.", sys.stderr)
         raise SystemExit(130) from None
 
 

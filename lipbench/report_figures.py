@@ -12,6 +12,7 @@ import pandas as pd
 from joblib import Parallel, cpu_count, delayed
 from matplotlib.figure import Figure
 
+from lipbench.escapes import file_name
 from lipbench.figures import (
     BROKEN,
     FIGURES,
@@ -205,7 +206,7 @@ def _draw_part(runs: Runs, chosen: Sequence[str], dataset: str | None) -> tuple[
     for one in chain(drawings(results, recipes, failed), _sound(own, failed)):
         words = {"title": one.title, "alt": one.alt, "source": SOURCE}
         try:
-            written += save_figure(one.figure, runs.root / "figures" / one.name, **words, data=one.table)
+            written += save_figure(one.figure, runs.root / "figures" / file_name(one.name), **words, data=one.table)
         except BROKEN as error:
             failed(one.name, error)
     return written, problems

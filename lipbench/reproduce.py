@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from lipbench.commandline import CONF, CommandError, check_overrides, judging, quoted
 from lipbench.data import Dataset
+from lipbench.escapes import say
 from lipbench.experiment import Experiment
 from lipbench.identity import described, read_back
 from lipbench.results import (
@@ -92,7 +93,7 @@ def reproduce(
     try:
         experiment.run()
     except LawViolation as error:
-        print(error, file=sys.stderr)  # a run that broke a law is made again as well
+        say(error, sys.stderr)  # a run that broke a law is made again as well
     return equalities(run, folder), _environments(run, folder)
 
 
@@ -189,9 +190,9 @@ def task(cfg: DictConfig) -> None:
             options = {key: cfg[key] for key in ("data_root", "source", "device", "progress")}
             rows, warnings = reproduce(run, out, trust=list(cfg.trust), **options)
     except (ResultsError, HydraException, ImportError, OSError, ValueError, TypeError, RuntimeError) as error:
-        print(f"\n{error}\n", file=sys.stderr)
+        say(f"\n{error}\n", sys.stderr)
         raise SystemExit(2) from error
-    print(_report(run, rows, warnings), flush=True)
+    say(_report(run, rows, warnings))
     if not all(row.equal for row in rows):
         raise SystemExit(1)
 
@@ -209,10 +210,10 @@ def main() -> None:
         check_overrides(sys.argv[1:], "reproduce")
         task()
     except CommandError as error:
-        print(error, file=sys.stderr)
+        say(error, sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\nInterrupted. Nothing is kept but what lies in out=.", file=sys.stderr)
+        say("\nInterrupted. Nothing is kept but what lies in out=.", sys.stderr)
         raise SystemExit(130) from None
 
 

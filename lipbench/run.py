@@ -26,6 +26,7 @@ from lipbench.commandline import (
     judging,
     report_lines,
 )
+from lipbench.escapes import say
 from lipbench.experiment import Experiment
 from lipbench.jobs import FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
 from lipbench.sweeps import NETWORK, command_of, folder_of, recorded
@@ -84,7 +85,7 @@ def task(cfg: DictConfig) -> Outcome:
             experiment.assist()
         else:
             summary = experiment.run()
-            print(report_lines(name, experiment.folder, summary), flush=True)
+            say(report_lines(name, experiment.folder, summary))
 
     try:
         folder = folder_of(cfg.results, name, overrides, cfg.seed)
@@ -116,12 +117,12 @@ def main() -> None:
                 task()
             finally:
                 if outcomes:
-                    print(summary_lines(outcomes), file=sys.stderr)
+                    say(summary_lines(outcomes), sys.stderr)
         raise SystemExit(exit_code(outcomes))
     except CommandError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
+        say("\nInterrupted. The same command goes on where this one stopped.", sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -70,7 +70,7 @@ def _progress(folder: Path, owner: Owner | None) -> str:
 def _epochs(folder: Path) -> str:
     """How far the training is, by its checkpoint."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         epochs = config["training"]["epochs"]
     except (OSError, yaml.YAMLError, LookupError, TypeError):
         return "at its start"

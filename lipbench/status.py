@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lipbench.commandline import CommandError, check_overrides, expand_suites
+from lipbench.escapes import say
 from lipbench.states import FINISHED, KINDS, State, begun, state_of
 from lipbench.sweeps import planned
 
@@ -52,7 +53,7 @@ def main() -> None:
         print(__doc__)
         return
     try:
-        print(text(states(sys.argv[1:])))
+        say(text(states(sys.argv[1:])))
     except CommandError as error:
         raise SystemExit(str(error)) from None
 

@@ -1,5 +1,6 @@
 """A made-up results folder, small and without any network: what figures are drawn from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,26 @@ NETWORKS = {
 }
 
 
-def make_results(root: Path, dataset: str = "made08", illustrated: bool = True, shape: Shape = GREY) -> Path:
+def make_results(
+    root: Path,
+    dataset: str = "made08",
+    illustrated: bool = True,
+    shape: Shape = GREY,
+    classes: Sequence[str] = ("0", "8"),
+) -> Path:
     """Writes the runs of `NETWORKS` and returns the root."""
     for number, name in enumerate(NETWORKS):
-        make_run(root / dataset / name / "default" / "0", number, illustrated, shape)
+        make_run(root / dataset / name / "default" / "0", number, illustrated, shape, classes)
     return root
 
 
-def make_run(folder: Path, number: int, illustrated: bool = True, shape: Shape = GREY) -> None:
+def make_run(
+    folder: Path,
+    number: int,
+    illustrated: bool = True,
+    shape: Shape = GREY,
+    classes: Sequence[str] = ("0", "8"),
+) -> None:
     generator = np.random.default_rng(number)
     share, bounds = NETWORKS.get(folder.parts[-3], NETWORKS["hkr_cnn"])
     labels = np.arange(IMAGES) % 2
@@ -41,7 +54,10 @@ def make_run(folder: Path, number: int, illustrated: bool = True, shape: Shape =
     write_text(folder / "history.csv", pd.DataFrame(history).to_csv(index=False))
     write_summary(folder, {"lipschitz": bounds[-1]}, {})
     if illustrated:
-        np.savez_compressed(folder / "illustrations.npz", **illustrations(labels, nearest, generator, shape))
+        np.savez_compressed(
+            folder / "illustrations.npz",
+            **{**illustrations(labels, nearest, generator, shape), "classes": np.array(classes)},
+        )
 
 
 def make_sweep(root: Path) -> Path:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import lipbench
 from lipbench.attacks import undisturbed
+from lipbench.data import digits
 from lipbench.evaluation import health
 from lipbench.health import Flag, model_flags, returned_flags, table_flags
 from lipbench.results import bounds_table
@@ -150,6 +151,35 @@ def test_a_black_box_that_wins():
 def test_accuracy_of_a_guess():
     assert found(rows("a", "upper", [1.0] * 8, wrong=4)).keys() == {"low_accuracy"}
     assert found(rows("a", "upper", [1.0] * 8, wrong=3)) == {}
+    # Hardly better than a guess: of many images a tenth of the way to 1, of fewer within the error of a guess.
+    assert found(rows("a", "upper", [1.0] * 4000, wrong=1850)).keys() == {"low_accuracy"}
+    assert found(rows("a", "upper", [1.0] * 4000, wrong=1750)) == {}
+    assert found(rows("a", "upper", [1.0] * 40, wrong=15)).keys() == {"low_accuracy"}
+    assert found(rows("a", "upper", [1.0] * 40, wrong=10)) == {}
+
+
+@pytest.mark.parametrize(
+    ("what", "flagged"),
+    [
+        (lambda x: x, False),
+        (lambda x: x + 0.2, False),
+        (lambda x: x.transpose(2, 3), True),
+        (lambda x: x.rot90(1, (2, 3)), True),
+        (lambda x: x / 255, True),
+        (lambda x: 1 - x, True),
+    ],
+    ids=["as trained", "brighter", "transposed", "turned", "range", "inverted"],
+)
+def test_images_of_another_kind_than_the_training_are_flagged(what, flagged):
+    data = digits()
+    images, labels = data.train.images.flatten(1) / 255, data.train.labels
+    means = torch.stack([images[labels == k].mean(0) for k in range(10)])
+    test = what(data.test.images / 255).flatten(1)
+    predictions = (test @ means.T - means.square().sum(1) / 2).argmax(1)
+    table = bounds_table(
+        range(len(test)), data.test.labels.numpy(), predictions.numpy(), "a", "upper", np.ones(len(test))
+    )
+    assert ("low_accuracy" in found(table)) == flagged
 
 
 def test_evaluate_warns_and_keeps_the_flags():

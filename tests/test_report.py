@@ -224,7 +224,8 @@ def test_latex_tables_are_booktabs_with_the_best_in_bold(tmp_path):
     make(tmp_path, "large_one", 2.0)
     make(tmp_path, "alone", dataset="other")
     table = leaderboard(find_runs(tmp_path))
-    paths = write_latex(table, tmp_path)
+    paths, problems = write_latex(table, tmp_path)
+    assert not problems
     assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex", "lineup.tex"]
     head, begin, *lines, end = paths[0].read_text().strip().splitlines()
     assert "booktabs" in head
@@ -263,7 +264,7 @@ def test_classes_of_unequal_size_have_columns_of_their_own(tmp_path):
     assert text.count(">balanced certified accuracy at ε</th>") == 1
     assert text.count(">certified accuracy at ε</th>") == 1, "the other data set has no other"
     assert 'data-value="12.5"' in text
-    first, second, _ = (path.read_text() for path in write_latex(table, tmp_path))
+    first, second, _ = (path.read_text() for path in write_latex(table, tmp_path)[0])
     assert "balanced" not in first
     assert r"{certified at $\varepsilon$, balanced}" in second
     assert r"{certified at $\varepsilon$}" not in second
@@ -292,12 +293,12 @@ def test_the_lineup_of_all_data_sets_is_one_table(tmp_path):
     assert table["cert @ 0.5"].iloc[-1] == table["rob @ 0.5"].iloc[-1] == 25
     text = write_leaderboard(leaderboard(runs), runs)
     assert "## The line-up on all data sets" in text
-    latex = (write_latex(leaderboard(runs), tmp_path)[-1]).read_text()
+    latex = write_latex(leaderboard(runs), tmp_path)[0][-1].read_text()
     assert latex.count("hkr\\_") == 3
     assert "uneven & hkr\\_cnn & 75.0" in latex, "alone in its data set: nothing is best"
     alone = find_runs(tmp_path / "data")
     assert "line-up" not in write_leaderboard(leaderboard(alone), alone)
-    assert [path.name for path in write_latex(leaderboard(alone), tmp_path / "data")] == ["leaderboard_data.tex"]
+    assert [path.name for path in write_latex(leaderboard(alone), tmp_path / "data")[0]] == ["leaderboard_data.tex"]
 
 
 def figure() -> Figure:

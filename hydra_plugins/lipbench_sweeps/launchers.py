@@ -176,7 +176,7 @@ class _Queue:
     def holds(self, job_id: str) -> bool:
         if time.monotonic() - self.asked > QUEUE_PAUSE:
             command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
-            found = subprocess.run(command, capture_output=True, text=True, check=False)
+            found = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
             if found.returncode:  # Slurm is busy: nothing is known, so nothing has gone
                 return True
             self.asked, self.held = time.monotonic(), set(found.stdout.split())

@@ -116,7 +116,7 @@ class OptunaSweeper(Sweeper):
             outcome = answer.return_value if answer.status == JobStatus.COMPLETED else None
             if outcome is None or outcome.code != 0:
                 return None
-            summary = json.loads((Path(outcome.folder) / "summary.json").read_text())
+            summary = json.loads((Path(outcome.folder) / "summary.json").read_text(encoding="utf-8"))
             if self.objective not in summary:
                 known = ", ".join(key for key in summary if key.startswith(TUNABLE))
                 raise SystemExit(f"hydra.sweeper.objective={self.objective}: a summary has {known}.")

@@ -162,12 +162,12 @@ def remembered(name: str, settings: Any, compute: Callable[[], int], root: str |
     key = hashlib.sha256(json.dumps([VERSION, settings], sort_keys=True).encode()).hexdigest()[:16]
     path = data_root(root) / "cache" / f"{name}-{key}.json"
     with suppress(OSError, ValueError):
-        held = json.loads(path.read_text())
+        held = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(held, int):
             return held
     value = compute()
     with suppress(OSError), atomic(path) as temporary:
-        temporary.write_text(json.dumps(value))
+        temporary.write_text(json.dumps(value), encoding="utf-8")
     return value
 
 

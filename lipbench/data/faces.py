@@ -91,7 +91,7 @@ def write_faces(
     folder = data_root(root) / DRAWN.folder
     note = _note(count, seed)
     if folder.exists():
-        found = (folder / NOTE).read_text() if (folder / NOTE).is_file() else ""
+        found = (folder / NOTE).read_text(encoding="utf-8") if (folder / NOTE).is_file() else ""
         if found == note:
             drawn = sum(1 for _ in (folder / IMAGES).iterdir()) if (folder / IMAGES).is_dir() else 0
             if drawn != count:
@@ -104,7 +104,7 @@ def write_faces(
         (temporary / IMAGES).mkdir(parents=True)
         _draw_all(temporary / IMAGES, count, seed, workers, progress)
         _write_lists(temporary, count, seed)
-        (temporary / NOTE).write_text(note)
+        (temporary / NOTE).write_text(note, encoding="utf-8")
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -131,7 +131,7 @@ def _draw_chunk(folder: Path, count: int, seed: int, start: int) -> int:
 
 
 def _write_lists(folder: Path, count: int, seed: int) -> None:
-    with (folder / ATTRIBUTE_FILE).open("w") as file:
+    with (folder / ATTRIBUTE_FILE).open("w", encoding="utf-8") as file:
         file.write(f"{count}\n{' '.join(ATTRIBUTES)}\n")
         for index in range(count):
             has, _ = face(seed, index)
@@ -139,7 +139,7 @@ def _write_lists(folder: Path, count: int, seed: int) -> None:
     # At least one image in each part.
     train = min(round(TRAIN * count), count - 2)
     validation = max(1, round(VALIDATION * count))
-    with (folder / PARTITION_FILE).open("w") as file:
+    with (folder / PARTITION_FILE).open("w", encoding="utf-8") as file:
         for index in range(count):
             file.write(f"{file_name(index)} {(index >= train) + (index >= train + validation)}\n")
 

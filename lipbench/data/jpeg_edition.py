@@ -52,7 +52,7 @@ def make_cifar10_jpeg(root: str | Path | None = None, archive: str | Path | None
         for split, files in (("train", FORM.train), ("test", FORM.test)):
             for file, batch in zip(files, np.split(records[split], len(files)), strict=True):
                 (temporary / file).write_bytes(batch.tobytes())
-        (temporary / collection.task.names_file).write_text("\n".join(CLASSES) + "\n")
+        (temporary / collection.task.names_file).write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
         read_form(collection, FORM, temporary)
         temporary.rename(target)
     finally:

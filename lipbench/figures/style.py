@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
+from matplotlib import style as matplotlib_style
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from lipbench.escapes import csv, printable
 from lipbench.figures.data import drawn
+from lipbench.figures.lettering import FAMILY, make_legible
 from lipbench.results import atomic, write_text
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white. Black is kept for the headline.
@@ -30,6 +32,8 @@ ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9
 STYLE = {
     "pdf.fonttype": 42,  # TrueType: editors and publishers can use the text
     "ps.fonttype": 42,
+    "text.parse_math": False,  # names are shown letter by letter: "US$100$" is no formula
+    "font.family": FAMILY,
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -139,8 +143,8 @@ def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The project's matplotlib settings, inside the block."""
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+    """The project's matplotlib settings, inside the block. Those of the user, such as text.usetex, do not count."""
+    with matplotlib_style.context(["default", STYLE]):
         yield
 
 
@@ -161,10 +165,13 @@ def save_figure(
     Returns:
         the files written.
     """
+    title, alt = printable(title), printable(alt)
     words = {"Title": title, "Description": alt, "Source": source}
     png = {"dpi": 200, "metadata": {key: text for key, text in words.items() if text}}
     pdf = {"metadata": {"CreationDate": None, "Title": title or None, "Subject": alt or None}}
+    table = drawn(figure) if data is None else data
     with style():
+        make_legible(figure)
         figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out now, not once more for every file: that takes a third of the time
     written = []
@@ -173,9 +180,8 @@ def save_figure(
         with atomic(target) as temporary, style():
             figure.savefig(temporary, format=suffix[1:], **options)
         written.append(target)
-    table = drawn(figure) if data is None else data
     if len(table):
         target = path.with_name(f"{path.name}.csv")
-        write_text(target, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        write_text(target, csv(table, "%.6g"))
         written.append(target)
     return written

@@ -2,18 +2,22 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pandas as pd
 from omegaconf import OmegaConf
 
+from lipbench.figures import BROKEN
 from lipbench.health import Flag
 from lipbench.pages.leaderboard import GROUP
 from lipbench.pages.runs import Run, Runs
-from lipbench.results import ResultsError, read_config, read_json
+from lipbench.results import read_config, read_json
+
+Found = TypeVar("Found")
 
 # An override begins where a comma is followed by a key and "=": other commas belong to a value.
 OVERRIDE = re.compile(r",(?=[A-Za-z_][\w.]*=)")
@@ -68,7 +72,7 @@ class Card:
     @property
     def anchor(self) -> str:
         """Its place in the page."""
-        return "run-" + re.sub(r"[^A-Za-z0-9]+", "-", f"{self.dataset}-{self.experiment}-{self.variant}")
+        return "run-" + quote(f"{self.dataset}/{self.experiment}/{self.variant}")
 
 
 def cards(runs: Runs) -> list[Card]:
@@ -81,7 +85,7 @@ def cards(runs: Runs) -> list[Card]:
 
 def _card(runs: Sequence[Run]) -> Card:
     cautions: list[str] = []
-    configuration = _configuration(runs[0].folder / "config.yaml", cautions)
+    configuration = _part(read_config, runs[0], "config.yaml", cautions) or {}
     laws = {run.summary.get("transport_law") for run in runs}
     return Card(
         **{column: str(runs[0].summary[column]) for column in GROUP},
@@ -98,17 +102,13 @@ def _card(runs: Sequence[Run]) -> Card:
     )
 
 
-def _configuration(path: Path, cautions: list[str]) -> Any:
-    """What the network depends on, as plain containers."""
+def _part(read: Callable[[Path], Found], run: Run, name: str, cautions: list[str]) -> Found | None:
+    """What a function reads in a file of a run. A file that is missing or broken costs a caution, not the card."""
     try:
-        return read_config(path)
-    except (OSError, ResultsError):
-        cautions.append(_unread(path))
-        return {}
-
-
-def _unread(path: Path) -> str:
-    return f"{path.name} of seed {path.parent.name} cannot be read."
+        return read(run.folder / name)
+    except BROKEN:
+        cautions.append(f"{name} of seed {run.folder.name} cannot be read.")
+        return None
 
 
 def _seeds(runs: Sequence[Run]) -> list[list[str]]:
@@ -127,7 +127,7 @@ def _seeds(runs: Sequence[Run]) -> list[list[str]]:
 def _command(runs: Sequence[Run], configuration: Any, cautions: list[str]) -> str:
     """The command that makes the runs again."""
     summary, seeds = runs[0].summary, [str(run.summary["seed"]) for run in runs]
-    methods = _methods(runs[0].folder)
+    methods = _methods(runs[0], cautions)
     attacks = [name for name, images in methods.items() if images is not None]
     certificates = [name for name, images in methods.items() if images is None]
     options = [f"attack=[{','.join(attacks)}]", *(f"images={methods[name]}" for name in attacks[:1])]
@@ -150,16 +150,26 @@ def _joined(words: Sequence[str]) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def _methods(folder: Path) -> dict[str, int | None]:
+def _methods(run: Run, cautions: list[str]) -> dict[str, int | None]:
     """Method -> how many images it was given; None: the whole test set, as certificates are."""
     found = {}
-    for path in sorted((folder / "bounds").glob("*.json")):
-        try:
-            identity = read_json(path)
-        except ResultsError:
-            continue
-        found[path.stem] = identity.get("images")
+    for path in sorted((run.folder / "bounds").glob("*.json")):
+        identity = _part(_identity, run, f"bounds/{path.name}", cautions)
+        if identity is not None:
+            found[path.stem] = identity.get("images")
     return found
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        TypeError: the file holds something else.
+    """
+    identity: dict[str, Any] = read_json(path)
+    images = identity.get("images")
+    if not (images is None or type(images) is int):
+        raise TypeError(f"images: {images}")
+    return identity
 
 
 def _overrides(variant: str, configuration: Any) -> list[str] | None:
@@ -186,46 +196,46 @@ def _environment(runs: Sequence[Run], cautions: list[str]) -> list[tuple[str, st
     """Name -> value; where seeds differ, all of their values."""
     known: dict[str, dict[str, None]] = {}
     for run in runs:
-        path = run.folder / "environment.json"
-        try:
-            held = dict(read_json(path))
-            packages = dict(held.pop("packages", {}))
-        except (OSError, TypeError, ValueError):
-            cautions.append(_unread(path))
-            continue
-        for key, value in {**held, **{name: packages[name] for name in PACKAGES if name in packages}}.items():
-            if isinstance(value, dict | list) or key == "torch_build":
-                continue  # for a machine to read
-            known.setdefault(key, {})[str(value)] = None
+        for key, value in (_part(_machine, run, "environment.json", cautions) or {}).items():
+            known.setdefault(key, {})[value] = None
     return [(key, ", ".join(values)) for key, values in sorted(known.items())]
+
+
+def _machine(path: Path) -> dict[str, str]:
+    """What people read of an `environment.json`: name -> value, with the versions of `PACKAGES`."""
+    held = dict(read_json(path))
+    packages = dict(held.pop("packages", {}))
+    shown = {**held, **{name: packages[name] for name in PACKAGES if name in packages}}
+    # Other containers, and the build of torch, are for a machine to read.
+    return {k: str(value) for k, value in shown.items() if not isinstance(value, dict | list) and k != "torch_build"}
 
 
 def _costs(runs: Sequence[Run], cautions: list[str]) -> list[list[str]]:
     """Seconds and passes of the training and of each method, means over the seeds."""
-    tables = []
-    for run in runs:
-        path = run.folder / "costs.csv"
-        try:
-            tables.append(pd.read_csv(path).set_index("method")[["seconds", "passes"]].astype(float))
-        except (OSError, ValueError, KeyError):
-            cautions.append(_unread(path))
-    if not tables:
+    tables = [_part(_seconds, run, "costs.csv", cautions) for run in runs]
+    known = [table for table in tables if table is not None]
+    if not known:
         return []
-    means = pd.concat(tables).groupby(level=0, sort=False).mean()
+    means = pd.concat(known).groupby(level=0, sort=False).mean()
     rows = [[str(m), f"{row['seconds']:.1f}", f"{row['passes']:.0f}"] for m, row in means.iterrows()]
     return [["method", "seconds", "images through the network"], *rows]
+
+
+def _seconds(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path).set_index("method")[["seconds", "passes"]].astype(float)
 
 
 def _violations(runs: Sequence[Run], cautions: list[str]) -> list[list[str]]:
     rows: list[list[str]] = []
     for run in runs:
-        path = run.folder / "violations.csv"
         if run.summary["violations"]:
-            try:
-                table = pd.read_csv(path, dtype=str, keep_default_na=False)
-            except (OSError, ValueError):
-                cautions.append(_unread(path))
-                continue
-            rows = rows or [["seed", *table]]
-            rows += [[str(run.summary["seed"]), *row] for row in table.head(SHOWN).to_numpy().tolist()]
+            heads, *found = _part(_first_rows, run, "violations.csv", cautions) or [[]]
+            rows = rows or ([["seed", *heads]] if heads else [])
+            rows += [[str(run.summary["seed"]), *row] for row in found]
     return rows
+
+
+def _first_rows(path: Path) -> list[list[str]]:
+    """The headings of a table, and its first rows."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return [list(table), *table.head(SHOWN).to_numpy().tolist()]

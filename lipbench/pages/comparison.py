@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from lipbench.escapes import csv, markdown
 from lipbench.pages.runs import Runs
 from lipbench.results import COMBINED, RUN_COLUMNS, Comparison, compare, write_text
 
@@ -61,16 +62,16 @@ def explained(comparison: Comparison) -> str:
 
 def write_comparison(comparison: Comparison, root: Path) -> str:
     """`comparison.csv` with all methods; returns the rows of the certificates and the nearest attacks as Markdown."""
-    write_text(root / "comparison.csv", comparison.table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_text(root / "comparison.csv", csv(comparison.table, "%.6g"))
     rows = compared_rows(comparison)
-    table = pd.DataFrame([row.cells for row in rows], columns=HEADINGS)
+    table = pd.DataFrame([[markdown(cell) for cell in row.cells] for row in rows], columns=HEADINGS)
     numbers = ["left"] * 3 + ["right"] * (len(HEADINGS) - 3)
     parts = [
         "# Comparison",
-        explained(comparison),
+        markdown(explained(comparison)),
         table.to_markdown(index=False, disable_numparse=True, colalign=numbers),
     ]
-    return "\n\n".join([*parts, *(f"* {note}" for note in comparison.notes)])
+    return "\n\n".join([*parts, *(f"* {markdown(note)}" for note in comparison.notes)])
 
 
 def compared_rows(comparison: Comparison) -> list[ComparedRow]:

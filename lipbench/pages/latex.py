@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from lipbench.escapes import file_name
 from lipbench.pages.leaderboard import BY_CLASS, GROUP, LAWS, hidden, written
 from lipbench.pages.lineup import lineup_table
+from lipbench.pages.runs import Problem
 from lipbench.results import write_text
 
 HEADINGS = {
@@ -32,17 +34,26 @@ HEAD = "% Needs \\usepackage{booktabs}. Accuracies in %; distances are L2, pixel
 BEST = ("accuracy", *BY_CLASS, *(f"{kind} @" for kind in RADII), "median")
 
 
-def write_latex(table: pd.DataFrame, root: Path) -> list[Path]:
+def write_latex(table: pd.DataFrame, root: Path) -> tuple[list[Path], list[Problem]]:
     r"""`leaderboard_<dataset>.tex` of each data set, and of several the line-up, `lineup.tex`: a tabular to \input,
     with the best of each column and data set in bold.
+
+    Returns:
+        the files, and those that could not be written.
     """
-    tables = {f"leaderboard_{dataset}.tex": rows for dataset, rows in table.groupby("dataset", sort=True)}
+    tables = {file_name(f"leaderboard_{dataset}.tex"): rows for dataset, rows in table.groupby("dataset", sort=True)}
     lineup = lineup_table(table)
     if lineup["dataset"].nunique() > 1:
         tables["lineup.tex"] = lineup
+    files: list[Path] = []
+    problems: list[Problem] = []
     for name, rows in tables.items():
-        write_text(root / name, _tabular(rows))
-    return [root / name for name in tables]
+        try:
+            write_text(root / name, _tabular(rows))
+            files.append(root / name)
+        except OSError as error:  # a name that is too long
+            problems.append(Problem.of(error, name, root))
+    return files, problems
 
 
 def _tabular(rows: pd.DataFrame) -> str:

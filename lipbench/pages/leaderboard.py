@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from lipbench.escapes import csv, markdown
 from lipbench.pages.lineup import lineup_table
 from lipbench.pages.runs import Runs
 from lipbench.results import IMBALANCED, RUN_COLUMNS, write_text
@@ -74,12 +75,12 @@ def leaderboard(runs: Runs) -> pd.DataFrame:
 
 def write_leaderboard(table: pd.DataFrame, runs: Runs) -> str:
     """`leaderboard.csv` with all digits and `leaderboard.md` for readers, whose text is returned."""
-    lines = [f"* {'/'.join(map(str, run.key))}: {flag}" for run in runs.finished for flag in run.flags]
+    lines = [markdown(f"{'/'.join(map(str, run.key))}: {flag}") for run in runs.finished for flag in run.flags]
     parts = [*_markdown(table), *_flags(lines)]
     if runs.problems:
-        parts += ["## Left out", "\n".join(f"* {problem}" for problem in runs.problems)]
+        parts += ["## Left out", "\n".join(f"* {markdown(str(problem))}" for problem in runs.problems)]
     text = "\n\n".join(parts)
-    write_text(runs.root / "leaderboard.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(runs.root / "leaderboard.csv", csv(table))
     write_text(runs.root / "leaderboard.md", text + "\n")
     return text
 
@@ -88,7 +89,7 @@ def _flags(lines: list[str]) -> list[str]:
     explained = (
         "Signs that a number says less than it seems to. A warning: distances may be too large, or mean something else."
     )
-    return ["## Flags", f"{explained}\n\n" + "\n".join(lines) if lines else "None."]
+    return ["## Flags", f"{explained}\n\n" + "\n".join(f"* {line}" for line in lines) if lines else "None."]
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:
@@ -98,7 +99,7 @@ def _markdown(table: pd.DataFrame) -> list[str]:
         parts += ["## The line-up on all data sets", LINEUP, _table(lineup)]
     for dataset, rows in table.groupby("dataset", sort=True):
         shown = rows.drop(columns=[*hidden(rows), *LAWS], errors="ignore")
-        parts += [f"## {dataset}", _table(shown), _table(rows[[*GROUP, *LAWS]])]
+        parts += [f"## {markdown(str(dataset))}", _table(shown), _table(rows[[*GROUP, *LAWS]])]
     return parts
 
 
@@ -121,6 +122,8 @@ def _table(rows: pd.DataFrame) -> str:
     numbers = list(map(str, shown.select_dtypes("number")))
     for column in numbers:
         shown[column] = shown[column].map(partial(written, column))
+    for column in shown.columns.difference(numbers):
+        shown[column] = shown[column].map(markdown, na_action="ignore")
     alignment = ["right" if column in numbers else "left" for column in shown]
     shown = shown.rename(columns=_short)
     return shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)

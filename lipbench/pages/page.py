@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lipbench.escapes import printable
 from lipbench.pages.cards import Card, cards
 from lipbench.pages.comparison import HEADINGS, compared_rows, explained
 from lipbench.pages.leaderboard import GROUP, hidden, written
@@ -154,6 +155,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: printable(value, keep="\n\t") if type(value) is str else value,
     )
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -35,7 +36,7 @@ class Picture:
         alt: what it shows.
         width, height: in the pixels of a page.
         source: the picture itself, as an address (data:).
-        files: the names of all its files.
+        files: the names of all its files, and their addresses as seen from the page.
     """
 
     name: str
@@ -44,7 +45,12 @@ class Picture:
     width: int
     height: int
     source: str
-    files: list[str]
+    files: list[tuple[str, str]]
+
+    @property
+    def anchor(self) -> str:
+        """Its place in the page."""
+        return "figure-" + _quoted(self.name)
 
 
 def pictures(folder: Path, order: Sequence[str] = ()) -> tuple[list[Picture], list[str]]:
@@ -105,6 +111,7 @@ def _picture(path: Path) -> Picture:
         image.load()
         words = _words(image)
         small = _small(image)
+    names = [other.name for other in sorted(path.parent.iterdir()) if other.stem == path.stem]
     title = words.get("Title") or path.stem.replace("_", " ")
     return Picture(
         name=path.stem,
@@ -113,8 +120,13 @@ def _picture(path: Path) -> Picture:
         width=round(SCALE * image.width),
         height=round(SCALE * image.height),
         source="data:image/png;base64," + base64.b64encode(small).decode(),
-        files=[other.name for other in sorted(path.parent.glob(f"{path.stem}.*")) if other.stem == path.stem],
+        files=[(name, f"{path.parent.name}/{_quoted(name)}") for name in names],
     )
+
+
+def _quoted(name: str) -> str:
+    """The name of a file as a part of an address; its bytes, where they are no text."""
+    return quote(os.fsencode(name))
 
 
 def _small(image: Image.Image) -> bytes:

@@ -5,27 +5,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lipbench.escapes import printable
 from lipbench.health import Flag
+from lipbench.pages.checked import checked
 from lipbench.results import (
     RUN_COLUMNS,
     ResultsError,
     read_summary,
     run_folders,
     run_key,
-)
-
-# Without these a summary says too little.
-NEEDED = (
-    "accuracy",
-    "robust_accuracy",
-    "certified_accuracy",
-    "median_certificate",
-    "median_distance",
-    "tightness",
-    "violations",
-    "lipschitz",
-    "training_seconds",
-    "attack_seconds",
 )
 
 
@@ -35,7 +23,7 @@ class Run:
 
     Attributes:
         folder: where it lies; its last four parts are its key.
-        summary: as in `summary.json`, with the key of the folder.
+        summary: as in `summary.json`, with the key of the folder; checked, and its texts printable.
         flags: its health flags (see `lipbench.health`); summaries that are older than the flags have none.
     """
 
@@ -60,7 +48,7 @@ class Problem:
     def of(cls, error: Exception, where: str, root: Path) -> "Problem":
         """In one line, without the place of the results folder."""
         kind = "" if isinstance(error, ResultsError) else f"{type(error).__name__}: "
-        return cls(where, kind + " ".join(str(error).replace(f"{root}/", "").split()))
+        return cls(printable(where), kind + printable(" ".join(str(error).replace(f"{root}/", "").split())))
 
     def __str__(self) -> str:
         return f"{self.where}: {self.why}"
@@ -120,7 +108,7 @@ def _example(root: Path) -> str:
 
 
 def _name(folder: Path, root: Path) -> str:
-    return folder.relative_to(root).as_posix() if folder != root else folder.name
+    return printable(folder.relative_to(root).as_posix() if folder != root else folder.name)
 
 
 def _run(folder: Path) -> Run:
@@ -132,13 +120,8 @@ def _run(folder: Path) -> Run:
         summary = read_summary(folder)
         if summary is None:
             raise ResultsError("unfinished: summary.json is missing or older than a table. Run it again.")
-        missing = [name for name in NEEDED if name not in summary]
-        if missing:
-            raise ResultsError(f"summary.json lacks {', '.join(missing)}. Delete it and run the experiment again.")
-        flags = [Flag(**flag) for flag in summary.get("flags", [])]
+        return Run(folder, *checked(summary, run_key(folder)))
     except ResultsError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        # A cell that is no number, a file without columns, JSON of another form.
+    except Exception as error:  # of files that are folders, cannot be opened, or hold something else
         raise ResultsError(f"one of its files cannot be read ({error}). Run it again with force=true.") from error
-    return Run(folder, {**summary, **run_key(folder)}, flags)

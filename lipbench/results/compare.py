@@ -77,7 +77,7 @@ def compare(
     for key in sorted({*one} & {*two}):
         try:
             paired, note = _paired(one[key], two[key])
-        except ResultsError as error:
+        except (ResultsError, OSError) as error:
             notes.append(f"{'/'.join(key)}: {error}")
             continue
         notes += [f"{'/'.join(key)}: {note}"] if note else []

@@ -137,7 +137,7 @@ def run_folders(root: Path) -> list[Path]:
 def run_key(folder: Path) -> dict[str, Any]:
     """dataset, experiment, variant and seed of a run, from its path."""
     parts = folder.resolve().parts[-4:]
-    seed: Any = int(parts[-1]) if parts[-1].isdigit() else parts[-1]
+    seed: Any = int(parts[-1]) if parts[-1].isdecimal() else parts[-1]
     return dict(zip(RUN_COLUMNS, (*parts[:-1], seed), strict=True))
 
 
