@@ -9,17 +9,21 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lipbench import norms
 from lipbench.attacks import Float64, Judge, distance, margin, shared_float64, undisturbed, warm
 from lipbench.batching import HELD, MOST, images_at_once
 from lipbench.inputs import check_batch, check_labels
+from lipbench.progress import Progress, reporting
 from lipbench.results import FLOAT32_FALSIFIER, best, bounds_table
 from lipbench.state import evaluation_mode, float32_products, tensors, weights_hash
 
 # Images whose logits tell whether an attack changed the model.
 PROBED = 4
+# Images that a certificate gets at once which does not report its progress.
+PART = 500
+# Certificates that cost up to minutes an image: in a run they judge the attacked images alone.
+COSTLY = ("certificate_crown",)
 
 Attack = Callable[..., Tensor]
 Certificate = Callable[..., Tensor]
@@ -94,23 +98,32 @@ def as_pixels(images: Tensor) -> Tensor:
 
 @float32_products()
 def certify_images(
-    model: nn.Module, images: Tensor, labels: Tensor, certificate: Certificate, name: str = "certificate"
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    certificate: Certificate,
+    name: str = "certificate",
+    progress: bool = False,
 ) -> Judged:
     """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm.
 
-    Images of a mapped file (`lipbench.data`) are read part by part, never as a whole.
+    Images of a mapped file (`lipbench.data`) are read part by part, never as a whole. A certificate with an option
+    `progress` reports its own, others get `PART` images at once.
     """
     check_batch(images, labels)
     shape = images.shape[1:]
-    size = images_at_once(shape, HELD, len(images))
+    reports = reporting(certificate, name, progress)
+    size = images_at_once(shape, HELD, len(images) if reports else PART)
     parts, seconds = [], 0.0
-    for first in range(0, len(images), size):
-        x, y = on_device(model, images[first : first + size], labels[first : first + size])
-        predictions = predict(model, x, first, labels=y)
-        started = time.perf_counter()
-        distances = certificate(model, x, y)
-        seconds += time.perf_counter() - started
-        parts.append((y, predictions, distances.masked_fill(predictions != y, 0.0)))
+    with Progress(name, len(images), show=progress and not reports) as bar:
+        for first in range(0, len(images), size):
+            x, y = on_device(model, images[first : first + size], labels[first : first + size])
+            predictions = predict(model, x, first, labels=y)
+            started = time.perf_counter()
+            distances = certificate(model, x, y, **reports)
+            seconds += time.perf_counter() - started
+            parts.append((y, predictions, distances.masked_fill(predictions != y, 0.0)))
+            bar.update(len(x))
     y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
     table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
     return Judged(table, None, seconds, 1.0)
@@ -148,8 +161,11 @@ def attack_images(
     started = time.perf_counter()
     bounds = torch.zeros(len(x)) if lower is None else lower
     batches = zip(x.split(batch_size), y.split(batch_size), bounds.to(x.device).split(batch_size), strict=True)
-    bar = tqdm(total=len(x), desc=name, unit="image", disable=None if progress else True, leave=False)
-    with bar, shared_float64(model) as exact, _counted(model, exact, counter) as counted:
+    with (
+        Progress(name, len(x), show=progress) as bar,
+        shared_float64(model) as exact,
+        _counted(model, exact, counter) as counted,
+    ):
         judge, weights = Judge(model), weights_hash(tensors(model))
         wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
         for xs, ys, ls in batches:

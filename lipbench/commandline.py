@@ -84,7 +84,7 @@ def check_overrides(arguments: Sequence[str], config: str) -> None:
     Raises:
         CommandError: an unknown experiment, option or choice; a value of a wrong kind.
     """
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a.startswith("~")]
     for override in overrides:
         key, _, values = override.partition("=")
         if key == "experiment":

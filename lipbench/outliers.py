@@ -4,7 +4,7 @@ f is the score of being an inlier (label 1). An adversary who may move every ima
 an inlier and raises that of an outlier, each by at most epsilon times the Lipschitz constant of f.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from lipbench.bounds import on_device
 from lipbench.certificate import gaps
 from lipbench.certificate.radius import LOGIT_SLACK
 from lipbench.losses import binary_function
+from lipbench.progress import SILENT, Progress
 from lipbench.results import LawViolation
 from lipbench.state import float32_products
 
@@ -56,6 +57,7 @@ def one_class(
     epsilons: Sequence[float] = EPSILONS,
     number: int | None = None,
     steps: int = 10,
+    progress: Callable[..., Progress] = SILENT,
 ) -> pd.DataFrame:
     """AUROC of f = z_1 - z_0 at every epsilon: certified, and under `score_attack`. Label 1 marks the inliers.
 
@@ -67,6 +69,7 @@ def one_class(
         epsilons: L2, pixels in [0, 1].
         number: of the first images of each label that are used; None: all.
         steps: of the attack.
+        progress: called with the number of epsilons, gives what is told of them (`lipbench.progress`).
 
     Returns:
         the columns epsilon, certified_auroc, attacked_auroc, lipschitz (bound of f), inliers, outliers.
@@ -80,13 +83,15 @@ def one_class(
     bound = float(gaps(model, tuple(x.shape[1:]))[0, 1])
     # Without a float64 copy the rounding of the scores has no bound: nothing is certified.
     clean, rows, exact = _by_label(_scores(model, x), y), [], Float64(model)(x[:1]) is not None
-    for epsilon in epsilons:
-        shift, attacked = 0.0, clean
-        if epsilon > 0:
-            slack = LOGIT_SLACK * max(abs(scores).max() for scores in clean)
-            shift = 2 * (epsilon * bound + slack) if exact else np.inf
-            attacked = _by_label(_scores(model, score_attack(model, x, y, epsilon=epsilon, steps=steps)), y)
-        rows.append((epsilon, auroc(*clean, shift), auroc(*attacked), bound, *map(len, clean)))
+    with progress(len(epsilons), "epsilon") as bar:
+        for epsilon in epsilons:
+            shift, attacked = 0.0, clean
+            if epsilon > 0:
+                slack = LOGIT_SLACK * max(abs(scores).max() for scores in clean)
+                shift = 2 * (epsilon * bound + slack) if exact else np.inf
+                attacked = _by_label(_scores(model, score_attack(model, x, y, epsilon=epsilon, steps=steps)), y)
+            rows.append((epsilon, auroc(*clean, shift), auroc(*attacked), bound, *map(len, clean)))
+            bar.update()
     columns = ["epsilon", "certified_auroc", "attacked_auroc", "lipschitz", "inliers", "outliers"]
     table = pd.DataFrame(rows, columns=columns)
     broken = table[table["attacked_auroc"] < table["certified_auroc"]]

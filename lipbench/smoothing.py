@@ -1,5 +1,7 @@
 """The certificate of a smoothed network (`lipbench.models.smoothed`): statistical, where all others are proofs."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from scipy.stats import beta
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate.core import OUTWARD, unknown
 from lipbench.models.smoothed import Smoothed
+from lipbench.progress import SILENT, Progress
 
 # What scipy's quantiles of the beta distribution may err, and more.
 SLACK = 1e-9
@@ -32,7 +35,14 @@ def upper_limit(count: int, samples: int, alpha: float) -> float:
 
 @torch.no_grad()
 def certify_smoothed(
-    model: nn.Module, x: Tensor, y: Tensor, *, samples: int = 10_000, alpha: float = 0.001, queries: int = 10_000
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    samples: int = 10_000,
+    alpha: float = 0.001,
+    queries: int = 10_000,
+    progress: Callable[..., Progress] = SILENT,
 ) -> Tensor:
     """The method `certificate_smoothing`: certified L2 radius of each image under the vote of a `Smoothed` network,
     [N] float64; 0 where the vote is not y (it abstains, or is mistaken).
@@ -52,6 +62,7 @@ def certify_smoothed(
         samples: of noise, for p.
         alpha: probability that the radius of an image is too large.
         queries: see above; all attacks together.
+        progress: called with the number of images, gives what is told of them (`lipbench.progress`).
 
     Raises:
         ValueError: another kind of model, or an alpha that is no probability.
@@ -68,7 +79,12 @@ def certify_smoothed(
         )
     if unknown(model) or any(part.training for part in model.modules()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    counts = F.pad(model.counts(x, model.votes, samples), (0, 1))  # abstention, which no sample says
+    with progress(len(x)) as bar:
+        parts = []
+        for images in x.split(model.images_at_once(x.shape[1:])):  # as `counts` splits them
+            parts.append(model.counts(images, model.votes, samples))
+            bar.update(len(images))
+    counts = F.pad(torch.cat(parts), (0, 1))  # abstention, which no sample says
     p = lower_limit(counts.gather(1, y[:, None])[:, 0], samples, alpha / 2)
     q = upper_limit(model.needed - 1, model.votes, alpha / (2 * queries))
     radius = model.sigma * (torch.special.ndtri(p) - torch.special.ndtri(p.new_tensor(q)))

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -82,10 +83,15 @@ def variant_of(name: str, overrides: Sequence[str]) -> Variant:
     kept = [o for o in _parsed(overrides) if _part(o) in (*PARTS, "data_root")]
     base = _composed(name, ())
     whole = _network(name, kept)
-    for one in sorted(kept, key=_text):
-        others = [override for override in kept if override is not one]
-        if one.key_or_group not in base.axes and not _is_place(one) and _network(name, others) == whole:
-            kept = others
+    ours = [o for o in kept if o.key_or_group not in base.axes and not _is_place(o)]
+    while ours:  # what one override changes may be no change without another, so each is tried again after a removal
+        kept_before = kept
+        for one in sorted(ours, key=_text):
+            others = [override for override in kept if override is not one]
+            if len(others) < len(kept) and _network(name, others) == whole:
+                kept = others
+        if kept is kept_before:
+            break
     named = {o.key_or_group: _text(o, base.axes) for o in kept if not _is_place(o)}
     for key in base.axes.keys() - named.keys():
         value = base.choices.get(key, OmegaConf.select(base.config, key))
@@ -122,8 +128,9 @@ class _Composed:
 
 @cache
 def _composed(name: str, groups: tuple[str, ...]) -> _Composed:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=[f"experiment={name}", *groups], return_hydra_config=True)
+    # Not by Hydra's `compose`, which cannot be called inside of a job.
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    config = loader.load_configuration("config", [f"experiment={name}", *groups], RunMode.RUN)
     axes = {}
     for key, values in (config.hydra.sweeper.get("params") or {}).items():
         (override,) = _parsed([f"{key}={values}"])
