@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object
+from hydra._internal.utils import _locate
 
 # Of the options that conf/ gives to no function.
 KINDS: dict[str, Any] = {
@@ -137,7 +137,7 @@ def _parameters(target: str) -> dict[str, Any] | None:
     which its call says.
     """
     try:
-        function = get_object(target)
+        function = _locate(target)  # as `hydra.utils.get_object`, which logs what it cannot find
         signature = inspect.signature(function)
     except Exception:  # a library that is missing, a module of the user's own that fails
         return None

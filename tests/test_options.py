@@ -12,6 +12,7 @@ from lipbench import run
 from lipbench.commandline import CONF, CommandError, check_overrides, quoted
 from lipbench.options import OptionError, checked
 
+PEERS = ("adv_lib", "foolbox", "torchattacks")
 COMMANDS = ("config", "evaluate", "export", "report", "reproduce")
 GROUPS = (
     *("dataset", "model", "constraint", "loss", "optimizer", "training"),
@@ -42,12 +43,15 @@ def changed(options: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[
 
 
 def everything() -> Iterator[tuple[str, dict[str, Any], tuple[str, ...]]]:
-    """Every option of conf/ once: of the commands, of each choice of each group, of each method."""
+    """Every option of conf/ once: of the commands, of each choice of each group, of each method. The attacks of other
+    libraries have options of their own, which these check.
+    """
     for command in COMMANDS:
         options = composed(command)
         yield from ((command, options, path) for path, _ in leaves(options))
     for group in GROUPS:
-        for file in sorted((CONF / group).glob("*.yaml")):
+        files = sorted(file for file in (CONF / group).glob("*.yaml") if not file.stem.startswith(PEERS))
+        for file in files:
             options = composed(f"{group}/{file.stem}")
             yield from ((file.stem, options, path) for path, _ in leaves(options))
 
