@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lipbench import norms
 from lipbench.attacks import Float64, Judge, distance, margin, shared_float64, undisturbed, warm
@@ -17,11 +16,16 @@ from lipbench.batching import HELD, MOST, images_at_once
 from lipbench.certificate.core import OUTWARD
 from lipbench.gate import accepted, checked_images, checked_radii, logits_of, named, with_gradient
 from lipbench.inputs import check_batch, check_labels
+from lipbench.progress import Progress, reporting
 from lipbench.results import FLOAT32_FALSIFIER, best, bounds_table
 from lipbench.state import evaluation_mode, float32_products, tensors, weights_hash
 
 # Images whose logits tell whether an attack changed the model.
 PROBED = 4
+# Images that a certificate gets at once which does not report its progress.
+PART = 500
+# Certificates that cost up to minutes an image: in a run they judge the attacked images alone.
+COSTLY = ("certificate_crown",)
 
 Attack = Callable[..., Tensor]
 Certificate = Callable[..., Tensor]
@@ -98,31 +102,40 @@ def as_pixels(images: Tensor) -> Tensor:
 
 @float32_products()
 def certify_images(
-    model: nn.Module, images: Tensor, labels: Tensor, certificate: Certificate, name: str = "certificate"
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    certificate: Certificate,
+    name: str = "certificate",
+    progress: bool = False,
 ) -> Judged:
     """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm.
 
-    Images of a mapped file (`lipbench.data`) are read part by part, never as a whole.
+    Images of a mapped file (`lipbench.data`) are read part by part, never as a whole. A certificate with an option
+    `progress` reports its own, others get `PART` images at once.
 
     Raises:
         ValueError: the certificate fails, returns no radii, or changes the model.
     """
     check_batch(images, labels)
     shape = images.shape[1:]
-    size = images_at_once(shape, HELD, len(images))
+    reports = reporting(certificate, name, progress)
+    size = images_at_once(shape, HELD, len(images) if reports else PART)
     parts, seconds = [], 0.0
-    for first in range(0, len(images), size):
-        part = images[first : first + size]
-        x, y = on_device(model, part, labels[first : first + size])
-        predictions = predict(model, x, first, labels=y)
-        unchanged = _Unchanged(model, x[:PROBED])
-        started = time.perf_counter()
-        with undisturbed(model), named("certificate", name):
-            returned = certificate(model, x.clone(), y.clone())
-        seconds += time.perf_counter() - started
-        unchanged.check(name)
-        distances = less_rounding(checked_radii(name, returned, len(x)).to(x.device), part, x)
-        parts.append((y, predictions, distances.masked_fill(predictions != y, 0.0)))
+    with Progress(name, len(images), show=progress and not reports) as bar:
+        for first in range(0, len(images), size):
+            part = images[first : first + size]
+            x, y = on_device(model, part, labels[first : first + size])
+            predictions = predict(model, x, first, labels=y)
+            unchanged = _Unchanged(model, x[:PROBED])
+            started = time.perf_counter()
+            with undisturbed(model), named("certificate", name):
+                returned = certificate(model, x.clone(), y.clone(), **reports)
+            seconds += time.perf_counter() - started
+            unchanged.check(name)
+            distances = less_rounding(checked_radii(name, returned, len(x)).to(x.device), part, x)
+            parts.append((y, predictions, distances.masked_fill(predictions != y, 0.0)))
+            bar.update(len(x))
     y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
     table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
     return Judged(table, None, seconds, 1.0)
@@ -162,8 +175,11 @@ def attack_images(
     bounds = torch.zeros(len(x), dtype=torch.float64) if lower is None else lower
     columns = (x, given, y, bounds.to(x.device))
     batches = zip(*(column.split(batch_size) for column in columns), strict=True)
-    bar = tqdm(total=len(x), desc=name, unit="image", disable=None if progress else True, leave=False)
-    with bar, shared_float64(model) as exact, _counted(model, exact, counter) as counted:
+    with (
+        Progress(name, len(x), show=progress) as bar,
+        shared_float64(model) as exact,
+        _counted(model, exact, counter) as counted,
+    ):
         judge = Judge(model)
         wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
         for xs, gs, ys, ls in batches:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lipbench.attacks.peers import MissingExtra
 from lipbench.health import Flag
+from lipbench.options import OptionError, checked
 
 # In an installed package the configuration lies inside it, in a checkout beside it.
 _INSIDE = Path(__file__).resolve().parent / "conf"
@@ -25,6 +26,9 @@ CONF = _INSIDE if _INSIDE.is_dir() else _INSIDE.parent.parent / "conf"
 
 # Options of a data set that say where files lie: no part of what it is, so of no identity.
 PLACES = ("root", "path", "cache")
+
+# Options that hold a path or a name, as it is written.
+PATHS = ("results", "data_root", "dataset.root", "dataset.path", "dataset.name")
 
 # Run where they are named, not with their data set: a vote costs a thousand passes, so that one of them takes longer
 # than all the others together.
@@ -75,12 +79,12 @@ def expand_suites(arguments: Sequence[str]) -> list[str]:
 
 def check_overrides(arguments: Sequence[str], config: str) -> None:
     """Composes the configuration once with the first value of every override, so that a wrong word is answered with
-    what exists.
+    what exists; every value is checked (`lipbench.options`).
 
     Raises:
-        CommandError: an unknown experiment, option or choice.
+        CommandError: an unknown experiment, option or choice; a value of a wrong kind.
     """
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a.startswith("~")]
     for override in overrides:
         key, _, values = override.partition("=")
         if key == "experiment":
@@ -93,7 +97,15 @@ def check_overrides(arguments: Sequence[str], config: str) -> None:
         return  # Hydra's own options, such as --help or --cfg
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            compose(config, overrides=[_first(o) for o in overrides if not o.startswith("hydra")])
+            composed = compose(config, overrides=[_values(o)[0] for o in overrides if not o.startswith("hydra")])
+            checked(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+            for other in (o for override in overrides for o in _values(override)[1:]):
+                (parsed,) = OverridesParser.create().parse_overrides([other])
+                if OmegaConf.select(composed, parsed.key_or_group, throw_on_missing=False) is not None:
+                    OmegaConf.update(composed, parsed.key_or_group, parsed.value())
+                    checked(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+        except OptionError as error:
+            raise CommandError(str(error)) from None
         except (HydraException, OmegaConfBaseException, ConfigCompositionException) as error:
             raise CommandError(_answer(str(error), compose(config))) from None
 
@@ -127,11 +139,8 @@ def judging(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         MissingExtra: an attack of another library that is not installed; before any training.
-        ValueError: a device that is not there, no image.
+        ValueError: a device that is not there.
     """
-    for key in ("images", "batch_size"):
-        if options[key] < 1:
-            raise ValueError(f"{key}={options[key]}: a number of images, 1 or more.")
     attacks, certificates = options.get("attack") or {}, options.get("certificate") or {}
     measures = options.get("measure") or {}
     return {
@@ -186,28 +195,37 @@ def report_lines(name: str, folder: Path, summary: Mapping[str, Any]) -> str:
     return "\n".join([numbers, *(f"  {Flag(**flag)}" for flag in summary["flags"])])
 
 
-def quoted(argument: str, keys: Collection[str]) -> str:
-    """An option whose value is a path, for Hydra: "=", "," and blanks in it mean something else there unless quoted.
-    "~" becomes the home folder, as in a shell.
+def quoted(argument: str, keys: Collection[str], sweeps: bool = False) -> str:
+    """An option that holds a path or a name, for Hydra as it is written: "=", "," and blanks mean something else there
+    unless they are quoted, 2024_01 is a number, and letters such as an umlaut are none. "~" is the home folder.
+
+    Args:
+        keys: the options that hold one.
+        sweeps: whether "a,b" means two values.
     """
     key, _, value = argument.partition("=")
-    if key not in keys or value[:1] in ("'", '"') or value in ("", "null"):
+    if key.lstrip("+") not in keys or value[:1] in ("'", '"') or value in ("", "null"):
         return argument
-    escaped = os.path.expanduser(value).replace("'", r"\'")
+    value = os.path.expanduser(value)
+    if sweeps and len(_values(f"{key}={value}")) > 1:
+        return argument
+    escaped = value.replace("'", r"\'")
     return f"{key}='{escaped}'"
 
 
-def _first(override: str) -> str:
-    """The first value of a sweep `key=a,b` or of an interval; an override that cannot be read is left as it is."""
+def _values(override: str) -> list[str]:
+    """An override for each value of a sweep `key=a,b`, or for the start of an interval; one that is no sweep, or cannot
+    be read, is left as it is.
+    """
     try:
         parsed = OverridesParser.create().parse_override(override)
         if not parsed.is_sweep_override():
-            return override
+            return [override]
         sweep = parsed.value()
-        value = sweep.start if isinstance(sweep, IntervalSweep) else next(parsed.sweep_string_iterator())
+        values = [sweep.start] if isinstance(sweep, IntervalSweep) else parsed.sweep_string_iterator()
+        return [f"{override.partition('=')[0]}={value}" for value in values] or [override]
     except HydraException:
-        return override
-    return f"{override.partition('=')[0]}={value}"
+        return [override]
 
 
 def _answer(message: str, defaults: DictConfig) -> str:

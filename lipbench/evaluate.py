@@ -7,7 +7,6 @@ Imported, this module stands back: `lipbench.evaluate` is the function of the Py
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
 import pandas as pd
@@ -17,31 +16,30 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tabulate import tabulate
 
-from lipbench.bring import FORMS, Brought, ModelError, default_name, load_model
-from lipbench.commandline import CONF, PLACES, CommandError, check_overrides, judging, quoted, report_lines
+from lipbench.bring import FORMS, Brought, ModelError, check_classifier, default_name, load_model
+from lipbench.commandline import CONF, PATHS, PLACES, CommandError, check_overrides, judging, quoted, report_lines
 from lipbench.escapes import say
 from lipbench.evaluation import evaluate
 from lipbench.jobs import FAILED, FINISHED, INTERRUPTED, attempt
+from lipbench.options import checked
 from lipbench.results import LawViolation
 from lipbench.run_folder import run_folder_of
 
-# Options that Hydra takes as they are written: paths, and a name that may look like a number.
-PATHS = ("model.source", "checkpoint", "results", "data_root", "dataset.root", "dataset.path", "name")
+NAMES = (*PATHS, "model.source", "checkpoint", "name")
 # What is said in its own words, of somebody else's module too.
 ERRORS = (LawViolation, ImportError, OSError, ValueError, TypeError, RuntimeError)
 
 
-def brought_of(cfg: DictConfig, dataset_name: str) -> Brought:
+def brought_of(cfg: DictConfig) -> Brought:
     """The judgement that a configuration asks for.
 
     Args:
         cfg: as composed from `conf/evaluate.yaml`.
-        dataset_name: the choice of the group `dataset`.
 
     Raises:
         ModelError: no model is named, or it cannot be loaded.
     """
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    plain = checked(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     source = plain["model"]["source"]
     if source is None:
         raise ModelError(f"Which model? model= is one of: {FORMS}.")
@@ -54,7 +52,7 @@ def brought_of(cfg: DictConfig, dataset_name: str) -> Brought:
     for place in PLACES:
         plain["dataset"].pop(place, None)
     return Brought(
-        folder=run_folder_of(Path(plain["results"]), f"{dataset_name}/{name}", "default", 0),
+        folder=run_folder_of(Path(plain["results"]), f"{dataset.name}/{name}", "default", 0),
         network={"dataset": plain["dataset"], "model": brought.identity},
         load_dataset=lambda: dataset,
         model=brought.network,
@@ -75,9 +73,9 @@ def layers_text(table: pd.DataFrame) -> str:
 def task(cfg: DictConfig) -> None:
     """The judgement of one model."""
     if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+        torch.set_num_threads(int(cfg.threads))
     try:
-        brought = brought_of(cfg, str(HydraConfig.get().runtime.choices["dataset"]))
+        brought = brought_of(cfg)
     except ERRORS as error:
         say(f"\n{error}\n", sys.stderr)
         raise SystemExit(FAILED) from error
@@ -90,7 +88,14 @@ def task(cfg: DictConfig) -> None:
         say(f"Tables and figures: python -m lipbench.report results={cfg.results}")
 
     command = shlex.join(["python", "-m", "lipbench.evaluate", *HydraConfig.get().overrides.task])
-    outcome = attempt(name, brought.folder, command, work, ERRORS)
+    outcome = attempt(
+        name,
+        brought.folder,
+        command,
+        work,
+        ERRORS,
+        prepare=lambda: check_classifier(brought.model, brought.load_dataset()),
+    )
     if outcome.code != FINISHED:
         raise SystemExit(outcome.code)
 
@@ -99,7 +104,7 @@ def main() -> None:
     """The command `python -m lipbench.evaluate`."""
     # `model` alone is a group of conf/ to Hydra.
     arguments = [f"model.source={a.removeprefix('model=')}" if a.startswith("model=") else a for a in sys.argv[1:]]
-    sys.argv[1:] = [quoted(argument, PATHS) for argument in arguments]
+    sys.argv[1:] = [quoted(argument, NAMES) for argument in arguments]
     try:
         check_overrides(sys.argv[1:], "evaluate")
         task()

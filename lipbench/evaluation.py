@@ -103,7 +103,10 @@ def evaluate(
     with float32_products(), _baked(model, x, batch_size) as baked, shared_float64(baked):
         _check_labels(baked, x, y)
         flags = health(baked, x, y, batch_size)
-        tables = [certify_images(baked, x, y, function, name).table for name, function in chosen_certificates.items()]
+        tables = [
+            certify_images(baked, x, y, function, name, progress).table
+            for name, function in chosen_certificates.items()
+        ]
         lower = certified(pd.concat(tables)) if tables else None
         for name, attack in chosen_attacks.items():
             judged = attack_images(baked, x, y, attack, name, lower=lower, batch_size=batch_size, progress=progress)

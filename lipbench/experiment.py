@@ -1,7 +1,6 @@
 """One experiment in its folder: trained, baked and stored there, then judged (see `lipbench.run_folder`)."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from lipbench.data import Dataset, Split
 from lipbench.environment import environment
 from lipbench.layers import BakingError, bake_closely
 from lipbench.models import build, rebuild, save
-from lipbench.results import ResultsError, fingerprint, read_json, write_json, write_text
+from lipbench.results import ResultsError, read_json, write_json, write_text
 from lipbench.run_folder import RunFolder
 from lipbench.state import float32_products
 from lipbench.training import event_log, pixels, processes
@@ -121,20 +120,6 @@ class Experiment(RunFolder):
             "validation_epsilon": float(self.network["training"].get("epsilon", 0.5)),
             "step_seconds": float(history["seconds"].sum() / history["steps"].sum()),
         }
-
-
-def variant_of(overrides: Sequence[str], groups: Sequence[str]) -> str:
-    """The overrides that change the network, as a folder's name; "default" where there is none.
-
-    Args:
-        overrides: of the command line, such as "loss.margin=2".
-        groups: the parts of the configuration that belong to the network.
-    """
-    mine = sorted(o.lstrip("+~") for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0] in groups)
-    name = re.sub(r"[^A-Za-z0-9_.=,+-]", "_", ",".join(mine))
-    if len(name) > 120:
-        name = f"{name[:100]}-{fingerprint(mine)}"
-    return name or "default"
 
 
 @float32_products()

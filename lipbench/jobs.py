@@ -48,13 +48,13 @@ def attempt(
 ) -> Outcome:
     """Does the work of one run. Whatever goes wrong is said on stderr and written to `error.json`.
 
-    Nothing is written where the folder is another network's, whose results it holds, or where another process is at it;
-    nor beside finished results where `prepare` failed.
+    Nothing is written where the folder is another network's, whose results it holds, where another process is at it, or
+    where `prepare` failed: what is refused leaves no trace.
 
     Args:
         command: what repeats the run.
         said: errors whose message says all that there is to say: of others the traceback is shown as well.
-        prepare: what comes before the work and touches nothing: it looks at the options.
+        prepare: what comes before the work and touches nothing: it looks at the options and reads the data.
     """
     begun = False
     try:
@@ -69,7 +69,7 @@ def attempt(
         say(f"\n{name}: {why}\n", sys.stderr)
         if not isinstance(error, said):
             traceback.print_exception(error)
-        spared = isinstance(error, OtherNetwork) or (not begun and (folder / "summary.json").exists())
+        spared = isinstance(error, OtherNetwork) or not begun
         if processes.rank() == 0 and not spared and not held(folder):
             try:
                 write_error(folder, error, command)

@@ -6,7 +6,7 @@ an inlier and raises that of an outlier, each by at most epsilon times the Lipsc
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from lipbench.bounds import on_device
 from lipbench.certificate import gaps, layerwise
 from lipbench.certificate.slack import Passes
 from lipbench.losses import binary_function
+from lipbench.progress import SILENT, Progress
 from lipbench.results import LawViolation
 from lipbench.state import float32_products
 
@@ -58,6 +59,7 @@ def one_class(
     epsilons: Sequence[float] = EPSILONS,
     number: int | None = None,
     steps: int = 10,
+    progress: Callable[..., Progress] = SILENT,
 ) -> pd.DataFrame:
     """AUROC of f = z_1 - z_0 at every epsilon: certified, and under `score_attack`. Label 1 marks the inliers.
 
@@ -70,6 +72,7 @@ def one_class(
         epsilons: L2, pixels in [0, 1].
         number: of the first images of each label that are used; None: all.
         steps: of the attack.
+        progress: called with the number of epsilons, gives what is told of them (`lipbench.progress`).
 
     Returns:
         the columns epsilon, certified_auroc, attacked_auroc, lipschitz (bound of f), inliers, outliers.
@@ -82,11 +85,13 @@ def one_class(
     x, y = on_device(model, images[chosen], labels[chosen])
     bound = float(gaps(model, tuple(x.shape[1:]))[0, 1])
     clean, rows, slack = _by_label(_scores(model, x), y), [], _slack(model, x) if np.isfinite(bound) else np.inf
-    for epsilon in epsilons:
-        shift, attacked = 2 * (epsilon * bound + slack), clean
-        if epsilon > 0:
-            attacked = _by_label(_scores(model, score_attack(model, x, y, epsilon=epsilon, steps=steps)), y)
-        rows.append((epsilon, auroc(*clean, shift), auroc(*attacked), bound, *map(len, clean)))
+    with progress(len(epsilons), "epsilon") as bar:
+        for epsilon in epsilons:
+            shift, attacked = 2 * (epsilon * bound + slack), clean
+            if epsilon > 0:
+                attacked = _by_label(_scores(model, score_attack(model, x, y, epsilon=epsilon, steps=steps)), y)
+            rows.append((epsilon, auroc(*clean, shift), auroc(*attacked), bound, *map(len, clean)))
+            bar.update()
     columns = ["epsilon", "certified_auroc", "attacked_auroc", "lipschitz", "inliers", "outliers"]
     table = pd.DataFrame(rows, columns=columns)
     broken = table[table["attacked_auroc"] < table["certified_auroc"]]

@@ -16,7 +16,7 @@ import hydra
 import pandas as pd
 from omegaconf import DictConfig
 
-from lipbench.commandline import CONF, CommandError, check_overrides
+from lipbench.commandline import CONF, CommandError, check_overrides, quoted
 from lipbench.escapes import say
 from lipbench.pages import (
     Runs,
@@ -107,6 +107,7 @@ def _only(runs: Runs, datasets: list[str]) -> Runs:
 def main() -> None:
     """The command `python -m lipbench.report`."""
     try:
+        sys.argv[1:] = [quoted(argument, ("results", "compare")) for argument in sys.argv[1:]]
         check_overrides(sys.argv[1:], "report")
         task()
     except CommandError as error:

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig
 
+from lipbench.bounds import COSTLY
 from lipbench.commandline import CONF, CommandError, check_overrides, judging, quoted
 from lipbench.data import Dataset
 from lipbench.escapes import say
@@ -108,7 +109,7 @@ def _methods(run: Path, network: Mapping[str, Any], trust: Sequence[str]) -> dic
         if identity["network"] != fingerprint(read_back(network)):
             raise ResultsError(f"{path} belongs to another network than {run / 'config.yaml'}.")
         measured, images = "measure" in identity, identity.get("images")
-        group = "measure" if measured else "certificate" if images is None else "attack"
+        group = "measure" if measured else "certificate" if images is None or path.stem in COSTLY else "attack"
         if identity["options"] != _of_conf(group, path.stem):
             check_targets(identity["options"], str(path), trust)
         found[group][path.stem] = identity["options"]

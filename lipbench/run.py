@@ -7,7 +7,7 @@ Hydra's grammar. `torchrun --nproc-per-node 4 -m lipbench.run ...` trains on fou
 import signal
 import sys
 from dataclasses import replace
-from typing import Any
+from functools import cache
 
 import hydra
 import torch
@@ -18,19 +18,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from lipbench.commandline import (
     CONF,
+    PATHS,
     PLACES,
     CommandError,
     check_overrides,
     check_results,
     expand_suites,
     judging,
+    quoted,
     report_lines,
 )
 from lipbench.escapes import say
 from lipbench.experiment import Experiment
-from lipbench.jobs import FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
-from lipbench.sweeps import NETWORK, command_of, folder_of, recorded
+from lipbench.jobs import FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
+from lipbench.options import checked
+from lipbench.sweeps import command_of, recorded
 from lipbench.training import processes
+from lipbench.variants import NETWORK, called, folder_of, numbers_like_default
 
 
 def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experiment:
@@ -44,16 +48,15 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
     Raises:
         MissingExtra: an attack of another library that is not installed; before any training.
     """
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    dataset = dict(plain["dataset"])
-    for place in PLACES:
-        plain["dataset"].pop(place, None)
+    plain = checked(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    plain |= numbers_like_default({key: plain[key] for key in NETWORK}, name, overrides)
     network = {key: plain[key] for key in NETWORK}
+    network["dataset"] = {key: value for key, value in plain["dataset"].items() if key not in PLACES}
     return Experiment(
         folder=folder_of(plain["results"], name, overrides, plain["seed"]),
         network=network,
         # A partial, called outside of Hydra: an error of its own then reads as it was written.
-        load_dataset=instantiate({**dataset, "_partial_": True}, _convert_="all"),
+        load_dataset=cache(instantiate({**plain["dataset"], "_partial_": True}, _convert_="all")),
         loss=instantiate(plain["loss"], _convert_="all"),
         optimizer=instantiate(plain["optimizer"], _convert_="all"),
         training=instantiate(plain["training"], _convert_="all"),
@@ -71,13 +74,13 @@ def task(cfg: DictConfig) -> Outcome:
     prepared: list[Experiment] = []
 
     def prepare() -> None:
-        if not (cfg.threads is None or (type(cfg.threads) is int and cfg.threads >= 1)):
-            raise ValueError(f"threads={cfg.threads}: a number of threads, 1 or more, or null.")
         prepared.append(experiment_of(cfg, name, overrides))
+        if not processes.launched():  # else the first process reads the data before the others
+            prepared[0].load_dataset()
 
     def work() -> None:
         if cfg.threads is not None:
-            torch.set_num_threads(cfg.threads)
+            torch.set_num_threads(int(cfg.threads))
         (experiment,) = prepared
         if processes.launched():
             experiment = replace(experiment, device=processes.start(experiment.device))
@@ -85,11 +88,14 @@ def task(cfg: DictConfig) -> Outcome:
             experiment.assist()
         else:
             summary = experiment.run()
-            say(report_lines(name, experiment.folder, summary))
+            say(report_lines(called(folder), experiment.folder, summary))
 
     try:
         folder = folder_of(cfg.results, name, overrides, cfg.seed)
-        outcome = attempt(name, folder, command_of(overrides), work, prepare=prepare)
+        outcome = attempt(called(folder), folder, command_of(overrides), work, prepare=prepare)
+    except CommandError as error:
+        print(f"\n{name}: {error}\n", file=sys.stderr)
+        outcome = Outcome(name, str(cfg.results), FAILED, str(error))
     finally:
         processes.stop()
     # In a sweep the other jobs go on, and the command says at its end which failed.
@@ -104,7 +110,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sys.argv[1:] = expand_suites(sys.argv[1:])
+        sys.argv[1:] = [quoted(argument, PATHS, sweeps=True) for argument in expand_suites(sys.argv[1:])]
         check_overrides(sys.argv[1:], "config")
         check_results(sys.argv[1:])
         if processes.launched() and {"-m", "--multirun"} & set(sys.argv[1:]):

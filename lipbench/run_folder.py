@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lipbench.attacks import shared_float64
 from lipbench.beside import add_cost, add_flags, add_to_gallery, read_costs, read_flags, write_npz
 from lipbench.bounds import (
+    COSTLY,
     Attack,
     Certificate,
     Judged,
@@ -38,6 +39,7 @@ from lipbench.health import Flag, float64_flags, returned_flags, table_flags
 from lipbench.identity import described, read_back
 from lipbench.illustrations import VERSION, illustrate, nearest_images
 from lipbench.locks import LOCK, leftovers, locked
+from lipbench.progress import Progress, reporting
 from lipbench.results import (
     LawViolation,
     ResultsError,
@@ -73,7 +75,7 @@ class RunFolder(ABC):
         folder: `<root>/<dataset>/<experiment>/<variant>/<seed>`.
         network: everything that the network depends on: its identity.
         options: method or measure -> its configuration, part of the identity of its table.
-        images: how many test images are attacked.
+        images: how many test images are attacked, and certified by a costly certificate.
         measures: name of a table -> what makes it, of the network and the test set: `<folder>/<name>.csv`.
     """
 
@@ -142,7 +144,9 @@ class RunFolder(ABC):
         with shared_float64(model):  # one copy for all attacks
             flags = health(model, attacked.images, attacked.labels, self.batch_size)
             for name, certificate in self.certificates.items():
-                self._bounds(name, partial(certify_images, model, test.images, test.labels, certificate, name))
+                some = attacked if name in COSTLY else test
+                certify = partial(certify_images, model, some.images, some.labels, certificate, name, self.progress)
+                self._bounds(name, certify)
             for name, attack in self.attacks.items():
                 beside = partial(self._write_beside, model, attacked, name, flags)
                 self._bounds(name, partial(self._attack, model, attacked, name, attack), beside)
@@ -236,7 +240,7 @@ class RunFolder(ABC):
 
     def _bounds(self, name: str, compute: Callable[[], Judged], beside: Callable[[Judged], None] | None = None) -> None:
         """Writes the table of one method unless it is there, and what lies beside it before it."""
-        images = None if name in self.certificates else self.images
+        images = self.images if name in self.attacks or name in COSTLY else None
         identity = read_back(
             {
                 "network": fingerprint(self.network),
@@ -261,13 +265,14 @@ class RunFolder(ABC):
         flags += returned_flags(model, name, judged.images, self.batch_size)
         add_flags(self.folder, name, flags + float64_flags(name, judged.why_not_float64, before))
 
-    def _measure(self, name: str, compute: Callable[[], pd.DataFrame]) -> None:
+    def _measure(self, name: str, compute: Callable[..., pd.DataFrame]) -> None:
         """Writes `<name>.csv` unless it is there, and before it `<name>.json`, what it depends on."""
         path = self.folder / f"{name}.csv"
         identity = read_back({"network": fingerprint(self.network), "measure": name, "options": self.options[name]})
         if not self._kept(path, identity):
-            with named("measure", name):
-                table = checked_table(name, compute())
+            reports = reporting(compute, name, self.progress)
+            with Progress(name, 1, "table", show=self.progress and not reports), named("measure", name):
+                table = checked_table(name, compute(**reports))
             write_json(path.with_suffix(".json"), identity)
             write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 

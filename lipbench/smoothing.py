@@ -1,6 +1,7 @@
 """The certificate of a smoothed network (`lipbench.models.smoothed`): statistical, where all others are proofs."""
 
 import warnings
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from lipbench.certificate.core import OUTWARD
 from lipbench.certificate.exactness import unknown, watch
 from lipbench.gate import first_line
 from lipbench.models.smoothed import Smoothed
+from lipbench.progress import SILENT, Progress
 
 # Samples of noise of a batch that are computed once more, each alone.
 ALONE = 16
@@ -44,7 +46,14 @@ class SmoothingWarning(UserWarning):
 
 @torch.no_grad()
 def certify_smoothed(
-    model: nn.Module, x: Tensor, y: Tensor, *, samples: int = 10_000, alpha: float = 0.001, queries: int = 10_000
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    samples: int = 10_000,
+    alpha: float = 0.001,
+    queries: int = 10_000,
+    progress: Callable[..., Progress] = SILENT,
 ) -> Tensor:
     """The method `certificate_smoothing`: certified L2 radius of each image under the vote of a `Smoothed` network,
     [N] float64; 0 where the vote is not y (it abstains, or is mistaken).
@@ -68,6 +77,7 @@ def certify_smoothed(
         samples: of noise, for p.
         alpha: probability that the radius of an image is too large.
         queries: see above; all attacks together.
+        progress: called with the number of images, gives what is told of them (`lipbench.progress`).
 
     Raises:
         ValueError: another kind of model, or an alpha that is no probability.
@@ -86,7 +96,12 @@ def certify_smoothed(
     if why:
         warnings.warn(f"certificate_smoothing is 0: {why}", SmoothingWarning, stacklevel=2)
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    counts = F.pad(model.counts(x, model.votes, samples), (0, 1))  # abstention, which no sample says
+    with progress(len(x)) as bar:
+        parts = []
+        for images in x.split(model.images_at_once(x.shape[1:])):  # as `counts` splits them
+            parts.append(model.counts(images, model.votes, samples))
+            bar.update(len(images))
+    counts = F.pad(torch.cat(parts), (0, 1))  # abstention, which no sample says
     p = lower_limit(counts.gather(1, y[:, None])[:, 0], samples, alpha / 2)
     q = upper_limit(model.needed - 1, model.votes, alpha / (2 * queries))
     radius = float(model.sigma) * (torch.special.ndtri(p) - torch.special.ndtri(p.new_tensor(q)))
@@ -100,7 +115,7 @@ def _why_not(model: Smoothed, x: Tensor) -> str:
         return refusal.reason
     if any(part.training for part in model.base.modules()):
         return "a part of its base network is in training mode: call model.eval()"
-    for images in x.split(model.images_at_once(x)):
+    for images in x.split(model.images_at_once(x.shape[1:])):
         noisy = model.noisy(images)
         together = model.base(noisy)
         chosen = torch.linspace(0, len(noisy) - 1, min(ALONE, len(noisy))).long()

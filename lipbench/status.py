@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lipbench.commandline import CommandError, check_overrides, expand_suites
+from lipbench.commandline import PATHS, CommandError, check_overrides, expand_suites, quoted
 from lipbench.escapes import say
 from lipbench.states import FINISHED, KINDS, State, begun, state_of
 from lipbench.sweeps import planned
@@ -24,12 +24,12 @@ def states(arguments: Sequence[str]) -> dict[Path, State]:
     """
     folders: Sequence[Path]
     if all(argument.startswith("results=") for argument in arguments):
-        root = Path(arguments[-1].removeprefix("results=") if arguments else RESULTS)
+        root = Path(arguments[-1].removeprefix("results=") if arguments else RESULTS).expanduser()
         if not root.is_dir():
             raise CommandError(f"There is no results folder {root}. Give results=, as the sweep got it.")
         folders = begun(root)
     else:
-        expanded = expand_suites(arguments)
+        expanded = [quoted(argument, PATHS, sweeps=True) for argument in expand_suites(arguments)]
         check_overrides(expanded, "config")
         folders = [run.folder for run in planned(expanded)]
     return {folder: state_of(folder) for folder in folders}

@@ -16,13 +16,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from lipbench import states
-from lipbench.commandline import CONF, PLACES, CommandError
-from lipbench.experiment import variant_of
+from lipbench.commandline import CONF, CommandError
 from lipbench.jobs import ELSEWHERE, FAILED, FINISHED, Outcome
-from lipbench.run_folder import run_folder_of
 from lipbench.states import state_of
-
-NETWORK = ("dataset", "model", "constraint", "loss", "optimizer", "training", "seed")
+from lipbench.variants import called, folder_of
 
 
 @dataclass(frozen=True)
@@ -38,17 +35,6 @@ class Planned:
     name: str
     folder: Path
     command: str
-
-
-def folder_of(results: str | Path, name: str, overrides: Sequence[str], seed: Any) -> Path:
-    """The folder of one run.
-
-    Args:
-        overrides: of the command line; those of the network make the variant.
-    """
-    places = tuple(f"dataset.{place}=" for place in PLACES)
-    mine = [override for override in overrides if not override.lstrip("+~").startswith(places)]
-    return run_folder_of(Path(results), name, variant_of(mine, [key for key in NETWORK if key != "seed"]), seed)
 
 
 def command_of(overrides: Sequence[str]) -> str:
@@ -82,7 +68,7 @@ def _planned(overrides: Sequence[str], config: DictConfig, parser: OverridesPars
     asked = {override.get_key_element(): override.value() for override in parser.parse_overrides(list(task))}
     name = str(asked.get("experiment") or OmegaConf.select(config, "hydra.runtime.choices.experiment"))
     folder = folder_of(asked.get("results", config.results), name, task, asked.get("seed", config.seed))
-    return Planned(name, folder, command_of(task))
+    return Planned(called(folder), folder, command_of(task))
 
 
 @contextmanager

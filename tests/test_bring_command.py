@@ -30,8 +30,8 @@ def file(tmp_path) -> Path:
     return write_models(tmp_path)
 
 
-def run(*arguments: str, code: int = 0) -> None:
-    """The command, in this process."""
+def run(*arguments: str, code: int = 0) -> int | str | None:
+    """The command, in this process: its exit code, or its last words."""
     before = sys.argv
     sys.argv = ["lipbench.evaluate", *arguments]
     try:
@@ -42,6 +42,7 @@ def run(*arguments: str, code: int = 0) -> None:
                 with pytest.raises(SystemExit) as ended:
                     runpy.run_module("lipbench.evaluate", run_name="__main__")
                 assert ended.value.code not in (0, None)
+                return ended.value.code
             else:
                 runpy.run_module("lipbench.evaluate", run_name="__main__")
     finally:
@@ -110,8 +111,9 @@ def test_a_model_that_was_refused_leaves_its_name_free(file, tmp_path, capsys):
 
 @pytest.mark.parametrize("option", ["images=0", "batch_size=-1", "name=.."])
 def test_options_that_are_no_numbers_of_images_or_names(option, file, tmp_path, capsys):
-    run(f"model={file}:build", f"results={tmp_path / 'results'}", *QUICK, option, code=1)
-    assert option in capsys.readouterr().err
+    last_words = run(f"model={file}:build", f"results={tmp_path / 'results'}", *QUICK, option, code=1)
+    assert option in capsys.readouterr().err + str(last_words)
+    assert not (tmp_path / "results").exists()
 
 
 def test_flags_of_an_attack_stay_with_its_table(file, tmp_path):

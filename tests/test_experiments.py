@@ -21,7 +21,7 @@ from lipbench.data import Dataset, Split
 from lipbench.data.drawing import draw
 from lipbench.data.faces import face
 from lipbench.data.pictures import Preparation
-from lipbench.experiment import Experiment, variant_of
+from lipbench.experiment import Experiment
 from lipbench.models import build
 from lipbench.pages import find_runs, leaderboard, write_leaderboard
 from lipbench.results import LawViolation, ResultsError, read_json
@@ -292,14 +292,6 @@ def test_the_recipe_rebuilds_a_network(tmp_path):
         lipbench.load(job.folder)
     with pytest.raises(ResultsError, match="no trained network"):
         lipbench.load(tmp_path)
-
-
-def test_variants_are_named_by_what_changes_the_network():
-    groups = ["loss", "training"]
-    overrides = ["experiment=a/b", "loss.margin=2", "results=/x/y", "+training.epochs=3", "images=5", "seed=1"]
-    assert variant_of(overrides, groups) == "loss.margin=2,training.epochs=3"
-    assert variant_of(["experiment=a/b"], groups) == "default"
-    assert len(variant_of([f"loss.name={'x' * 300}"], groups)) < 130
 
 
 def test_suites_are_expanded_and_zero_jobs_is_an_error():

@@ -30,6 +30,7 @@ def test_a_diff_of_the_page_works(diff, command, tmp_path, monkeypatch):
     shutil.copytree(CONF, tmp_path / "conf")
     subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=tmp_path, check=True)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("lipbench.variants.CONF", tmp_path / "conf")
     overrides = shlex.split(command)
     attacks = [] if "attack=" in command else ["attack=[fgsm]"]
     with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):

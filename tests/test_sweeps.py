@@ -1,6 +1,5 @@
 """Which runs a sweep has, how they end, what the command and `lipbench.status` say of them."""
 
-import json
 import os
 import signal
 import sys
@@ -25,14 +24,14 @@ TINY = ["images=2", "training.epochs=1", "progress=false", "device=cpu", "attack
 
 def test_the_runs_of_a_sweep_are_those_of_hydra(tmp_path):
     arguments = expand_suites(
-        ["suite=digits08/hkr_mlp,digits08/ce_mlp", "loss.margin=1,2", "seed=range(2)", "images=9"]
+        ["suite=digits08/hkr_mlp,digits08/ce_mlp", "loss.margin=3,2", "seed=range(2)", "images=9"]
     )
     plan = planned([*arguments, f"results={tmp_path}", "hydra/launcher=joblib"])
     folders = {run.folder.relative_to(tmp_path).as_posix() for run in plan}
     names = ("digits08/hkr_mlp", "digits08/ce_mlp")
-    assert folders == {f"{name}/loss.margin={m}/{seed}" for name in names for m in (1, 2) for seed in (0, 1)}
+    assert folders == {f"{name}/loss.margin={m}/{seed}" for name in names for m in (3, 2) for seed in (0, 1)}
     assert plan[0].command == (
-        f"python -m lipbench.run experiment=digits08/hkr_mlp loss.margin=1 seed=0 images=9 results={tmp_path}"
+        f"python -m lipbench.run experiment=digits08/hkr_mlp loss.margin=3 seed=0 images=9 results={tmp_path}"
     )
     swept = planned(expand_suites(["suite=two_moons/hkr_mlp"]))
     assert len(swept) > 2, "what an experiment sweeps by itself"
@@ -81,7 +80,7 @@ def test_refused_options_do_not_mark_what_is_finished(tmp_path):
     assert attempt("data/a", folder, "", lambda: None, prepare=refused).code == FAILED
     assert not (folder / ERROR).exists()
     assert attempt("data/a", tmp_path / "fresh", "", lambda: None, prepare=refused).code == FAILED
-    assert (tmp_path / "fresh" / ERROR).exists(), "of a run that has nothing else the status tells"
+    assert not (tmp_path / "fresh").exists(), "what is refused leaves no trace"
     assert attempt("data/a", folder, "", refused).code == FAILED
     assert (folder / ERROR).exists()
 
@@ -117,9 +116,8 @@ def test_sigterm_is_an_interruption(monkeypatch, capsys):
     assert "Interrupted" in capsys.readouterr().err
 
 
-def test_threads_that_are_none_are_refused(tmp_path, capsys):
-    assert sweep("suite=digits08/hkr_mlp", f"results={tmp_path}", "threads=0") == FAILED
-    assert "threads=0: a number of threads" in capsys.readouterr().err
+def test_threads_that_are_none_are_refused(tmp_path):
+    assert "threads=0: threads is a whole number" in sweep("suite=digits08/hkr_mlp", f"results={tmp_path}", "threads=0")
 
 
 @pytest.mark.parametrize(
@@ -187,10 +185,10 @@ def test_states(tmp_path):
 
 def test_the_status_of_a_sweep_names_what_is_missing(tmp_path):
     make(tmp_path, "hkr_mlp/loss.margin=2", dataset="digits08")
-    found = status.states([f"results={tmp_path}", "experiment=digits08/hkr_mlp", "loss.margin=1,2"])
+    found = status.states([f"results={tmp_path}", "experiment=digits08/hkr_mlp", "loss.margin=3,2"])
     kinds = {folder.relative_to(tmp_path).as_posix(): state.kind for folder, state in found.items()}
     assert kinds == {
-        "digits08/hkr_mlp/loss.margin=1/0": "missing",
+        "digits08/hkr_mlp/loss.margin=3/0": "missing",
         "digits08/hkr_mlp/loss.margin=2/0": "finished",
     }
     with pytest.raises(CommandError, match="Did you mean digits08/hkr_mlp"):
@@ -229,8 +227,8 @@ def test_a_launcher_that_cannot_start_is_not_started_again(tmp_path):
     assert (one.return_value.code, "sbatch" in one.return_value.why) == (FAILED, True)
 
 
-def sweep(*arguments: str) -> int:
-    """The exit code of the command, in this process."""
+def sweep(*arguments: str) -> int | str:
+    """The exit code of the command in this process, or its last words."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["lipbench.run", *arguments])
         with pytest.raises(SystemExit) as ended:
@@ -249,17 +247,12 @@ def test_in_a_sweep_the_others_go_on(tmp_path, capsys):
     ]
     assert sweep(*arguments, "hydra.sweeper.max_batch_size=1") == FAILED
     assert "2 runs: 1 finished, 1 failed." in capsys.readouterr().err
-    (failed,) = tmp_path.glob("mnist08/*/*/0")
+    assert not (tmp_path / "mnist08").exists(), "without its data a run leaves no trace"
     (finished,) = tmp_path.glob("digits08/*/*/0")
-    error = json.loads((failed / ERROR).read_text())
-    assert "experiment=mnist08/kr_mlp" in error["command"]
-    assert error["type"] == "FileNotFoundError"
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     again = [a.replace("mnist08/kr_mlp,", "") for a in arguments]
     assert sweep(*again) == FINISHED
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}, "nothing was written"
-    with locked(failed):
-        assert sweep(*arguments) == FAILED, "it fails before it comes to the lock"
     (finished / "summary.json").unlink()
     with locked(finished):
         assert sweep(*again) == ELSEWHERE

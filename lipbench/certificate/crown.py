@@ -1,7 +1,7 @@
 """Linear relaxation: the radius within which CROWN's bounds of the logits' differences prove the label."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lipbench.certificate.core import OUTWARD
 from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.piecewise import Affine, Kinks, Step, steps_of
+from lipbench.progress import SILENT, Progress
 
 # Rounding of float64, eight times what one operation errs: a sum of n products is off by less than n times this.
 UNIT = 8 * 2.0**-53
@@ -25,7 +26,9 @@ class CrownWarning(UserWarning):
 
 
 @torch.no_grad()
-def certify_crown(model: nn.Module, x: Tensor, y: Tensor, *, rounds: int = 12) -> Tensor:
+def certify_crown(
+    model: nn.Module, x: Tensor, y: Tensor, *, rounds: int = 12, progress: Callable[..., Progress] = SILENT
+) -> Tensor:
     """The method `certificate_crown`: certified L2 radius of each image by linear relaxation, [N] float64; 0 where the
     label is wrong or the network is none that can be relaxed (`CrownWarning` says why).
 
@@ -42,6 +45,7 @@ def certify_crown(model: nn.Module, x: Tensor, y: Tensor, *, rounds: int = 12) -
         model: baked, in evaluation mode: nested `nn.Sequential` of affine layers, ReLU, LeakyReLU, Abs, MaxMin,
             GroupSort(2), max pooling. Its layers' matrices must be small (`lipbench.certificate.piecewise.ENTRIES`).
         rounds: bisections: the radius is found to 2^-rounds of twice the distance of the linearised boundary.
+        progress: called with the number of images to be bounded, gives what is told of them (`lipbench.progress`).
 
     Raises:
         ValueError: no round.
@@ -57,8 +61,10 @@ def certify_crown(model: nn.Module, x: Tensor, y: Tensor, *, rounds: int = 12) -
     right = model(x.clone()).argmax(1) == y
     radii = torch.zeros(len(x), dtype=torch.float64)
     rows = right.nonzero()[:, 0].cpu()
-    for batch in rows.split(_at_once(steps)):
-        radii[batch] = _radii(steps, x[batch].double().flatten(1).cpu(), y[batch].cpu(), rounds)
+    with progress(len(rows)) as bar:
+        for batch in rows.split(_at_once(steps)):
+            radii[batch] = _radii(steps, x[batch].double().flatten(1).cpu(), y[batch].cpu(), rounds)
+            bar.update(len(batch))
     return radii.to(x.device)
 
 

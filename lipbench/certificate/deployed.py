@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,19 @@ from lipbench.certificate.radius import gaps_of, row_distances
 from lipbench.certificate.rounding import SLACK, TINY, UNIT, Affine, Link, dot_product, follow, norm, rounding
 from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Scale
+from lipbench.progress import SILENT, Progress
 from lipbench.state import other_products, tensors
 
 
 @torch.no_grad()
-def certify_float(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = None) -> Tensor:
+def certify_float(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    batch_size: int | None = None,
+    progress: Callable[..., Progress] = SILENT,
+) -> Tensor:
     """The method `certificate_float`: an L2 radius of each image, [N] float64, such that the float32 network gives no
     image of [0, 1] within it another label than y; 0 where it is unknown or the label is wrong.
 
@@ -31,6 +39,7 @@ def certify_float(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | N
         x: images [N, C, H, W] in [0, 1], float32.
         y: labels [N].
         batch_size: images computed at once; None: so many that memory stays bounded.
+        progress: as in `certify`.
 
     Raises:
         TypeError, ValueError: as `certify`.
@@ -49,14 +58,16 @@ def certify_float(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | N
         return nothing
     diagonal, radii = math.sqrt(math.prod(shape)), []
     batch_size = batch_size or images_at_once(shape)
-    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        reach = Affine(nothing[: len(images)], torch.full_like(nothing[: len(images)], diagonal))
-        logits, shift = head(images.double(), labels, reach)
-        margins = logits.gather(1, labels[:, None]) - logits - shift.at
-        # Never less than what exact arithmetic needs, whatever underflows on the way.
-        shares = margins.clamp_min(0) / torch.maximum(shift.slope, bounds[labels] * diagonal)
-        own = torch.zeros_like(margins, dtype=torch.bool).scatter(1, labels[:, None], True)
-        radii.append(shares.masked_fill(~(margins > 0), 0.0).nan_to_num(0.0).masked_fill(own, torch.inf).amin(1))
+    with progress(len(x)) as bar:
+        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            reach = Affine(nothing[: len(images)], torch.full_like(nothing[: len(images)], diagonal))
+            logits, shift = head(images.double(), labels, reach)
+            margins = logits.gather(1, labels[:, None]) - logits - shift.at
+            # Never less than what exact arithmetic needs, whatever underflows on the way.
+            shares = margins.clamp_min(0) / torch.maximum(shift.slope, bounds[labels] * diagonal)
+            own = torch.zeros_like(margins, dtype=torch.bool).scatter(1, labels[:, None], True)
+            radii.append(shares.masked_fill(~(margins > 0), 0.0).nan_to_num(0.0).masked_fill(own, torch.inf).amin(1))
+            bar.update(len(images))
     return torch.cat(radii) * diagonal / OUTWARD if radii else nothing
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from lipbench.certificate.slack import LOGIT_SLACK, Passes
 from lipbench.gate import logits_of
 from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import Antipodal, Scale
+from lipbench.progress import SILENT, Progress
 from lipbench.state import evaluation_mode
 
 
@@ -119,7 +120,14 @@ def radius(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = 
 
 
 @torch.no_grad()
-def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = None) -> Tensor:
+def certify(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    batch_size: int | None = None,
+    progress: Callable[..., Progress] = SILENT,
+) -> Tensor:
     """The method `certificate`: certified L2 radius of each image, [N] float64; 0 where it is unknown or the label is
     wrong.
 
@@ -134,6 +142,7 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
         x: images [N, C, H, W] in [0, 1].
         y: labels [N].
         batch_size: images computed at once; None: so many that memory stays bounded.
+        progress: called with the number of images, gives what is told of them (`lipbench.progress`).
 
     Raises:
         TypeError, ValueError: images or labels that cannot be judged (see `lipbench.inputs`), a model of one logit, or
@@ -148,11 +157,13 @@ def certify(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int | None = 
     if not bool(bounds.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     passes, radii = Passes(copy.deepcopy(model).double(), shape, layers), []
-    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        # A copy: a first layer with inplace=True would overwrite the caller's images.
-        logits, slack = passes(images.clone().double())
-        certified = radius(logits, labels, bounds, slack)
-        radii.append(certified.masked_fill(logits_of(model, images).argmax(1) != labels, 0.0))
+    with progress(len(x)) as bar:
+        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            # A copy: a first layer with inplace=True would overwrite the caller's images.
+            logits, slack = passes(images.clone().double())
+            certified = radius(logits, labels, bounds, slack)
+            radii.append(certified.masked_fill(logits_of(model, images).argmax(1) != labels, 0.0))
+            bar.update(len(images))
     return torch.cat(radii)
 
 

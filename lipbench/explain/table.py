@@ -13,6 +13,7 @@ from lipbench.batching import images_at_once
 from lipbench.bounds import on_device, predict
 from lipbench.explain import attributions, metrics
 from lipbench.explain.metrics import Attribution
+from lipbench.progress import SILENT, Progress
 from lipbench.state import float32_products
 
 COLUMNS = ["index", "label", "prediction", "attribution", "metric", "baseline", "value"]
@@ -41,6 +42,7 @@ def explanations(
     radius: float = 0.5,
     samples: int = 4,
     seed: int = 0,
+    progress: Callable[..., Progress] = SILENT,
 ) -> pd.DataFrame:
     """Deletion, insertion, mu-fidelity and stability (`lipbench.explain.metrics`) of the explanations of a network's
     own predictions, in float32 and evaluation mode; the network is left as it was.
@@ -58,6 +60,7 @@ def explanations(
         subsets, share, cells: of `mu_fidelity`.
         radius, samples: of `stability`, whose explanations are those of the first baseline.
         seed: of everything random.
+        progress: called with the number of explanations, gives what is told of them (`lipbench.progress`).
 
     Returns:
         the columns index, label, prediction, attribution, metric, baseline, value.
@@ -66,7 +69,8 @@ def explanations(
     x, y = on_device(model, images[:number], labels[:number])
     predictions = predict(model, x)
     parts = []
-    with undisturbed(model):
+    count = len(x) * len(chosen) * len(baselines)
+    with undisturbed(model), progress(count, "explanation") as bar:
         for name, explain in chosen.items():
             for baseline in baselines:
                 at = _at(explain, baseline)
@@ -81,7 +85,7 @@ def explanations(
                     judges["stability"] = partial(
                         metrics.stability, explain=at, radius=radius, samples=samples, seed=seed
                     )
-                for metric, values in _judged(model, x, predictions, at, judges).items():
+                for metric, values in _judged(model, x, predictions, at, judges, bar).items():
                     parts.append(_rows(y, predictions, name, metric, baseline, values))
     return pd.concat(parts, ignore_index=True)
 
@@ -94,13 +98,19 @@ def _at(explain: Attribution, baseline: float) -> Attribution:
 
 
 def _judged(
-    model: nn.Module, x: Tensor, y: Tensor, explain: Attribution, judges: Mapping[str, Callable[..., Tensor]]
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    explain: Attribution,
+    judges: Mapping[str, Callable[..., Tensor]],
+    bar: Progress,
 ) -> dict[str, Tensor]:
     """Metric -> its values [N], computed in batches."""
     size, found = images_at_once(tuple(x.shape[1:])), []
     for xs, ys in zip(x.split(size), y.split(size), strict=True):
         attribution = explain(model, xs, ys)
         found.append({metric: judge(model, xs, ys, attribution) for metric, judge in judges.items()})
+        bar.update(len(xs))
     return {metric: torch.cat([batch[metric].cpu() for batch in found]) for metric in judges}
 
 

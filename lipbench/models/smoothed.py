@@ -1,6 +1,6 @@
 """Randomised smoothing (Cohen et al., 2019, arXiv 1902.02918): a classifier that is a vote of a base network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,11 @@ class Smoothed(nn.Module):
         abstention = odds.new_full((len(x), 1), self.needed / (self.votes + 1)).logit()
         return torch.cat((odds, abstention), dim=1).to(x.dtype)
 
+    @staticmethod
+    def images_at_once(shape: Sequence[int]) -> int:
+        """How many images of a shape (C, H, W) get their noise together."""
+        return max(1, images_at_once(shape) // AT_ONCE)
+
     @torch.no_grad()
     def counts(self, x: Tensor, first: int, samples: int) -> Tensor:
         """How often the base network says each class under so many samples of noise, int64 [N, K].
@@ -95,7 +100,7 @@ class Smoothed(nn.Module):
             first: number of the first sample; those of the vote itself are 0 to votes - 1.
         """
         parts = []
-        for images in x.split(self.images_at_once(x)):
+        for images in x.split(self.images_at_once(x.shape[1:])):
             total: Tensor | int = 0
             for noisy in self._noisy(images, first, samples):
                 logits = self.base(noisy.flatten(0, 1))
@@ -104,10 +109,6 @@ class Smoothed(nn.Module):
             assert isinstance(total, Tensor)  # at least one sample
             parts.append(total)
         return torch.cat(parts)
-
-    def images_at_once(self, x: Tensor) -> int:
-        """How many of these images the votes are counted of at once."""
-        return max(1, images_at_once(x.shape[1:]) // AT_ONCE)
 
     def noisy(self, x: Tensor) -> Tensor:
         """The first batch that the votes of images [N, C, H, W] are counted on, [M, C, H, W]."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from lipbench.data import Dataset, Split
+from lipbench.progress import Progress
 from lipbench.state import float32_products
 from lipbench.training import processes
 from lipbench.training.batches import balanced_batches, shuffled_batches
@@ -155,15 +155,10 @@ def fit(
     history: list[dict[str, Any]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = load_checkpoint(Path(checkpoint), model, chosen, rates)
-    bar = tqdm(
-        range(len(history), epochs),
-        initial=len(history),
-        total=epochs,
-        unit="epoch",
-        disable=None if progress and first else True,
-    )
+    most = math.inf if minutes is None else 60 * minutes
+    bar = Progress("training", epochs, "epoch", show=progress and first, done=len(history), most=most)
     with bar, torch.random.fork_rng(_cuda_devices(device)):
-        for epoch in bar:
+        for epoch in range(len(history), epochs):
             clock.start(sum(row["seconds"] for row in history))
             if clock.progress(epoch * steps) >= 1:
                 break
@@ -181,7 +176,7 @@ def fit(
             history.append(row)
             if on_epoch is not None and first:
                 on_epoch(row)
-            bar.set_postfix({k: f"{row[k]:.4g}" for k in ("train_loss", "validation_accuracy")})
+            bar.update(train_loss=row["train_loss"], validation_accuracy=row["validation_accuracy"])
             if checkpoint is not None and first:
                 save_checkpoint(Path(checkpoint), model, chosen, rates, history)
     model.eval()
