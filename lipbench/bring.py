@@ -29,7 +29,7 @@ from lipbench.layers import BakingError, Construction, bake_closely
 from lipbench.models import OnnxError, load_onnx, load_weights
 from lipbench.results import file_hash, write_json, write_text
 from lipbench.run_folder import RunFolder
-from lipbench.state import evaluation_mode, same_random_numbers, weights_hash
+from lipbench.state import evaluation_mode, same_random_numbers, tensors, weights_hash
 
 EXPORTED, SCRIPTED, ONNX = (".pt2",), (".pt", ".pth", ".ts", ".torchscript"), (".onnx",)
 FORMS = (
@@ -62,8 +62,6 @@ class Brought(RunFolder):
     """
 
     model: nn.Module
-
-    MADE = ("layers.csv", "environment.json")
 
     def _check(self, dataset: Dataset) -> None:
         check_classifier(self.model, dataset)
@@ -127,7 +125,7 @@ def load_model(
         "source": f"{name}:{function}" if function else name,
         "sha256": _code_hash(file) if file else None,
         "checkpoint": file_hash(Path(checkpoint)) if checkpoint is not None else None,
-        "weights": weights_hash(model.state_dict()),
+        "weights": weights_hash({**model.state_dict(), **tensors(model)}),
     }
     return BroughtModel(model, identity)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lipbench.claiming import OtherNetwork
 from lipbench.locks import Running, held
-from lipbench.results import ERROR, LawViolation, write_error
-from lipbench.run_folder import OtherNetwork
+from lipbench.results import ERROR, MANIFEST, LawViolation, write_error
 from lipbench.training import CheckpointError, TrainingDiverged, processes
 
 # Exit codes; of several runs a failure counts most. 75 is EX_TEMPFAIL of sysexits.h: to be tried again.
@@ -47,8 +47,8 @@ def attempt(
 ) -> Outcome:
     """Does the work of one run. Whatever goes wrong is said on stderr and written to `error.json`.
 
-    Nothing is written where the folder is another network's, whose results it holds, or where another process is at it;
-    nor beside finished results where `prepare` failed.
+    `error.json` is written only where the run has begun and is not finished: a refused command makes no folder and
+    changes no results.
 
     Args:
         command: what repeats the run.
@@ -68,8 +68,9 @@ def attempt(
         print(f"\n{name}: {why}\n", file=sys.stderr)
         if not isinstance(error, said):
             traceback.print_exception(error)
-        spared = isinstance(error, OtherNetwork) or (not begun and (folder / "summary.json").exists())
-        if processes.rank() == 0 and not spared and not held(folder):
+        unfinished = (folder / "config.yaml").exists() and not (folder / MANIFEST).exists()
+        refused = not begun or isinstance(error, OtherNetwork)
+        if processes.rank() == 0 and unfinished and not refused and not held(folder):
             try:
                 write_error(folder, error, command)
             except OSError as second:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import hydra
-import pandas as pd
 from omegaconf import DictConfig
 
 from lipbench.commandline import CONF, CommandError, check_overrides
@@ -22,26 +21,27 @@ from lipbench.pages import (
     write_page,
 )
 from lipbench.report_figures import RECIPES, draw
-from lipbench.results import Comparison, ResultsError
+from lipbench.results import Comparison, LawViolation, ResultsError
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def task(cfg: DictConfig) -> None:
     """The report of one results folder, and how it differs from another."""
     try:
-        table = _report(cfg)
+        _report(cfg)
     except (ResultsError, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from error
-    if (table["violations"] > 0).any() or (table["transport law"] == "VIOLATED").any():
-        print("\nA LAW IS VIOLATED: see the column of violations and the transport law above.", file=sys.stderr)
-        raise SystemExit(1)
+    except LawViolation as error:
+        print(f"\nA LAW IS VIOLATED.\n{error}", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
-def _report(cfg: DictConfig) -> pd.DataFrame:
+def _report(cfg: DictConfig) -> None:
     """
     Raises:
         ResultsError: there is nothing to report; or, once everything else is written, nothing to compare.
+        LawViolation: a law does not hold for one of the runs; everything is written first.
     """
     if not (cfg.processes is None or (type(cfg.processes) is int and cfg.processes >= 1)):
         raise ResultsError(f"processes={cfg.processes}: a number of processes, 1 or more, or null.")
@@ -70,7 +70,8 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
     print("\nWritten: " + ", ".join(map(str, written)))
     if failure is not None:
         raise failure
-    return table
+    if broken := [f"{run.folder}: {run.violation}" for run in runs.finished if run.violation]:
+        raise LawViolation("\n".join(broken), table, table)
 
 
 def _compare(runs: Runs, other: Path) -> Comparison:

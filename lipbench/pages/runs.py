@@ -7,8 +7,11 @@ from typing import Any
 
 from lipbench.health import Flag
 from lipbench.results import (
+    MANIFEST,
     RUN_COLUMNS,
+    LawViolation,
     ResultsError,
+    check_laws,
     read_summary,
     run_folders,
     run_key,
@@ -37,11 +40,13 @@ class Run:
         folder: where it lies; its last four parts are its key.
         summary: as in `summary.json`, with the key of the folder.
         flags: its health flags (see `lipbench.health`); summaries that are older than the flags have none.
+        violation: which laws do not hold for it, in words; "" where all hold.
     """
 
     folder: Path
     summary: dict[str, Any]
     flags: list[Flag]
+    violation: str = ""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -86,7 +91,7 @@ class Runs:
 
 
 def find_runs(root: Path) -> Runs:
-    """Looks at every run under `root`; none that is broken or unfinished stops it. Of each its summary is read alone.
+    """Looks at every run under `root`: none that is damaged or unfinished stops it. The laws of each are checked.
 
     Raises:
         ResultsError: there is no such folder, or no finished run in it; says what was found instead and what to do.
@@ -106,7 +111,7 @@ def find_runs(root: Path) -> Runs:
             finished[run.key] = run
         except ResultsError as error:
             problems.append(Problem.of(error, _name(folder, root), root))
-    begun = [path.parent for path in root.glob("*/*/*/*/config.yaml")]
+    begun = [path.parent for name in ("config.yaml", MANIFEST) for path in root.glob(f"*/*/*/*/{name}")]
     without = sorted(set(begun) - set(folders))
     problems += [Problem(_name(folder, root), "unfinished: it has no tables. Run it again.") for folder in without]
     if not finished:
@@ -128,17 +133,26 @@ def _run(folder: Path) -> Run:
     Raises:
         ResultsError: it is unfinished or broken.
     """
+    key = run_key(folder)
+    if not isinstance(key["seed"], int):
+        raise ResultsError(f"the name of its folder, {key['seed']}, is no seed. Keep copies of a run somewhere else.")
+    violation = ""
     try:
         summary = read_summary(folder)
         if summary is None:
-            raise ResultsError("unfinished: summary.json is missing or older than a table. Run it again.")
+            raise ResultsError(f"unfinished: it has no {MANIFEST}. Run it again.")
         missing = [name for name in NEEDED if name not in summary]
         if missing:
             raise ResultsError(f"summary.json lacks {', '.join(missing)}. Delete it and run the experiment again.")
         flags = [Flag(**flag) for flag in summary.get("flags", [])]
+        try:
+            check_laws(folder, summary, quick=True)
+        except LawViolation as error:
+            violation = str(error)
+            summary["violations"] = error.pairs["index"].nunique()
     except ResultsError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         # A cell that is no number, a file without columns, JSON of another form.
         raise ResultsError(f"one of its files cannot be read ({error}). Run it again with force=true.") from error
-    return Run(folder, {**summary, **run_key(folder)}, flags)
+    return Run(folder, {**summary, **key}, flags, violation)

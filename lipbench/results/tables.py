@@ -4,6 +4,7 @@ Tables of a run lie in `<root>/<dataset>/<experiment>/<variant>/<seed>/bounds/`.
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lipbench.results.files import ResultsError, write_json, write_text
+from lipbench.results.manifest import MANIFEST, verify_tables
 
 RUN_COLUMNS = ["dataset", "experiment", "variant", "seed"]
 COLUMNS = ["index", "label", "prediction", "method", "side", "norm", "distance"]
@@ -144,21 +146,29 @@ def run_key(folder: Path) -> dict[str, Any]:
 def read(root: str | Path) -> pd.DataFrame:
     """All tables under a folder, with the columns dataset, experiment, variant, seed, then those of a table.
 
+    A run that is not finished is left out, with a warning.
+
     Args:
         root: a results folder such as `results/runs`, any folder inside it, or one run.
 
     Raises:
-        ResultsError: there is no table under it.
+        ResultsError: there is no table of a finished run under it.
+        Damaged: a table of a finished run was changed, removed or added after the run.
     """
     folders = run_folders(Path(root))
     if not folders:
         raise ResultsError(f"{root} holds no results: no <dataset>/<experiment>/<variant>/<seed>/bounds/*.csv in it.")
     tables = []
     for folder in folders:
+        if verify_tables(folder) is None:
+            warnings.warn(f"{folder} is left out: it has no {MANIFEST}, so the run is unfinished.", stacklevel=2)
+            continue
         table = read_bounds(folder)
         for position, (column, value) in enumerate(run_key(folder).items()):
             table.insert(position, column, value)
         tables.append(table)
+    if not tables:
+        raise ResultsError(f"{root} holds no finished run. Run the experiments again: they go on where they stopped.")
     return pd.concat(tables, ignore_index=True)
 
 
