@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from lipbench.commandline import CONF, CommandError, check_overrides
+from lipbench.commandline import CONF, CommandError, check_overrides, quoted
 from lipbench.pages import (
     Runs,
     compare_runs,
@@ -97,6 +97,7 @@ def _only(runs: Runs, datasets: list[str]) -> Runs:
 
 def main() -> None:
     """The command `python -m lipbench.report`."""
+    sys.argv[1:] = [quoted(argument, ("results", "compare")) for argument in sys.argv[1:]]
     try:
         check_overrides(sys.argv[1:], "report")
         task()

@@ -24,6 +24,7 @@ from lipbench.commandline import (
     check_results,
     expand_suites,
     judging,
+    quoted,
     report_lines,
 )
 from lipbench.experiment import Experiment
@@ -103,7 +104,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sys.argv[1:] = expand_suites(sys.argv[1:])
+        sys.argv[1:] = expand_suites([quoted(argument, ("results", "data_root")) for argument in sys.argv[1:]])
         check_overrides(sys.argv[1:], "config")
         check_results(sys.argv[1:])
         if processes.launched() and {"-m", "--multirun"} & set(sys.argv[1:]):

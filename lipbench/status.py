@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lipbench.commandline import CommandError, check_overrides, expand_suites
+from lipbench.commandline import CommandError, check_overrides, expand_suites, quoted
 from lipbench.states import DAMAGED, FINISHED, KINDS, VIOLATED, State, begun, state_of
 from lipbench.sweeps import planned
 
@@ -29,7 +29,7 @@ def states(arguments: Sequence[str]) -> dict[Path, State]:
             raise CommandError(f"There is no results folder {root}. Give results=, as the sweep got it.")
         folders = begun(root)
     else:
-        expanded = expand_suites(arguments)
+        expanded = expand_suites([quoted(argument, ("results", "data_root")) for argument in arguments])
         check_overrides(expanded, "config")
         folders = [run.folder for run in planned(expanded)]
     return {folder: state_of(folder) for folder in folders}
