@@ -21,13 +21,13 @@ import torch
 
 from lipbench import losses, run_folder
 from lipbench.certificate import certify
+from lipbench.claiming import OtherNetwork
 from lipbench.data import Dataset, Split
 from lipbench.experiment import Experiment
 from lipbench.health import Flag
 from lipbench.jobs import FAILED, FINISHED, attempt
 from lipbench.locks import LOCK
 from lipbench.results import ERROR, RUN_COLUMNS, read_json, read_summary
-from lipbench.run_folder import OtherNetwork
 from lipbench.training import adam, fit
 
 

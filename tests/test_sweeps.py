@@ -12,11 +12,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from runs_on_disk import make
 
 from lipbench import jobs, run, states, status, sweeps
+from lipbench.claiming import OtherNetwork
 from lipbench.commandline import CommandError, check_overrides, check_results, expand_suites
 from lipbench.jobs import ELSEWHERE, FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
 from lipbench.locks import LOCK, locked
 from lipbench.results import ERROR, clear_error, read_error, read_json, write_error
-from lipbench.run_folder import OtherNetwork
 from lipbench.states import state_of
 from lipbench.sweeps import Planned, planned
 
