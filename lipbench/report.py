@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import hydra
+import pandas as pd
 from omegaconf import DictConfig
 
 from lipbench.commandline import CONF, CommandError, check_overrides, quoted
@@ -37,7 +38,7 @@ def task(cfg: DictConfig) -> None:
         raise SystemExit(1) from error
 
 
-def _report(cfg: DictConfig) -> None:
+def _report(cfg: DictConfig) -> pd.DataFrame:
     """
     Raises:
         ResultsError: there is nothing to report; or, once everything else is written, nothing to compare.
@@ -72,6 +73,7 @@ def _report(cfg: DictConfig) -> None:
         raise failure
     if broken := [f"{run.folder}: {run.violation}" for run in runs.finished if run.violation]:
         raise LawViolation("\n".join(broken), table, table)
+    return table
 
 
 def _compare(runs: Runs, other: Path) -> Comparison:

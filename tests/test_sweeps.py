@@ -1,6 +1,5 @@
 """Which runs a sweep has, how they end, what the command and `lipbench.status` say of them."""
 
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from lipbench.claiming import OtherNetwork
 from lipbench.commandline import CommandError, check_overrides, check_results, expand_suites
 from lipbench.jobs import ELSEWHERE, FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
 from lipbench.locks import LOCK, locked
-from lipbench.results import ERROR, clear_error, read_error, read_json, write_error
+from lipbench.results import ERROR, MANIFEST, clear_error, read_error, read_json, write_error
 from lipbench.states import state_of
 from lipbench.sweeps import Planned, planned
 
@@ -49,6 +48,7 @@ def fails(error: Exception):
 
 
 def test_a_failed_run_says_why_and_the_next_success_takes_it_back(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")  # the run has begun
     outcome = attempt("data/a", tmp_path, "python again", fails(ValueError("no such thing")))
     assert (outcome.code, outcome.why) == (FAILED, "no such thing")
     error = read_json(tmp_path / ERROR)
@@ -79,11 +79,14 @@ def test_refused_options_do_not_mark_what_is_finished(tmp_path):
     folder = make(tmp_path, "hkr_mlp")
     refused = fails(ValueError("images=0"))
     assert attempt("data/a", folder, "", lambda: None, prepare=refused).code == FAILED
-    assert not (folder / ERROR).exists()
-    assert attempt("data/a", tmp_path / "fresh", "", lambda: None, prepare=refused).code == FAILED
-    assert (tmp_path / "fresh" / ERROR).exists(), "of a run that has nothing else the status tells"
     assert attempt("data/a", folder, "", refused).code == FAILED
-    assert (folder / ERROR).exists()
+    assert not (folder / ERROR).exists()
+    for begun in (refused, lambda: None):
+        assert attempt("data/a", tmp_path / "fresh", "", refused, prepare=begun).code == FAILED
+        assert not (tmp_path / "fresh").exists(), "a refused command makes no folder"
+    (folder / MANIFEST).unlink()
+    assert attempt("data/a", folder, "", refused).code == FAILED
+    assert (folder / ERROR).exists(), "the run has begun and is not finished"
 
 
 def test_results_that_cannot_be_written_are_refused_before_hydra_writes(tmp_path, monkeypatch):
@@ -163,8 +166,9 @@ def test_a_failure_counts_more_than_what_others_make():
 def test_states(tmp_path):
     finished, failed, stopped, training = (make(tmp_path, name) for name in ("a", "b", "c", "d"))
     write_error(failed, ValueError("no good\nat all"), "again")
-    (stopped / "summary.json").unlink()
-    for path in [training / "summary.json", *(training / "bounds").iterdir()]:
+    for folder in (failed, stopped):
+        (folder / MANIFEST).unlink()
+    for path in [training / MANIFEST, *(training / "bounds").iterdir()]:
         path.unlink()
     (training / "config.yaml").write_text("training:\n  epochs: 7\n")
     assert state_of(finished) == states.State("finished")
@@ -249,17 +253,13 @@ def test_in_a_sweep_the_others_go_on(tmp_path, capsys):
     ]
     assert sweep(*arguments, "hydra.sweeper.max_batch_size=1") == FAILED
     assert "2 runs: 1 finished, 1 failed." in capsys.readouterr().err
-    (failed,) = tmp_path.glob("mnist08/*/*/0")
+    assert not list(tmp_path.glob("mnist08/*/*/0")), "without its data a run makes no folder"
     (finished,) = tmp_path.glob("digits08/*/*/0")
-    error = json.loads((failed / ERROR).read_text())
-    assert "experiment=mnist08/kr_mlp" in error["command"]
-    assert error["type"] == "FileNotFoundError"
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     again = [a.replace("mnist08/kr_mlp,", "") for a in arguments]
     assert sweep(*again) == FINISHED
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}, "nothing was written"
-    with locked(failed):
-        assert sweep(*arguments) == FAILED, "it fails before it comes to the lock"
+    assert sweep(*arguments) == FAILED
     (finished / "summary.json").unlink()
     with locked(finished):
         assert sweep(*again) == ELSEWHERE
