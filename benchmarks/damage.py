@@ -157,6 +157,7 @@ def refusing(run: Run, out: Path) -> dict[str, Callable[[], Any]]:
 
 def check(run: Run, name: str, out: Path) -> dict[str, str]:
     """Reader -> what it made of a damaged file: found, harmless or accepted."""
+    manifest = run.manifest
     try:
         manifest = verify(run.folder)
         outcome = "found" if manifest is None else "accepted"
@@ -175,7 +176,7 @@ def check(run: Run, name: str, out: Path) -> dict[str, str]:
     whole = ("report", "status")  # these speak of all files
     if outcome == "found" and (wrong := [reader for reader in whole if outcomes[reader] != "found"]):
         outcomes |= dict.fromkeys(wrong, "accepted")
-    for reader, function in refusing(run, out).items() if outcome == "found" else ():
+    for reader, function in refusing(run, out).items() if outcome == "found" and manifest is not None else ():
         try:
             function()
             outcomes[reader] = "accepted"
@@ -231,9 +232,7 @@ def main() -> None:
                     print(f"ACCEPTED by {reader}: {name} {kind} (number {number})", file=sys.stderr)
     rows = pd.DataFrame([(*key, count) for key, count in counts.items()], columns=["kind", "reader", "outcome", "n"])
     print(rows.pivot_table(index="reader", columns="outcome", values="n", aggfunc="sum", fill_value=0).to_markdown())
-    print(
-        f"\n{options.damages:,} damages of {len(run.truth)} files, {time.perf_counter() - started:.0f} s, seed {options.seed}"
-    )
+    print(f"\n{options.damages:,} damages of {len(run.truth)} files in {time.perf_counter() - started:.0f} s.")
     raise SystemExit(int((rows["outcome"] == "accepted").any()))
 
 

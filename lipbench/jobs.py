@@ -68,7 +68,7 @@ def attempt(
         print(f"\n{name}: {why}\n", file=sys.stderr)
         if not isinstance(error, said):
             traceback.print_exception(error)
-        unfinished = (folder / "config.yaml").exists() and not (folder / MANIFEST).exists()
+        unfinished = folder.exists() and not (folder / MANIFEST).exists()
         refused = not begun or isinstance(error, OtherNetwork)
         if processes.rank() == 0 and unfinished and not refused and not held(folder):
             try:

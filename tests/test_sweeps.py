@@ -48,7 +48,6 @@ def fails(error: Exception):
 
 
 def test_a_failed_run_says_why_and_the_next_success_takes_it_back(tmp_path, capsys):
-    (tmp_path / "config.yaml").write_text("seed: 0\n")  # the run has begun
     outcome = attempt("data/a", tmp_path, "python again", fails(ValueError("no such thing")))
     assert (outcome.code, outcome.why) == (FAILED, "no such thing")
     error = read_json(tmp_path / ERROR)

@@ -42,7 +42,7 @@ def write_manifest(folder: Path, identity: str = "") -> None:
     Args:
         identity: fingerprint of what the run depends on.
     """
-    files = {name: _entry(folder / name) for name in sorted({*_names(folder), *_tables(folder)})}
+    files = {name: _entry(folder / name) for name in _present(folder)}
     content = {"identity": identity, "files": files}
     write_json(folder / MANIFEST, {**content, "sha256": _sealed(content)})
 
@@ -60,7 +60,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     except (ResultsError, OSError, LookupError, AttributeError, TypeError):
         held = seal = None
-    if held is None or seal != _sealed(held):
+    if held is None or seal != _sealed(held) or not all(map(_is_inside, held.get("files", [None]))):
         raise Damaged(folder, {MANIFEST: "was changed after the run"})
     manifest: dict[str, Any] = held
     return manifest
@@ -77,7 +77,7 @@ def verify(folder: Path, names: Collection[str] | None = None, *, quick: bool = 
         the manifest; None where the run is unfinished.
 
     Raises:
-        Damaged: a file is missing, or differs; a table is there that the run did not make.
+        Damaged: a file is missing, or differs; there is one that the run did not make.
     """
     manifest = read_manifest(folder)
     if manifest is not None and (found := damage(folder, manifest, names, quick=quick)):
@@ -102,8 +102,8 @@ def damage(
     for name in held if names is None else names:
         if why := _wrong(folder / name, held.get(name), since):
             found[name] = why
-    tables = {name for name in _tables(folder) if names is None or name in names}
-    return found | dict.fromkeys(sorted(tables - held.keys()), "is no table of this run")
+    added = {name for name in _present(folder) if names is None or name in names}
+    return found | dict.fromkeys(sorted(added - held.keys()), "is no file of this run")
 
 
 def touched(folder: Path) -> bool:
@@ -141,6 +141,12 @@ def _written(found: os.stat_result) -> int:
     return max(found.st_mtime_ns, found.st_ctime_ns)
 
 
+def _is_inside(name: Any) -> bool:
+    """Whether a name is that of a file in the folder of a run or in its `bounds/`: a manifest may be anybody's."""
+    parts = name.removeprefix("bounds/").split("/") if isinstance(name, str) else []
+    return len(parts) == 1 and parts[0] not in ("", ".", "..") and "\\" not in parts[0]
+
+
 def _entry(path: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": digest(path)}
     if path.suffix == ".csv":
@@ -148,11 +154,13 @@ def _entry(path: Path) -> dict[str, Any]:
     return entry
 
 
-def _names(folder: Path) -> list[str]:
-    """Those of `FILES`, and the tables of measures: each has a JSON file of the same name."""
-    measures = [path.name for path in folder.glob("*.json") if path.with_suffix(".csv").is_file()]
-    names = [*FILES, *measures, *(f"{Path(name).stem}.csv" for name in measures)]
-    return [name for name in names if (folder / name).is_file()]
+def _present(folder: Path) -> list[str]:
+    """The files of a run that there are: `FILES`, the tables of bounds and those of measures, each of which has a JSON
+    file of the same name.
+    """
+    measures = [path.stem for path in folder.glob("*.json") if path.with_suffix(".csv").is_file()]
+    names = {*FILES, *_tables(folder), *(f"{name}{kind}" for name in measures for kind in (".csv", ".json"))}
+    return sorted(name for name in names if (folder / name).is_file())
 
 
 def _tables(folder: Path) -> list[str]:

@@ -104,10 +104,10 @@ def read_bounds(folder: Path) -> pd.DataFrame:
 def _read_table(path: Path) -> pd.DataFrame:
     try:
         # Python's float() returns the very number that was written; pandas' own parser may miss the last bit.
-        table = pd.read_csv(path, dtype={"distance": str}, keep_default_na=False)
+        table = pd.read_csv(path, dtype={"distance": object}, keep_default_na=False)
         if list(table.columns) != COLUMNS:
             raise ResultsError(f"{path} has columns {list(table.columns)}; expected {COLUMNS}.")
-        table["distance"] = table["distance"].map(float).astype(float)
+        table["distance"] = table["distance"].to_numpy().astype(float)
     except (OSError, ResultsError):
         raise
     except Exception as error:  # of pandas' parser, in many ways
@@ -116,8 +116,8 @@ def _read_table(path: Path) -> pd.DataFrame:
         "an index, label or prediction that is no whole number": not all(
             pd.api.types.is_integer_dtype(table[column]) for column in COLUMNS[:3]
         ),
-        f"a side that is none of {SIDES}": not set(table["side"]).issubset(SIDES),
-        f"a norm that is none of {NORMS}": not set(table["norm"]).issubset(NORMS),
+        f"a side that is none of {SIDES}": not set(table["side"].unique()).issubset(SIDES),
+        f"a norm that is none of {NORMS}": not set(table["norm"].unique()).issubset(NORMS),
         "a distance that is negative or NaN": not (table["distance"] >= 0).all(),
     }
     if len(table) and any(problems.values()):
