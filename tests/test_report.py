@@ -83,7 +83,9 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
 
 
 def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
-    (make(tmp_path, "hkr_cnn") / "illustrations.npz").write_text("no archive")
+    folder = make(tmp_path, "hkr_cnn")
+    (folder / "illustrations.npz").write_text("no archive")
+    write_manifest(folder)
     run_report(f"results={tmp_path}")
     named = "data/hkr_cnn/default/0/illustrations.npz is damaged"
     assert f"Not drawn: figure adversarial_data: {named}" in capsys.readouterr().err
