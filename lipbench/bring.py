@@ -24,7 +24,7 @@ from lipbench.models.code import built, code_hash, explained, is_module
 from lipbench.models.kinds import EXPORTED, ONNX, SCRIPTED, Kind, kind_of, not_what_was_expected
 from lipbench.results import file_hash, write_json, write_text
 from lipbench.run_folder import RunFolder
-from lipbench.state import duplicate, evaluation_mode, same_random_numbers, weights_hash
+from lipbench.state import duplicate, evaluation_mode, same_random_numbers, tensors, weights_hash
 
 FORMS = (
     "path/to/file.py:function, package.module:function, a torch.export file (.pt2), a TorchScript file (.pt, .ts) or "
@@ -52,8 +52,6 @@ class Brought(RunFolder):
     """
 
     model: nn.Module
-
-    MADE = ("layers.csv", "environment.json")
 
     def _check(self, dataset: Dataset) -> None:
         check_classifier(self.model, dataset)
@@ -122,7 +120,7 @@ def load_model(
         "source": f"{label}:{function}" if function else label,
         "sha256": code_hash(file) if file else None,
         "checkpoint": file_hash(Path(checkpoint).expanduser()) if checkpoint is not None else None,
-        "weights": weights_hash(model.state_dict()),
+        "weights": weights_hash({**model.state_dict(), **tensors(model)}),
     }
     inputs = {"layout": input_layout, "mean": input_mean, "std": input_std}
     if given := {key: value for key, value in inputs.items() if value is not None}:

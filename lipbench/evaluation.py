@@ -33,7 +33,7 @@ from lipbench.health import Flag, HealthWarning, float64_flags, model_flags, ret
 from lipbench.inputs import check_batch, check_labels
 from lipbench.layers import bake_as_it_is
 from lipbench.losses import binary_function
-from lipbench.results import LawViolation, violations
+from lipbench.results import LawViolation, transport_holds, violations
 from lipbench.state import duplicate, float32_products, same_random_numbers
 from lipbench.transport import LIMIT, equal_samples, wasserstein
 
@@ -214,13 +214,11 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
     kr = float(f[1].mean() - f[0].mean())
     bound = float(gaps(model, tuple(images.shape[1:]))[0, 1])
     distance_ = wasserstein(*(sample.double().flatten(1).cpu().numpy() for sample in samples))
-    # Both sides are means of n float64 numbers.
     return {
         "kr": kr,
         "lipschitz": bound,
         "wasserstein": distance_,
-        # A bound of 0 or inf needs no case of its own.
-        "transport_law": not kr > bound * distance_ * (1 + 1e-9),
+        "transport_law": transport_holds(kr, bound, distance_),
     }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.batching import images_at_once
-from lipbench.beside import add_cost
+from lipbench.beside import add_cost, read_costs
 from lipbench.data import Dataset, Split
 from lipbench.environment import environment
 from lipbench.layers import BakingError, bake_closely
@@ -38,7 +38,7 @@ class Experiment(RunFolder):
     training: Callable[..., list[dict[str, Any]]]
     tensorboard: bool = False
 
-    MADE = ("model.safetensors", "model.json", "history.csv", "network.json", "environment.json")
+    TRAINED = ("model.safetensors", "history.csv", "network.json", "environment.json")
 
     def assist(self) -> None:
         """What every process but the first does (see `lipbench.training.processes`): its share of the training, where
@@ -62,18 +62,27 @@ class Experiment(RunFolder):
         recipe = self._recipe(dataset)
         if trained:
             self._checkpoint.unlink(missing_ok=True)  # left by a kill just after the weights were written
-            return rebuild(recipe, self.folder).to(self.device)
+            model = rebuild(recipe, self.folder).to(self.device)
+            write_json(self.folder / "model.json", recipe)
+            self._add_cost(dataset)
+            return model
         with event_log(self.folder / "tensorboard") if self.tensorboard else nullcontext() as on_epoch:
             model, history = self._train(recipe, dataset, on_epoch)
         write_text(self.folder / "history.csv", pd.DataFrame(history).to_csv(index=False, lineterminator="\n"))
         change = _bake(model, dataset.validation)
         write_json(self.folder / "environment.json", environment(self.device))
         write_json(self.folder / "network.json", {"bake_change": change})
-        seconds = sum(row["seconds"] for row in history)
-        add_cost(self.folder, "training", seconds, len(dataset.train.labels) * len(history))
+        self._add_cost(dataset)
         save(model, recipe, self.folder)
         self._checkpoint.unlink(missing_ok=True)
         return model
+
+    def _add_cost(self, dataset: Dataset) -> None:
+        """Writes what the training cost, by its history, unless `costs.csv` says it."""
+        if "training" in set(read_costs(self.folder)["method"]):
+            return
+        history = pd.read_csv(self.folder / "history.csv")
+        add_cost(self.folder, "training", history["seconds"].sum(), len(dataset.train.labels) * len(history))
 
     def _recipe(self, dataset: Dataset) -> dict[str, Any]:
         return {

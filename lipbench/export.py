@@ -40,7 +40,7 @@ from lipbench.exporting import (
 )
 from lipbench.layers import bake
 from lipbench.models import load
-from lipbench.results import ResultsError, check_targets, read_config, read_json, run_key
+from lipbench.results import ResultsError, check_targets, read_config, read_json, run_key, verify
 
 FORMULA = (
     "radius = min over k != y of (z_y - z_k) / gaps[y][k], z the logits and y the class of the largest; "
@@ -147,11 +147,12 @@ def export_run(run: Path, out: Path | None = None, trust: Sequence[str] = (), **
         trust: see `lipbench.load`.
 
     Raises:
-        ResultsError: the folder holds no trained network, or names functions that it may not.
+        ResultsError: the folder holds no trained network, is damaged, or names functions that it may not.
         ExportError: as in `export`.
     """
     if not run.is_dir():
         raise ExportError(f"There is no folder {run}. A run's is <results>/<dataset>/<experiment>/<variant>/<seed>.")
+    verify(run)
     model, recipe = load(run, trust), read_json(run / "model.json")
     data = _data_at_hand(run, trust)
     environment = run / "environment.json"

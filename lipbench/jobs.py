@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lipbench.claiming import OtherNetwork
 from lipbench.escapes import say
 from lipbench.locks import Running, held
-from lipbench.results import ERROR, LawViolation, write_error
-from lipbench.run_folder import OtherNetwork
+from lipbench.results import ERROR, MANIFEST, LawViolation, write_error
 from lipbench.training import CheckpointError, TrainingDiverged, processes
 
 # Exit codes; of several runs a failure counts most. 75 is EX_TEMPFAIL of sysexits.h: to be tried again.
@@ -48,8 +48,8 @@ def attempt(
 ) -> Outcome:
     """Does the work of one run. Whatever goes wrong is said on stderr and written to `error.json`.
 
-    Nothing is written where the folder is another network's, whose results it holds, where another process is at it, or
-    where `prepare` failed: what is refused leaves no trace.
+    `error.json` is written only where the run has begun and is not finished: a refused command makes no folder and
+    changes no results.
 
     Args:
         command: what repeats the run.
@@ -69,8 +69,9 @@ def attempt(
         say(f"\n{name}: {why}\n", sys.stderr)
         if not isinstance(error, said):
             traceback.print_exception(error)
-        spared = isinstance(error, OtherNetwork) or not begun
-        if processes.rank() == 0 and not spared and not held(folder):
+        unfinished = folder.exists() and not (folder / MANIFEST).exists()
+        refused = not begun or isinstance(error, OtherNetwork)
+        if processes.rank() == 0 and unfinished and not refused and not held(folder):
             try:
                 write_error(folder, error, command)
             except OSError as second:

@@ -67,7 +67,7 @@ class Owner:
         """How long it has held the lock, such as "2 h 5 min"."""
         try:
             return duration((datetime.now(UTC) - datetime.fromisoformat(self.since)).total_seconds())
-        except ValueError:
+        except (ValueError, TypeError):  # no date, or one without a time zone
             return "unknown"
 
     def __str__(self) -> str:
@@ -129,14 +129,28 @@ def owner_of(path: Path, now: float | None = None) -> Owner | None:
         now: by the clock that gave the file its times; by default this machine's.
     """
     try:
-        text, beat = path.read_text(encoding="utf-8"), path.stat().st_mtime
+        text, beat = path.read_text(encoding="utf-8", errors="replace"), path.stat().st_mtime
     except FileNotFoundError:
         return None
-    silent = max(0.0, (time.time() if now is None else now) - beat)
+    # A sign of life in the future, by a clock that was ahead, is none.
+    silent = abs((time.time() if now is None else now) - beat)
     try:
-        return Owner(**{**json.loads(text), "silent": silent})
-    except (ValueError, TypeError):
+        owner = Owner(**{**json.loads(text), "silent": silent})
+    except (ValueError, TypeError, RecursionError):
         return Owner(silent=silent)  # written just now, or by something else
+    return owner if _is_sane(owner) else Owner(silent=silent)
+
+
+def _is_sane(owner: Owner) -> bool:
+    """Whether what a lock says can be used: its token in the name of a file, its number for a process."""
+    texts = (owner.token, owner.host, owner.machine, owner.started, owner.since)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and (not owner.token or owner.token.isalnum())
+        and type(owner.pid) is int
+        and 0 <= owner.pid < 2**31
+        and isinstance(owner.about, Mapping | None)
+    )
 
 
 def duration(seconds: float) -> str:

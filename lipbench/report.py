@@ -29,26 +29,27 @@ from lipbench.pages import (
     write_page,
 )
 from lipbench.report_figures import RECIPES, draw
-from lipbench.results import Comparison, ResultsError
+from lipbench.results import Comparison, LawViolation, ResultsError
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
 def task(cfg: DictConfig) -> None:
     """The report of one results folder, and how it differs from another."""
     try:
-        table = _report(cfg)
+        _report(cfg)
     except (ResultsError, OSError) as error:
         say(error, sys.stderr)
         raise SystemExit(1) from error
-    if (table["violations"] > 0).any() or (table["transport law"] == "VIOLATED").any():
-        say("\nA LAW IS VIOLATED: see the column of violations and the transport law above.", sys.stderr)
-        raise SystemExit(1)
+    except LawViolation as error:
+        say(f"\nA LAW IS VIOLATED.\n{error}", sys.stderr)
+        raise SystemExit(1) from error
 
 
 def _report(cfg: DictConfig) -> pd.DataFrame:
     """
     Raises:
         ResultsError: there is nothing to report; or, once everything else is written, nothing to compare.
+        LawViolation: a law does not hold for one of the runs; everything is written first.
     """
     if not (cfg.processes is None or (type(cfg.processes) is int and cfg.processes >= 1)):
         raise ResultsError(f"processes={cfg.processes}: a number of processes, 1 or more, or null.")
@@ -80,6 +81,8 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
     say("\nWritten: " + ", ".join(map(str, written)))
     if failure is not None:
         raise failure
+    if broken := [f"{run.folder}: {run.violation}" for run in runs.finished if run.violation]:
+        raise LawViolation("\n".join(broken), table, table)
     return table
 
 
@@ -106,6 +109,7 @@ def _only(runs: Runs, datasets: list[str]) -> Runs:
 
 def main() -> None:
     """The command `python -m lipbench.report`."""
+    sys.argv[1:] = [quoted(argument, ("results", "compare")) for argument in sys.argv[1:]]
     try:
         sys.argv[1:] = [quoted(argument, ("results", "compare")) for argument in sys.argv[1:]]
         check_overrides(sys.argv[1:], "report")

@@ -25,6 +25,7 @@ from lipbench.experiment import Experiment
 from lipbench.identity import described, read_back
 from lipbench.results import (
     EPSILONS,
+    MANIFEST,
     Equality,
     LawViolation,
     ResultsError,
@@ -35,6 +36,7 @@ from lipbench.results import (
     read_config,
     read_json,
     run_key,
+    verify,
 )
 
 # Settings of the machine on which a difference of results may depend, in this order.
@@ -66,9 +68,11 @@ def reproduce(
         a row per table, and what differs between the two environments, as lines.
 
     Raises:
-        ResultsError: the folder holds no finished run that can be made again, or the images are others.
+        ResultsError: the folder holds no finished run that can be made again, a damaged one, or the images are others.
         UntrustedError: its files name functions that they may not.
     """
+    if verify(run) is None:
+        raise ResultsError(f"{run} has no {MANIFEST}: the run is unfinished. Run the experiment again.")
     network = read_config(run / "config.yaml") if (run / "config.yaml").exists() else {}
     if missing := [key for key in ("dataset", "model", "loss", "optimizer", "training", "seed") if key not in network]:
         brought = "source" in (network.get("model") or {})

@@ -2,7 +2,7 @@
 refused.
 """
 
-import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lipbench.attacks import shared_float64
@@ -31,6 +30,7 @@ from lipbench.bounds import (
     certify_images,
 )
 from lipbench.certificate import lipschitz
+from lipbench.claiming import Claim, empty
 from lipbench.data import Dataset, Split
 from lipbench.evaluation import health, masked_gradients, transport_law
 from lipbench.files import unfinished
@@ -38,33 +38,30 @@ from lipbench.gate import checked_table, named
 from lipbench.health import Flag, float64_flags, returned_flags, table_flags
 from lipbench.identity import described, read_back
 from lipbench.illustrations import VERSION, illustrate, nearest_images
-from lipbench.locks import LOCK, leftovers, locked
+from lipbench.locks import leftovers, locked
 from lipbench.progress import Progress, reporting
 from lipbench.results import (
+    Damaged,
     LawViolation,
     ResultsError,
+    check_laws,
     clear_error,
-    differences,
     fingerprint,
     read_arrays,
     read_bounds,
-    read_config,
     read_json,
-    read_summary,
     table_hashes,
+    verify,
     violations,
     write_bounds,
     write_json,
+    write_manifest,
     write_summary,
     write_text,
 )
 
 # (model, images uint8 [N, C, H, W], labels [N]) -> a table. The images are those of the test set.
 Measure = Callable[[nn.Module, Tensor, Tensor], pd.DataFrame]
-
-
-class OtherNetwork(ResultsError):
-    """A folder is another run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +90,8 @@ class RunFolder(ABC):
     force: bool = False
     progress: bool = True
 
-    # Files of `_network`.
-    MADE: ClassVar[tuple[str, ...]] = ()
+    # Files of `_network` that cannot be made again without a new training.
+    TRAINED: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def _network(self, dataset: Dataset) -> nn.Module:
@@ -108,35 +105,50 @@ class RunFolder(ABC):
         """What the summary says of the network besides its bounds."""
 
     def run(self) -> dict[str, Any]:
-        """Makes the network, certifies and attacks it as far as that is not there yet, and writes the summary. A folder
-        where all is there is left as it is.
+        """Makes the network, certifies and attacks it as far as that is not there yet, and writes the summary and the
+        manifest. A finished run is left as it is; where files of it are damaged, they are made again.
 
         Returns:
             the summary, as in `summary.json`.
 
         Raises:
-            Running: another process is at it.
+            Running: another process is at work in the folder.
             OtherNetwork: the folder holds another network, and `force` is not set.
+            Damaged: a file is damaged that only a new training can make.
             ResultsError: a table of the folder was made with other options.
             LawViolation: a law does not hold; the rows and the offending pairs are saved first.
         """
         dataset = self.load_dataset()
         self._check(dataset)
-        identity = self._identity(dataset)
+        data = read_back(described(dataset))
+        identity = self._identity(data)
         summary = None if self.force else self._finished(identity)
         if summary is not None:
             with suppress(OSError):  # a folder that is finished need not be ours to write
                 clear_error(self.folder)
             return summary
         with locked(self.folder, methods=[*self.certificates, *self.attacks], measures=[*self.measures]):
-            clear_error(self.folder)
             for path in (*unfinished(self.folder), *leftovers(self.folder)):
                 path.unlink(missing_ok=True)
-            self._claim()
-            self._claim_data(dataset)
+            self._claim(data)
+            clear_error(self.folder)
             summary = self._judge(self._network(dataset), dataset, identity)
             clear_error(self.folder)  # of another process that failed before it could ask for the lock
             return summary
+
+    def _claim(self, data: Mapping[str, Any]) -> None:
+        """Makes the folder this run's, or refuses, before anything in it is changed."""
+        if self.force:
+            empty(self.folder)
+        claim = Claim.of(self.folder, self.TRAINED)
+        missing = claim.check(self.network, data)
+        for name in self.options:
+            claim.check_table(self._table(name), self._made_of(name))
+        claim.check_others(self.options, fingerprint(self.network))
+        for name in sorted(claim.remade):
+            why = claim.broken.get(name, "belongs to a damaged file")
+            print(f"{self.folder / name} {why}: it is made again.", file=sys.stderr)
+        claim.begin(missing)
 
     def _judge(self, model: nn.Module, dataset: Dataset, identity: str) -> dict[str, Any]:
         test = dataset.test
@@ -157,16 +169,16 @@ class RunFolder(ABC):
                 "lipschitz": lipschitz(model, dataset.shape),
                 **transport_law(model, test.images, test.labels),
                 "flags": [flag.as_dict() for flag in self._all_flags(flags)],
-                "identity": identity,
             }
         self._illustrate(model, dataset)
         seconds = {row["method"]: row["seconds"] for row in read_costs(self.folder).to_dict("records")}
-        # Last: where it fits the tables, the run is finished.
         summary = write_summary(self.folder, facts, seconds, self.epsilons)
-        self._check_laws(attacked, model, summary)
+        self._save_violations(attacked, model)
+        write_manifest(self.folder, identity)  # last: where it is, the run is finished
+        check_laws(self.folder, summary)
         return summary
 
-    def _identity(self, dataset: Dataset) -> str:
+    def _identity(self, data: Mapping[str, Any]) -> str:
         """Of the whole run: all that its files depend on."""
         made = {
             "network": self.network,
@@ -174,88 +186,48 @@ class RunFolder(ABC):
             "methods": [*self.certificates, *self.attacks, *self.measures],
             "images": self.images,
             "epsilons": list(self.epsilons),
-            "data": described(dataset),
+            "data": data,
             "versions": [VERSION, version("lipbench")],
         }
         return fingerprint(made)
 
     def _finished(self, identity: str) -> dict[str, Any] | None:
-        """The summary, where this very run ended well and none of its files was taken away since."""
+        """The summary, where this very run is finished and none of its files was changed since.
+
+        Raises:
+            LawViolation: it is, but a law does not hold for it.
+        """
         try:
-            summary = read_summary(self.folder)
-            read_arrays(self.folder / "illustrations.npz")  # no table, so the summary does not know its sum
-        except (OSError, ResultsError):
+            manifest = verify(self.folder)
+        except (OSError, Damaged):
             return None
-        if summary is None or summary.get("identity") != identity:
+        if manifest is None or manifest["identity"] != identity:
             return None
-        tables = [*(f"bounds/{name}.csv" for name in self.options if name not in self.measures)]
-        files = ["config.yaml", "data.json", *self.MADE, *tables]
-        files += [f"{name}.csv" for name in self.measures]
-        lawful = not summary["violations"] and summary.get("transport_law", True)
-        return summary if lawful and all((self.folder / name).exists() for name in files) else None
+        summary: dict[str, Any] = read_json(self.folder / "summary.json")
+        check_laws(self.folder, summary)
+        return summary
 
-    def _claim(self) -> None:
-        """Makes the folder this network's, or finds that it is."""
-        path = self.folder / "config.yaml"
-        if path.exists():
-            lines = differences(read_config(path), read_back(self.network))
-            if lines and not self.force:
-                raise OtherNetwork(
-                    f"{self.folder} holds another network. Differences (there -> asked for):\n  "
-                    + "\n  ".join(lines)
-                    + "\nUse force=true to replace it, or another results= (of a model of your own: another name=)."
-                )
-            if self.force:
-                self._empty()
-        if not path.exists():
-            write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(self.network))))
+    def _table(self, name: str) -> Path:
+        """The table of a method or measure."""
+        return self.folder / f"{name}.csv" if name in self.measures else self.folder / "bounds" / f"{name}.csv"
 
-    def _empty(self) -> None:
-        """Removes what the folder holds: the summary first, so that no part of it is taken for a finished run; what
-        says whose it is last, so that no other network is found in it.
-        """
-        (self.folder / "summary.json").unlink(missing_ok=True)
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif LOCK not in path.name and path.name != "config.yaml":  # nor what others try the lock with
-                path.unlink(missing_ok=True)
-        (self.folder / "config.yaml").unlink()
-
-    def _claim_data(self, dataset: Dataset) -> None:
-        """Remembers the data in `data.json`, or finds that they are those of this folder: what lies in a folder of
-        images, or in a file of arrays, is not in the configuration.
-        """
-        path, found = self.folder / "data.json", read_back(described(dataset))
-        if path.exists():
-            lines = differences(read_json(path), found)
-            if lines:
-                raise OtherNetwork(
-                    f"{self.folder} was made with other images. Differences (there -> now):\n  "
-                    + "\n  ".join(lines)
-                    + "\nUse force=true to replace it, another dataset.name= or another results=."
-                )
-        elif not (self.folder / "bounds").exists():
-            write_json(path, found)
+    def _made_of(self, name: str) -> dict[str, Any]:
+        """What the table of a method or measure depends on."""
+        kind = "measure" if name in self.measures else "method"
+        identity = {"network": fingerprint(self.network), kind: name, "options": self.options[name]}
+        if kind == "method":
+            identity["images"] = self.images if name in self.attacks or name in COSTLY else None
+        return read_back(identity)
 
     def _bounds(self, name: str, compute: Callable[[], Judged], beside: Callable[[Judged], None] | None = None) -> None:
-        """Writes the table of one method unless it is there, and what lies beside it before it."""
-        images = self.images if name in self.attacks or name in COSTLY else None
-        identity = read_back(
-            {
-                "network": fingerprint(self.network),
-                "method": name,
-                "options": self.options[name],
-                "images": images,
-            }
-        )
-        if self._kept(self.folder / "bounds" / f"{name}.csv", identity):
+        """Writes the table of one method unless it is there, and its artifacts before it."""
+        if self._table(name).exists():
             return
         judged = compute()
         if beside is not None:
             beside(judged)
         add_cost(self.folder, name, judged.seconds, judged.passes)
-        write_bounds(self.folder, judged.table, identity)
+        write_bounds(self.folder, judged.table, self._made_of(name))
 
     def _write_beside(self, model: nn.Module, attacked: Split, name: str, before: list[Flag], judged: Judged) -> None:
         """What was seen on the images of an attack, which are not stored; `before` are the flags of the model."""
@@ -266,33 +238,21 @@ class RunFolder(ABC):
         add_flags(self.folder, name, flags + float64_flags(name, judged.why_not_float64, before))
 
     def _measure(self, name: str, compute: Callable[..., pd.DataFrame]) -> None:
-        """Writes `<name>.csv` unless it is there, and before it `<name>.json`, what it depends on."""
-        path = self.folder / f"{name}.csv"
-        identity = read_back({"network": fingerprint(self.network), "measure": name, "options": self.options[name]})
-        if not self._kept(path, identity):
-            reports = reporting(compute, name, self.progress)
+        """Writes `<name>.csv` unless it is there, and before it `<name>.json`: what it depends on, and whether a law of
+        the measure is violated.
+        """
+        path = self._table(name)
+        if path.exists():
+            return
+        violation = None
+        reports = reporting(compute, name, self.progress)
+        try:
             with Progress(name, 1, "table", show=self.progress and not reports), named("measure", name):
                 table = checked_table(name, compute(**reports))
-            write_json(path.with_suffix(".json"), identity)
-            write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-
-    @staticmethod
-    def _kept(table: Path, identity: Mapping[str, Any]) -> bool:
-        """Whether a table is there already.
-
-        Raises:
-            ResultsError: it is, but depends on something else than what is asked for.
-        """
-        if not table.exists():
-            return False
-        lines = differences(read_json(table.with_suffix(".json")), identity)
-        if lines:
-            raise ResultsError(
-                f"{table} was made with other options. Differences (there -> asked for):\n  "
-                + "\n  ".join(lines)
-                + "\nUse force=true to replace the run, delete that table, or use another results=."
-            )
-        return True
+        except LawViolation as error:
+            table, violation = error.table, str(error)
+        write_json(path.with_suffix(".json"), {**self._made_of(name), "violation": violation})
+        write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
     def _attack(self, model: nn.Module, attacked: Split, name: str, attack: Attack) -> Judged:
         lower = certified(read_bounds(self.folder))[: len(attacked.labels)] if self.certificates else None
@@ -307,30 +267,16 @@ class RunFolder(ABC):
             progress=self.progress,
         )
 
-    def _check_laws(self, attacked: Split, model: nn.Module, summary: Mapping[str, Any]) -> None:
-        table = read_bounds(self.folder)
-        pairs = violations(table)
+    def _save_violations(self, attacked: Split, model: nn.Module) -> None:
+        """The offending rows in `violations.csv`, their images in `violations.npz`."""
+        pairs = violations(read_bounds(self.folder))
         report, images = self.folder / "violations.csv", self.folder / "violations.npz"
-        if not len(pairs):
-            report.unlink(missing_ok=True)
-            images.unlink(missing_ok=True)
-        else:
+        if len(pairs):
             write_text(report, pairs.to_csv(index=False, float_format="%.17g", lineterminator="\n"))
             self._save_pairs(pairs, attacked, model, images)
-            raise LawViolation(
-                f"THE SANDWICH LAW IS VIOLATED on {pairs['index'].nunique()} images: a bug or a discovery.\n"
-                f"Rows: {report}; pairs (x, x_adv): {images}.\n" + pairs.head().to_string(index=False),
-                table,
-                pairs,
-            )
-        if not summary.get("transport_law", True):
-            raise LawViolation(
-                f"THE OPTIMAL-TRANSPORT LAW IS VIOLATED: KR {summary['kr']:.6g} / Lipschitz bound "
-                f"{summary['lipschitz']:.6g} exceeds Wasserstein-1 {summary['wasserstein']:.6g}: the bound is wrong. "
-                f"See {self.folder / 'summary.json'}.",
-                table,
-                pairs,
-            )
+        else:
+            report.unlink(missing_ok=True)
+            images.unlink(missing_ok=True)
 
     def _save_pairs(self, pairs: pd.DataFrame, attacked: Split, model: nn.Module, path: Path) -> None:
         """Attacks the offending images again (attacks are deterministic) and saves x and x_adv."""

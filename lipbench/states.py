@@ -9,9 +9,10 @@ import torch
 import yaml
 
 from lipbench.locks import LOCK, Owner, owner_of
-from lipbench.results import ERROR, ResultsError, read_error, read_summary
+from lipbench.results import ERROR, MANIFEST, LawViolation, ResultsError, check_laws, read_error, read_summary
 
-FINISHED, RUNNING, FAILED, STOPPED, MISSING = KINDS = ("finished", "running", "failed", "stopped", "missing")
+KINDS = ("finished", "running", "violated", "damaged", "failed", "stopped", "missing")
+FINISHED, RUNNING, VIOLATED, DAMAGED, FAILED, STOPPED, MISSING = KINDS
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class State:
     """How far a run is.
 
     Attributes:
-        kind: finished; running, in some process; failed, and `error.json` says why; stopped, by a kill or an
-            interruption, so that the same command goes on; missing.
+        kind: finished; running, in some process; violated, finished but a law does not hold; damaged, finished but a
+            file was changed since; failed, and `error.json` says why; stopped, by a kill or an interruption, so that
+            the same command goes on; missing.
         detail: of a run that is not finished.
     """
 
@@ -33,23 +35,36 @@ def state_of(folder: Path) -> State:
     owner = owner_of(folder / LOCK)
     if owner is not None and not owner.gone:
         return State(RUNNING, f"{owner}; {_progress(folder, owner)}")
+    ended = _ended(folder)
+    if ended is not None:
+        return ended
     error = read_error(folder)
     if error is not None:
         where = f" ({error['time']} on {error['host']})" if "time" in error and "host" in error else ""
-        return State(FAILED, f"{error['type']}: {_first_line(error['message'])}{where}")
-    try:
-        if read_summary(folder) is not None:
-            return State(FINISHED)
-    except (ResultsError, OSError) as broken:
-        return State(STOPPED, str(broken))
+        kind = VIOLATED if error["type"] == LawViolation.__name__ else FAILED
+        return State(kind, f"{error['type']}: {_first_line(error['message'])}{where}")
     if not any((folder / name).exists() for name in ("config.yaml", "bounds", LOCK)):
         return State(MISSING)
     return State(STOPPED, _progress(folder, owner) + (f"; {owner}, has ended" if owner else ""))
 
 
+def _ended(folder: Path) -> State | None:
+    """The state of a run that has a manifest."""
+    try:
+        summary = read_summary(folder)
+        if summary is None:
+            return None
+        check_laws(folder, summary, quick=True)
+    except LawViolation as violation:
+        return State(VIOLATED, _first_line(str(violation)))
+    except (ResultsError, OSError, ValueError, TypeError, LookupError) as broken:
+        return State(DAMAGED, str(broken))
+    return State(FINISHED)
+
+
 def begun(root: Path) -> list[Path]:
     """The folders of all runs under a results folder that were started."""
-    names = ("config.yaml", LOCK, ERROR)
+    names = ("config.yaml", MANIFEST, LOCK, ERROR)
     return sorted({path.parent for name in names for path in root.glob(f"*/*/*/*/{name}")})
 
 
@@ -59,8 +74,10 @@ def _progress(folder: Path, owner: Owner | None) -> str:
     if not done and not (folder / "model.safetensors").exists():
         return _epochs(folder)
     about = (owner.about if owner else None) or {}
-    asked = [*about.get("methods", []), *about.get("measures", [])]
-    done += [name for name in about.get("measures", []) if (folder / f"{name}.csv").exists()]
+    methods, measures = (about.get(key) for key in ("methods", "measures"))
+    measures = measures if isinstance(measures, list) else []
+    asked = [*(methods if isinstance(methods, list) else []), *measures]
+    done += [name for name in measures if (folder / f"{name}.csv").exists()]
     left = [name for name in asked if name not in done]
     if not asked:
         return f"{len(done)} tables"

@@ -1,5 +1,6 @@
 """`python -m lipbench.status results=results/runs suite=mnist08 seed=0,1,2`: which runs of a sweep are finished,
-running, failed, stopped or missing. The options are those of the sweep; with `results=` alone, all that were begun.
+running, violated, damaged, failed, stopped or missing. The options are those of the sweep. With `results=` alone, the
+command lists all runs that were begun.
 """
 
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from lipbench.commandline import PATHS, CommandError, check_overrides, expand_suites, quoted
 from lipbench.escapes import say
-from lipbench.states import FINISHED, KINDS, State, begun, state_of
+from lipbench.states import DAMAGED, FINISHED, KINDS, VIOLATED, State, begun, state_of
 from lipbench.sweeps import planned
 
 RESULTS = "results/runs"
@@ -48,14 +49,17 @@ def text(found: Mapping[Path, State]) -> str:
 
 
 def main() -> None:
-    """The command `python -m lipbench.status`. It ends with 0 whatever it finds: it is a report."""
+    """The command `python -m lipbench.status`. Its exit code is 1 where a law is violated or a file is damaged."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         return
     try:
-        say(text(states(sys.argv[1:])))
+        found = states(sys.argv[1:])
     except CommandError as error:
         raise SystemExit(str(error)) from None
+    say(text(found))
+    if {state.kind for state in found.values()} & {VIOLATED, DAMAGED}:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

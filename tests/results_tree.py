@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lipbench.results import bounds_table, write_bounds, write_json, write_summary, write_text
+from lipbench.results import bounds_table, write_bounds, write_json, write_manifest, write_summary, write_text
 
 IMAGES, GREY = 8, (1, 6, 6)
 Shape = tuple[int, int, int]
@@ -58,6 +58,7 @@ def make_run(
             folder / "illustrations.npz",
             **{**illustrations(labels, nearest, generator, shape), "classes": np.array(classes)},
         )
+    write_manifest(folder)
 
 
 def make_sweep(root: Path) -> Path:
@@ -68,6 +69,7 @@ def make_sweep(root: Path) -> Path:
         write_text(folder / "config.yaml", f"loss: {{_target_: hkr, margin: {margin}, alpha: 0.9}}\nseed: 0\n")
         summary = {"accuracy": accuracy, "certified_accuracy": {"0.5": accuracy, "1": certified}}
         write_json(folder / "summary.json", summary)
+        write_manifest(folder)
     return root
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lipbench.results import bounds_table, write_bounds, write_json, write_summary, write_text
+from lipbench.results import bounds_table, write_bounds, write_json, write_manifest, write_summary, write_text
 
 IMAGES = 40
 
@@ -29,4 +29,5 @@ def make(root: Path, name: str, shift: float = 0.0, seed: int = 0, dataset: str 
     write_text(folder / "costs.csv", "method,seconds,passes\ntraining,12.5,1000\nfgm,0.5,12\n")
     write_json(folder / "data.json", {"shape": [1, 2, 2], "test": {"images": IMAGES, "hash": "00"}})
     write_summary(folder, {"lipschitz": 1.0, "flags": [], **facts}, {"training": 12.5, "fgm": 0.5})
+    write_manifest(folder)
     return folder

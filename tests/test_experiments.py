@@ -278,7 +278,8 @@ def test_report_of_two_seeds(tmp_path):
     (tmp_path / "digits08/hkr_mlp/default/1/bounds/fgsm.csv").unlink()
     runs = find_runs(tmp_path)
     assert leaderboard(runs)["seeds"].tolist() == [1]
-    assert [problem.why.split(":")[0] for problem in runs.problems] == ["unfinished"]
+    assert [problem.why.split(":")[0] for problem in runs.problems] == ["digits08/hkr_mlp/default/1 is damaged"]
+    assert "bounds/fgsm.csv is missing" in runs.problems[0].why
 
 
 def test_the_recipe_rebuilds_a_network(tmp_path):
@@ -288,7 +289,7 @@ def test_the_recipe_rebuilds_a_network(tmp_path):
     assert not model.training
     assert type(build(read_json(job.folder / "model.json"))) is type(model)
     (job.folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(ResultsError, match="Delete it"):
+    with pytest.raises(ResultsError, match=r"model\.safetensors has 6 bytes"):
         lipbench.load(job.folder)
     with pytest.raises(ResultsError, match="no trained network"):
         lipbench.load(tmp_path)

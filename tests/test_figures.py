@@ -15,7 +15,7 @@ import lipbench
 from lipbench.figures import FIGURES, Recipe, Results, drawings, save_figure
 from lipbench.figures.lineup import lineup
 from lipbench.figures.tradeoff import pareto
-from lipbench.results import best, bounds_table, run_folders, survival, write_bounds
+from lipbench.results import best, bounds_table, run_folders, survival, write_bounds, write_manifest
 
 RECIPES = {recipe.name: recipe for recipe in FIGURES}
 # Tested where they are measured; of several data sets.
@@ -85,6 +85,8 @@ def test_what_lacks_its_inputs_is_left_out(tmp_path):
     for path in tmp_path.rglob("*.csv"):
         if path.stem in ATTACKS:
             path.unlink()
+    for folder in run_folders(tmp_path):
+        write_manifest(folder)
     assert list(drawings(Results(run_folders(tmp_path)))) == []
 
 
@@ -214,6 +216,7 @@ def test_unequal_classes_count_alike(tmp_path):
     for name, side in (("certificate", "lower"), ("fgm", "upper")):
         distances = np.array([1.0, 3.0, 3.0, 3.0])
         write_bounds(folder, bounds_table(range(4), labels, labels, name, side, distances), {})
+    write_manifest(folder)
     (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["lineup"],))
     between = drawing.table[(drawing.table["epsilon"] > 1) & (drawing.table["epsilon"] < 2.9)]
     assert len(between)
@@ -226,6 +229,7 @@ def test_networks_that_are_always_wrong_or_never_fooled(tmp_path):
         for method, side, value in (("certificate", "lower", 0.0), ("fgm", "upper", distance)):
             rows = bounds_table(range(2), np.array([0, 1]), np.array([1, 0]), method, side, np.full(2, value))
             write_bounds(folder, rows, {})
+        write_manifest(folder)
     (drawing,) = drawings(Results(run_folders(tmp_path)))
     assert drawing.name == "lineup_d"
     upper = drawing.table[drawing.table["curve"] == "combined attack"].groupby("experiment")["accuracy"]

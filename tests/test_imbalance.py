@@ -13,7 +13,15 @@ from lipbench import layers, losses
 from lipbench.data import Dataset, Split
 from lipbench.figures import accuracy_curves
 from lipbench.pages import find_runs, leaderboard, write_leaderboard
-from lipbench.results import bounds_table, class_accuracies, imbalance, summarize, write_bounds, write_summary
+from lipbench.results import (
+    bounds_table,
+    class_accuracies,
+    imbalance,
+    summarize,
+    write_bounds,
+    write_manifest,
+    write_summary,
+)
 from lipbench.training import adam
 from lipbench.training.batches import balanced_batches, shuffled_batches
 from lipbench.training.history import monitor
@@ -143,7 +151,9 @@ def run(root, name: str, labels: np.ndarray, predictions: np.ndarray) -> dict:
     distances = (labels == predictions).astype(float)
     table = bounds_table(range(len(labels)), labels, predictions, "certificate", "lower", distances)
     write_bounds(folder, table, {})
-    return write_summary(folder, {"lipschitz": 1.0, "flags": []}, {})
+    summary = write_summary(folder, {"lipschitz": 1.0, "flags": []}, {})
+    write_manifest(folder)
+    return summary
 
 
 def test_history_certifies_each_class_alike():

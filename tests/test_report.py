@@ -22,7 +22,7 @@ from lipbench.figures.data import drawn
 from lipbench.pages import find_runs, leaderboard, write_latex, write_leaderboard, write_page
 from lipbench.pages.cards import cards
 from lipbench.pages.lineup import lineup_table
-from lipbench.results import ResultsError, read_json, run_folders, table_hashes, write_json
+from lipbench.results import ResultsError, read_bounds, read_json, run_folders, write_bounds, write_json, write_manifest
 
 
 def run_report(*options: str) -> pd.DataFrame:
@@ -54,20 +54,24 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
     (make(tmp_path, "json") / "summary.json").write_text("{")
     (make(tmp_path, "list") / "summary.json").write_text("[]")
     (make(tmp_path, "history") / "history.csv").write_text("")
+    (make(tmp_path, "costs") / "costs.csv").unlink()
+    (make(tmp_path, "copy").with_name("0_backup")).mkdir()
+    shutil.copytree(tmp_path / "data/copy/default/0", tmp_path / "data/copy/default/0_backup", dirs_exist_ok=True)
     old = make(tmp_path, "old") / "summary.json"
     write_json(old, {key: value for key, value in read_json(old).items() if key != "tightness"})
-    for name in ("columns", "cell"):  # newer than its summary, but for the hash
-        path = tmp_path / f"data/{name}/default/0/summary.json"
-        held = read_json(path)
-        write_json(path, {**held, "tables": table_hashes(path.parent)})
+    write_manifest(old.parent)
     (make(tmp_path, "card") / "config.yaml").write_text("a: [1\n")
     (tmp_path / "data/card/default/0/costs.csv").write_text("nothing\n")
     (tmp_path / "data/card/default/0/environment.json").unlink()
+    write_manifest(tmp_path / "data/card/default/0")
     table = run_report(f"results={tmp_path}")
-    assert table["experiment"].tolist() == ["card", "cell", "columns", "good", "history"], "tables are not read"
+    assert table["experiment"].tolist() == ["card", "copy", "good"]
     told = capsys.readouterr()
     left_out = {line.split("/")[1]: line for line in told.err.splitlines() if "Left out" in line}
-    assert set(left_out) == {"json", "list", "old"}
+    assert set(left_out) == {"columns", "cell", "json", "list", "history", "costs", "copy", "old"}
+    for name, file in (("columns", "bounds/fgm.csv"), ("list", "summary.json"), ("costs", "costs.csv is missing")):
+        assert file in left_out[name]
+    assert "0_backup, is no seed" in left_out["copy"]
     assert "lacks tightness" in left_out["old"]
     assert "Not drawn: " in told.err
     assert str(tmp_path) not in (tmp_path / "report.html").read_text()
@@ -79,7 +83,9 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
 
 
 def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
-    (make(tmp_path, "hkr_cnn") / "illustrations.npz").write_text("no archive")
+    folder = make(tmp_path, "hkr_cnn")
+    (folder / "illustrations.npz").write_text("no archive")
+    write_manifest(folder)
     run_report(f"results={tmp_path}")
     named = "data/hkr_cnn/default/0/illustrations.npz is damaged"
     assert f"Not drawn: figure adversarial_data: {named}" in capsys.readouterr().err
@@ -191,10 +197,15 @@ def test_a_violation_is_loud(tmp_path):
     folder = make(tmp_path, "a")
     summary = read_json(folder / "summary.json")
     write_json(folder / "summary.json", {**summary, "violations": 3, "transport_law": False})
+    table = read_bounds(folder)
+    wrong = table[table["method"] == "fgm"].assign(distance=0.0)
+    write_bounds(folder, wrong, read_json(folder / "bounds/fgm.json"))
     (folder / "violations.csv").write_text(
         "index,norm,lower_method,lower,upper_method,upper\n7,l2,certificate,2,fgm,1\n"
     )
+    write_manifest(folder)
     runs = find_runs(tmp_path)
+    assert runs.finished[0].summary["violations"] == 40, "of the tables, not of the summary"
     text = write_page(leaderboard(runs), runs).read_text()
     assert "sandwich law VIOLATED" in text
     assert "transport law VIOLATED" in text
@@ -278,6 +289,7 @@ def test_the_lineup_of_all_data_sets_is_one_table(tmp_path):
     make(tmp_path, "hkr_cnn", dataset="uneven", balanced_robust_accuracy=dict(shares), **unequal)
     folder = make(tmp_path, "hkr_cnn", dataset="certified")
     write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "robust_accuracy": None})
+    write_manifest(folder)
     runs = find_runs(tmp_path)
     table = lineup_table(leaderboard(runs))
     assert table[["dataset", "experiment"]].to_numpy().tolist() == [

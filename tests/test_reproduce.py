@@ -18,7 +18,16 @@ from lipbench.data import digits
 from lipbench.environment import environment
 from lipbench.experiment import Experiment
 from lipbench.reproduce import main, reproduce
-from lipbench.results import ResultsError, UntrustedError, equalities, read_config, read_json, write_json
+from lipbench.results import (
+    Damaged,
+    ResultsError,
+    UntrustedError,
+    equalities,
+    read_config,
+    read_json,
+    write_json,
+    write_manifest,
+)
 from lipbench.run import experiment_of
 
 QUICK = ["images=6", "training.epochs=1", "progress=false", "device=cpu", "attack=[deepfool,fgm]"]
@@ -77,6 +86,9 @@ def test_what_differs_is_said_with_how_much(run, tmp_path, monkeypatch, capsys):
     held = read_json(changed / "environment.json")
     held["packages"]["torch"], held["commit"] = "1.0", "abc"
     write_json(changed / "environment.json", held)
+    with pytest.raises(Damaged, match=r"certificate\.csv"):
+        reproduce(changed, tmp_path)
+    write_manifest(changed)
     assert command(monkeypatch, f"run={changed}", "progress=false") == 1
     printed = capsys.readouterr().out
     assert (
@@ -95,10 +107,14 @@ def test_what_cannot_be_made_again_is_refused(run, tmp_path, monkeypatch, capsys
         shutil.copytree(run, folder)
         return folder
 
+    with pytest.raises(ResultsError, match="unfinished"):
+        reproduce(tmp_path, tmp_path / "out")
+    write_manifest(tmp_path)
     with pytest.raises(ResultsError, match="lacks dataset"):
         reproduce(tmp_path, tmp_path / "out")
     other = copy("images")
     write_json(other / "data.json", {**read_json(other / "data.json"), "name": "other"})
+    write_manifest(other)
     with pytest.raises(ResultsError, match=r"(?s)made with other images.*name: other -> digits08"):
         reproduce(other, tmp_path / "out")
     hostile = copy("hostile")
@@ -106,12 +122,14 @@ def test_what_cannot_be_made_again_is_refused(run, tmp_path, monkeypatch, capsys
     (hostile / "config.yaml").write_text(
         OmegaConf.to_yaml({**config, "loss": {"_target_": "os.system", "command": "x"}})
     )
+    write_manifest(hostile)
     with pytest.raises(UntrustedError, match=r"loss\._target_ is 'os\.system'"):
         reproduce(hostile, tmp_path / "out")
     (hostile / "config.yaml").write_text(OmegaConf.to_yaml(config))
     identity = read_json(hostile / "bounds" / "deepfool.json")
     for options in ({"_target_": "os.system"}, {**identity["options"], "x": {"_target_": "os.system"}}):
         write_json(hostile / "bounds" / "deepfool.json", {**identity, "options": options})
+        write_manifest(hostile)
         with pytest.raises(UntrustedError, match=r"os\.system"):
             reproduce(hostile, tmp_path / "out")
     assert not (tmp_path / "out").exists()

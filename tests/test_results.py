@@ -11,6 +11,7 @@ from lipbench.figures import accuracy_curves, save_figure
 from lipbench.results import (
     COLUMNS,
     RUN_COLUMNS,
+    Damaged,
     ResultsError,
     atomic,
     best,
@@ -23,6 +24,7 @@ from lipbench.results import (
     survival,
     violations,
     write_bounds,
+    write_manifest,
     write_summary,
 )
 from lipbench.transport import wasserstein
@@ -147,6 +149,9 @@ def test_round_trip_keeps_every_bit(tmp_path):
     folder = tmp_path / "data" / "net" / "default" / "3"
     exact = [1 / 3, np.nextafter(0.1, 1), np.inf]
     write_bounds(folder, rows("a", "upper", exact), {"method": "a"})
+    with pytest.warns(UserWarning, match="unfinished"), pytest.raises(ResultsError, match="no finished run"):
+        read(tmp_path)
+    write_manifest(folder)
     table = read(tmp_path)
     assert list(table.columns) == RUN_COLUMNS + COLUMNS
     assert table["distance"].tolist() == exact
@@ -163,20 +168,24 @@ def test_a_folder_without_results_says_so(tmp_path):
 def test_a_foreign_table_is_refused(tmp_path):
     (tmp_path / "bounds").mkdir()
     (tmp_path / "bounds" / "a.csv").write_text("x,y\n1,2\n")
+    write_manifest(tmp_path)
     with pytest.raises(ResultsError, match="expected"):
         read(tmp_path)
 
 
-def test_a_summary_is_stale_when_a_table_changes(tmp_path):
+def test_a_summary_is_of_a_finished_run_alone(tmp_path):
     folder = tmp_path / "d" / "e" / "default" / "0"
     for method, side in (("certificate", "lower"), ("a", "upper")):
         write_bounds(folder, rows(method, side, [1.0, 2.0]), {})
     write_summary(folder, {"lipschitz": 1.0}, {"training": 3.0, "a": 1.0, "certificate": 9.0})
+    assert read_summary(folder) is None
+    write_manifest(folder)
     summary = read_summary(folder)
     assert summary is not None
     assert summary["attack_seconds"] == 1
     write_bounds(folder, rows("a", "upper", [1.0, 2.5]), {})
-    assert read_summary(folder) is None
+    with pytest.raises(Damaged, match=r"bounds/a\.csv"):
+        read_summary(folder)
 
 
 def test_a_file_and_its_name_are_on_the_disk_before_anything_later(tmp_path, monkeypatch):

@@ -11,11 +11,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from runs_on_disk import make
 
 from lipbench import jobs, run, states, status, sweeps
+from lipbench.claiming import OtherNetwork
 from lipbench.commandline import CommandError, check_overrides, check_results, expand_suites
 from lipbench.jobs import ELSEWHERE, FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
 from lipbench.locks import LOCK, locked
-from lipbench.results import ERROR, clear_error, read_error, read_json, write_error
-from lipbench.run_folder import OtherNetwork
+from lipbench.results import ERROR, MANIFEST, clear_error, read_error, read_json, write_error
 from lipbench.states import state_of
 from lipbench.sweeps import Planned, planned
 
@@ -82,7 +82,13 @@ def test_refused_options_do_not_mark_what_is_finished(tmp_path):
     assert attempt("data/a", tmp_path / "fresh", "", lambda: None, prepare=refused).code == FAILED
     assert not (tmp_path / "fresh").exists(), "what is refused leaves no trace"
     assert attempt("data/a", folder, "", refused).code == FAILED
-    assert (folder / ERROR).exists()
+    assert not (folder / ERROR).exists()
+    for begun in (refused, lambda: None):
+        assert attempt("data/a", tmp_path / "fresh", "", refused, prepare=begun).code == FAILED
+        assert not (tmp_path / "fresh").exists(), "a refused command makes no folder"
+    (folder / MANIFEST).unlink()
+    assert attempt("data/a", folder, "", refused).code == FAILED
+    assert (folder / ERROR).exists(), "the run has begun and is not finished"
 
 
 def test_results_that_cannot_be_written_are_refused_before_hydra_writes(tmp_path, monkeypatch):
@@ -161,8 +167,9 @@ def test_a_failure_counts_more_than_what_others_make():
 def test_states(tmp_path):
     finished, failed, stopped, training = (make(tmp_path, name) for name in ("a", "b", "c", "d"))
     write_error(failed, ValueError("no good\nat all"), "again")
-    (stopped / "summary.json").unlink()
-    for path in [training / "summary.json", *(training / "bounds").iterdir()]:
+    for folder in (failed, stopped):
+        (folder / MANIFEST).unlink()
+    for path in [training / MANIFEST, *(training / "bounds").iterdir()]:
         path.unlink()
     (training / "config.yaml").write_text("training:\n  epochs: 7\n")
     assert state_of(finished) == states.State("finished")
@@ -253,6 +260,7 @@ def test_in_a_sweep_the_others_go_on(tmp_path, capsys):
     again = [a.replace("mnist08/kr_mlp,", "") for a in arguments]
     assert sweep(*again) == FINISHED
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}, "nothing was written"
+    assert sweep(*arguments) == FAILED
     (finished / "summary.json").unlink()
     with locked(finished):
         assert sweep(*again) == ELSEWHERE

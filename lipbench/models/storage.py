@@ -10,11 +10,12 @@ from typing import Any
 
 from hydra.utils import instantiate
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import nn
 
 from lipbench.layers import bake
-from lipbench.results import ResultsError, atomic, check_targets, read_json, write_json
+from lipbench.results import ResultsError, atomic, check_targets, read_json, verify, write_json
 from lipbench.state import bounded_memory
 
 WEIGHTS = "model.safetensors"
@@ -38,8 +39,9 @@ def build(recipe: Mapping[str, Any], *, baked: bool = False) -> nn.Module:
 def save(model: nn.Module, recipe: Mapping[str, Any], folder: Path) -> None:
     """Writes a baked network. The weights come last: where they exist, the network is complete."""
     write_json(folder / "model.json", dict(recipe))
+    weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     with atomic(folder / WEIGHTS) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, temporary)
+        temporary.write_bytes(serialize(weights))  # safetensors' own files can be read by their owner alone
 
 
 def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
@@ -54,6 +56,7 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
 
     Raises:
         ResultsError: the folder holds no trained network, or a damaged one.
+        Damaged: the network of a finished run was changed after the run.
         UntrustedError: the recipe names something else; nothing was built then.
     """
     folder = Path(folder)
@@ -63,6 +66,7 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
             f"{folder} holds no trained network (model.json and model.safetensors). A run's folder is "
             "<results>/<dataset>/<experiment>/<variant>/<seed>."
         )
+    verify(folder, ("model.json", WEIGHTS))
     recipe = read_json(path)
     check_targets(recipe, str(path), trust)
     return rebuild(recipe, folder)

@@ -9,8 +9,11 @@ from lipbench.escapes import printable
 from lipbench.health import Flag
 from lipbench.pages.checked import checked
 from lipbench.results import (
+    MANIFEST,
     RUN_COLUMNS,
+    LawViolation,
     ResultsError,
+    check_laws,
     read_summary,
     run_folders,
     run_key,
@@ -25,11 +28,13 @@ class Run:
         folder: where it lies; its last four parts are its key.
         summary: as in `summary.json`, with the key of the folder; checked, and its texts printable.
         flags: its health flags (see `lipbench.health`); summaries that are older than the flags have none.
+        violation: which laws do not hold for it, in words; "" where all hold.
     """
 
     folder: Path
     summary: dict[str, Any]
     flags: list[Flag]
+    violation: str = ""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -74,7 +79,7 @@ class Runs:
 
 
 def find_runs(root: Path) -> Runs:
-    """Looks at every run under `root`; none that is broken or unfinished stops it. Of each its summary is read alone.
+    """Looks at every run under `root`: none that is damaged or unfinished stops it. The laws of each are checked.
 
     Raises:
         ResultsError: there is no such folder, or no finished run in it; says what was found instead and what to do.
@@ -94,7 +99,7 @@ def find_runs(root: Path) -> Runs:
             finished[run.key] = run
         except ResultsError as error:
             problems.append(Problem.of(error, _name(folder, root), root))
-    begun = [path.parent for path in root.glob("*/*/*/*/config.yaml")]
+    begun = [path.parent for name in ("config.yaml", MANIFEST) for path in root.glob(f"*/*/*/*/{name}")]
     without = sorted(set(begun) - set(folders))
     problems += [Problem(_name(folder, root), "unfinished: it has no tables. Run it again.") for folder in without]
     if not finished:
@@ -116,12 +121,23 @@ def _run(folder: Path) -> Run:
     Raises:
         ResultsError: it is unfinished or broken.
     """
+    key = run_key(folder)
+    if not isinstance(key["seed"], int):
+        raise ResultsError(f"the name of its folder, {key['seed']}, is no seed. Keep copies of a run somewhere else.")
+    violation = ""
     try:
         summary = read_summary(folder)
         if summary is None:
-            raise ResultsError("unfinished: summary.json is missing or older than a table. Run it again.")
-        return Run(folder, *checked(summary, run_key(folder)))
+            raise ResultsError(f"unfinished: it has no {MANIFEST}. Run it again.")
+        summary, flags = checked(summary, key)
+        try:
+            check_laws(folder, summary, quick=True)
+            summary["violations"] = 0
+        except LawViolation as error:
+            violation = str(error)
+            summary["violations"] = error.pairs["index"].nunique()
     except ResultsError:
         raise
     except Exception as error:  # of files that are folders, cannot be opened, or hold something else
         raise ResultsError(f"one of its files cannot be read ({error}). Run it again with force=true.") from error
+    return Run(folder, summary, flags, violation)

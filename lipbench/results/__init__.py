@@ -5,8 +5,10 @@ from lipbench.results.equality import Equality, equalities
 from lipbench.results.errors import ERROR, clear_error, read_error, write_error
 from lipbench.results.files import (
     ResultsError,
+    as_json,
     atomic,
     differences,
+    digest,
     file_hash,
     fingerprint,
     read_arrays,
@@ -16,6 +18,8 @@ from lipbench.results.files import (
     write_text,
 )
 from lipbench.results.history import layer_columns, read_histories
+from lipbench.results.laws import check_laws, transport_holds
+from lipbench.results.manifest import MANIFEST, Damaged, damage, read_manifest, touched, verify, write_manifest
 from lipbench.results.recall import IMBALANCED, class_accuracies, imbalance
 from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
 from lipbench.results.tables import (
@@ -44,22 +48,28 @@ __all__ = [
     "ERROR",
     "FLOAT32_FALSIFIER",
     "IMBALANCED",
+    "MANIFEST",
     "NORMS",
     "RUN_COLUMNS",
     "Comparison",
+    "Damaged",
     "Equality",
     "LawViolation",
     "ResultsError",
     "UntrustedError",
+    "as_json",
     "atomic",
     "balanced_survival",
     "best",
     "bounds_table",
+    "check_laws",
     "check_targets",
     "class_accuracies",
     "clear_error",
     "compare",
+    "damage",
     "differences",
+    "digest",
     "equalities",
     "file_hash",
     "fingerprint",
@@ -72,16 +82,21 @@ __all__ = [
     "read_error",
     "read_histories",
     "read_json",
+    "read_manifest",
     "read_summary",
     "run_folders",
     "run_key",
     "summarize",
     "survival",
     "table_hashes",
+    "touched",
+    "transport_holds",
+    "verify",
     "violations",
     "write_bounds",
     "write_error",
     "write_json",
+    "write_manifest",
     "write_summary",
     "write_text",
 ]

@@ -39,8 +39,8 @@ def read_error(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         error: dict[str, Any] = read_json(path)
-        return {"type": str(error["type"]), "message": str(error["message"]), **error}
-    except (ResultsError, LookupError, TypeError):
+        return {**error, "type": str(error["type"]), "message": str(error["message"])}
+    except (ResultsError, OSError, LookupError, TypeError):
         return {"type": "unknown", "message": f"{path} is damaged."}
 
 

@@ -34,7 +34,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically; infinite and NaN numbers become null."""
-    write_text(path, json.dumps(_finite(value), indent=2, sort_keys=True) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(_finite(value), indent=2, sort_keys=True) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -127,7 +132,13 @@ def fingerprint(value: Any) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's content, 16 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return digest(path)[:16]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits. A large file is never in memory as a whole."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

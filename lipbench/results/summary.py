@@ -1,4 +1,4 @@
-"""The summary of a run: numbers derived from its tables and network facts, keyed by the hashes of the tables."""
+"""The summary of a run: numbers derived from its tables and network facts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lipbench.results.files import ResultsError, file_hash, read_json, write_json
+from lipbench.results.manifest import verify
 from lipbench.results.recall import class_accuracies, imbalance
 from lipbench.results.tables import NORMS, balanced_survival, best, read_bounds, run_key, survival, violations
 
@@ -72,7 +73,6 @@ def write_summary(
         **network,
         "training_seconds": seconds.get("training"),
         "attack_seconds": sum(v for k, v in seconds.items() if k not in no_attack),
-        "tables": table_hashes(folder),
     }
     path = folder / "summary.json"
     write_json(path, summary)
@@ -81,28 +81,21 @@ def write_summary(
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a run, or None where it is missing or older than a table.
+    """The summary of a finished run; None where the run is unfinished.
 
-    A table is read (for its hash) only where its file was written after the summary's, as after a checkout of both: of
-    thousands of runs the tables are not read.
+    Of thousands of runs no table is read: files that were not written, copied or moved since the manifest was written
+    are checked by their sizes.
 
     Raises:
+        Damaged: a file of the run differs from its manifest.
         ResultsError: it is no summary.
     """
-    path = folder / "summary.json"
-    try:
-        written = path.stat().st_mtime_ns
-        summary = read_json(path)
-    except FileNotFoundError:
+    if verify(folder, quick=True) is None:
         return None
+    summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else None
     if not isinstance(summary, dict):
-        raise ResultsError(f"{path} is no summary. Delete it and run the experiment again.")
-    held = summary.get("tables")
-    tables = _tables(folder)
-    if not isinstance(held, dict) or held.keys() != {table.stem for table in tables}:
-        return None
-    younger = [table for table in tables if table.stat().st_mtime_ns >= written]
-    return summary if all(held[table.stem] == file_hash(table) for table in younger) else None
+        raise ResultsError(f"{folder / 'summary.json'} is no summary. Delete it and run the experiment again.")
+    return summary
 
 
 def table_hashes(folder: Path) -> dict[str, str]:

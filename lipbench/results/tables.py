@@ -4,6 +4,7 @@ Tables of a run lie in `<root>/<dataset>/<experiment>/<variant>/<seed>/bounds/`.
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lipbench.results.files import ResultsError, write_json, write_text
+from lipbench.results.manifest import MANIFEST, verify_tables
 
 RUN_COLUMNS = ["dataset", "experiment", "variant", "seed"]
 COLUMNS = ["index", "label", "prediction", "method", "side", "norm", "distance"]
@@ -102,10 +104,10 @@ def read_bounds(folder: Path) -> pd.DataFrame:
 def _read_table(path: Path) -> pd.DataFrame:
     try:
         # Python's float() returns the very number that was written; pandas' own parser may miss the last bit.
-        table = pd.read_csv(path, dtype={"distance": str}, keep_default_na=False)
+        table = pd.read_csv(path, dtype={"distance": object}, keep_default_na=False)
         if list(table.columns) != COLUMNS:
             raise ResultsError(f"{path} has columns {list(table.columns)}; expected {COLUMNS}.")
-        table["distance"] = table["distance"].map(float).astype(float)
+        table["distance"] = table["distance"].to_numpy().astype(float)
     except (OSError, ResultsError):
         raise
     except Exception as error:  # of pandas' parser, in many ways
@@ -114,8 +116,8 @@ def _read_table(path: Path) -> pd.DataFrame:
         "an index, label or prediction that is no whole number": not all(
             pd.api.types.is_integer_dtype(table[column]) for column in COLUMNS[:3]
         ),
-        f"a side that is none of {SIDES}": not set(table["side"]).issubset(SIDES),
-        f"a norm that is none of {NORMS}": not set(table["norm"]).issubset(NORMS),
+        f"a side that is none of {SIDES}": not set(table["side"].unique()).issubset(SIDES),
+        f"a norm that is none of {NORMS}": not set(table["norm"].unique()).issubset(NORMS),
         "a distance that is negative or NaN": not (table["distance"] >= 0).all(),
     }
     if len(table) and any(problems.values()):
@@ -144,21 +146,29 @@ def run_key(folder: Path) -> dict[str, Any]:
 def read(root: str | Path) -> pd.DataFrame:
     """All tables under a folder, with the columns dataset, experiment, variant, seed, then those of a table.
 
+    A run that is not finished is left out, with a warning.
+
     Args:
         root: a results folder such as `results/runs`, any folder inside it, or one run.
 
     Raises:
-        ResultsError: there is no table under it.
+        ResultsError: there is no table of a finished run under it.
+        Damaged: a table of a finished run was changed, removed or added after the run.
     """
     folders = run_folders(Path(root))
     if not folders:
         raise ResultsError(f"{root} holds no results: no <dataset>/<experiment>/<variant>/<seed>/bounds/*.csv in it.")
     tables = []
     for folder in folders:
+        if verify_tables(folder) is None:
+            warnings.warn(f"{folder} is left out: it has no {MANIFEST}, so the run is unfinished.", stacklevel=2)
+            continue
         table = read_bounds(folder)
         for position, (column, value) in enumerate(run_key(folder).items()):
             table.insert(position, column, value)
         tables.append(table)
+    if not tables:
+        raise ResultsError(f"{root} holds no finished run. Run the experiments again: they go on where they stopped.")
     return pd.concat(tables, ignore_index=True)
 
 
