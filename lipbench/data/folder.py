@@ -18,6 +18,7 @@ from lipbench.data.listing import listed
 from lipbench.data.parts import complete, in_parts, order_of
 from lipbench.data.pictures import MODES, FilePictures, Preparation, channels_of
 
+
 def folder(
     root: str | Path | None = None,
     size: int | Sequence[int] = 64,

@@ -22,9 +22,7 @@ DEEP_MODES = ("I", "F")
 MODES = {1: "L", 3: "RGB"}
 # Bytes and pixels of the largest image: a few kilobytes of PNG can hold gigabytes of one colour.
 BYTES, PIXELS = 2**26, 2**26
-DANGLING = (
-    "is a link whose file is missing: remove the link, or get the file (of git-annex or datalad: `datalad get`)"
-)
+DANGLING = "is a link whose file is missing: remove the link, or get the file (of git-annex or datalad: `datalad get`)"
 
 
 class Pictures(Protocol):
