@@ -64,7 +64,7 @@ def test_idx_reads_plain_and_gzip_whatever_the_name(
 @pytest.mark.parametrize(
     ("content", "shape", "message"),
     [
-        (b"", (4, 3, 2), "truncated"),
+        (b"", (4, 3, 2), "is empty"),
         (GOOD[:10], (4, 3, 2), "truncated: 10 bytes"),
         (GOOD[:-1], (4, 3, 2), "truncated: its header promises 24 bytes of data, it has 23"),
         (gzip.compress(GOOD)[:-9], (4, 3, 2), "truncated gzip"),
@@ -72,7 +72,7 @@ def test_idx_reads_plain_and_gzip_whatever_the_name(
         (gzip.compress(GOOD)[:-8] + b"\x00" * 8, (4, 3, 2), "corrupt gzip"),
         (gzip.compress(GOOD)[:10] + b"\xff" * 30, (4, 3, 2), "corrupt gzip"),
         (gzip.compress(GOOD[:-1]), (4, 3, 2), "truncated: its header"),
-        (b"<html>not here</html>", (4, 3, 2), "magic number 0x3c68746d"),
+        (b"<html>not here</html>", (4, 3, 2), "is a web page"),
         (b"\x00\x00\x0d\x03" + GOOD[4:], (4, 3, 2), "magic number 0x00000d03"),
         (b"\x00\x00\x08\x00", (), "magic number 0x00000800"),
         (GOOD + b"\x00\x00", (4, 3, 2), "2 trailing bytes"),

@@ -47,13 +47,13 @@ def what_it_is(start: bytes) -> str | None:
         start: the first `START` bytes, or all of a smaller file.
     """
     if not start:
-        return "is empty: get it again"
+        return "is empty"
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, which only names the file: get the file with `git lfs pull`"
     if b"/annex/objects/" in start:
         return "is a git-annex pointer, which only names the file: get the file with `git annex get` or `datalad get`"
     if looks_like_html(start):
-        return "is a web page (HTML): the server did not give the file, download it again"
+        return "is a web page (HTML): the server did not give the file"
     inside = {start[8:12], start[257:262]}
     found = [kind for magic, kind in KINDS.items() if start.startswith(magic)]
     found += [kind for magic, kind in INSIDE.items() if magic in inside]
