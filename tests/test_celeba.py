@@ -219,7 +219,7 @@ BROKEN = {
     no_images: rf"neither .*{IMAGES} nor {IMAGES}\.zip beside it.*make data DATA=celeba",
     some_images: r"lacks 4 of 40 images: 000005\.jpg, 000007\.jpg, 000008\.jpg, …",
     some_members: rf"{IMAGES}\.zip lacks 1 of 40 images: {IMAGES}/000005\.jpg",
-    quota_page: r"is a web page: Google Drive sends one .*quota is exceeded\. Delete it",
+    quota_page: r"is a web page \(HTML\): Google Drive sends one .*quota is used up\. Delete it",
     quota_page_for_a_list: r"is a web page .*The list is a text file: delete",
     quota_page_for_the_parts: rf"{PARTITION_FILE} is a web page .*The list is a text file: delete",
     truncated_zip: r"is truncated after [\d,]+ bytes\. Delete it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
@@ -282,6 +283,18 @@ def test_a_broken_binary_batch_is_refused_without_a_sum(
         cifar10(root=tmp_path)
     assert str(caught.value).startswith(str(tmp_path / binary.folder))
     assert str(caught.value).endswith("make data DATA=cifar10")
+
+
+def test_an_archive_that_a_browser_unpacked_by_half_is_read(tmp_path: Path) -> None:
+    known, pickles, _ = collection()
+    archive = files.write_archive(tmp_path, pickles, files.contents(known, pickles))
+    before = cifar10(root=tmp_path)
+    archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
+    archive.unlink()
+    assert torch.equal(cifar10(root=tmp_path).test.images, before.test.images)
+    archive.with_suffix("").rename(tmp_path / "cifar-10.tar")
+    with pytest.raises(FileNotFoundError, match=r"That folder holds cifar-10\.tar\."):
+        cifar10(root=tmp_path)
 
 
 @pytest.mark.parametrize(

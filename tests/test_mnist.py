@@ -165,6 +165,32 @@ def test_mnist_is_the_same_plain_zipped_and_under_any_seed(root: Path) -> None:
         assert torch.equal(getattr(before, part).labels, getattr(after, part).labels)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("inner", ["", "dashed", "dotted"])
+@pytest.mark.parametrize("dotted", [True, False])
+def test_mnist_is_found_under_the_names_that_unpackers_give(root: Path, zipped: bool, inner: str, dotted: bool) -> None:
+    before = mnist(root=root)
+    for file in FILES.values():
+        path = raw_folder(root) / f"{file.name}.gz" if zipped else unpack(raw_folder(root), file.name)
+        names = {"dotted": file.name.replace("-idx", ".idx"), "dashed": file.name, "": ""}
+        target = raw_folder(root) / names[inner] / (path.name.replace("-idx", ".idx") if dotted else path.name)
+        content = path.read_bytes()
+        path.unlink()
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
+    assert torch.equal(mnist(root=root).test.images, before.test.images)
+    target.write_bytes(b"")
+    with pytest.raises(DataError, match="is empty"):
+        mnist(root=root)
+
+
+def test_what_lies_there_under_another_name_is_named(root: Path) -> None:
+    folder = raw_folder(root)
+    (folder / "t10k-labels-idx1-ubyte.gz").rename(folder / "t10k_labels")
+    with pytest.raises(FileNotFoundError, match=r"The folder holds t10k-images.*\.gz, t10k_labels, train-images"):
+        mnist(root=root)
+
+
 def test_mnist_looks_in_the_argument_then_the_variable_then_the_cache(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,7 +233,7 @@ def open_zip(path: Path, edition: Edition) -> zipfile.ZipFile:
         with path.open("rb") as file:
             start = file.read(START)
     if looks_like_html(start):
-        problem = "is a web page: Google Drive sends one in place of the file where its download quota is exceeded"
+        problem = "is a web page (HTML): Google Drive sends one in place of the file once its download quota is used up"
     elif start.startswith(b"PK"):
         problem = f"is truncated after {size:,} bytes"
     else:
