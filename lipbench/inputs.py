@@ -1,5 +1,6 @@
 """What is judged: images and labels that can be, or an error that says what is wrong with them."""
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,9 @@ def check_batch(images: Tensor, labels: Tensor | None = None) -> None:
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"Images are a tensor [N, C, H, W], such as torch.as_tensor(images), not {_kind(images)}.")
+    if isinstance(labels, Tensor) and labels.ndim == 2 and images.ndim and len(labels) == len(images):
+        cure = "labels.squeeze(1)" if labels.shape[1] == 1 else "labels.argmax(1), if they are one-hot"
+        raise ValueError(f"Labels are the numbers of classes [N]; got labels {list(labels.shape)}. Give {cure}.")
     if labels is not None:
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
             raise TypeError(
@@ -28,6 +32,11 @@ def check_batch(images: Tensor, labels: Tensor | None = None) -> None:
             )
     if images.ndim == 0 or not images.numel():
         raise ValueError(f"There is nothing to judge in images of shape {list(images.shape)}: give at least one.")
+    if images.dtype == torch.uint8 and int(images.max()) == 1:
+        raise ValueError(
+            "The pixels are 0 and 1 in uint8, whose range is 0..255: such images are almost black. Multiply them by "
+            "255, or give floats in [0, 1]."
+        )
     if images.is_floating_point() and not images.isfinite().all():
         bad = (~images.isfinite()).flatten(1).any(1) if images.ndim > 1 else ~images.isfinite()
         raise ValueError(

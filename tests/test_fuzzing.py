@@ -88,14 +88,14 @@ def test_an_archive_that_points_before_its_beginning(tmp_path):
 def test_an_image_of_another_format_or_of_gigabytes(tmp_path):
     stream = io.BytesIO()
     Image.new("RGB", (32, 32)).save(stream, "EPS")  # which Pillow gives to ghostscript
-    with pytest.raises(DataError, match="no readable image"):
+    with pytest.raises(DataError, match="of an unknown format"):
         _pixels(stream.getvalue(), "it")
     stream = io.BytesIO()
     Image.new("1", (9000, 9000)).save(stream, "PNG")
     assert len(stream.getvalue()) < 2**17
     with pytest.raises(BadPicture, match=r"9000x9000 pixels: more than"):
         Preparation((8, 8))(stream.getvalue())
-    with pytest.raises(DataError, match="9000x9000 pixels instead"):
+    with pytest.raises(DataError, match="9000x9000 pixels: more than"):
         _pixels(stream.getvalue(), "it")
 
 

@@ -64,7 +64,7 @@ def test_idx_reads_plain_and_gzip_whatever_the_name(
 @pytest.mark.parametrize(
     ("content", "shape", "message"),
     [
-        (b"", (4, 3, 2), "truncated"),
+        (b"", (4, 3, 2), "is empty"),
         (GOOD[:10], (4, 3, 2), "truncated: 10 bytes"),
         (GOOD[:-1], (4, 3, 2), "truncated: its header promises 24 bytes of data, it has 23"),
         (gzip.compress(GOOD)[:-9], (4, 3, 2), "truncated gzip"),
@@ -72,7 +72,7 @@ def test_idx_reads_plain_and_gzip_whatever_the_name(
         (gzip.compress(GOOD)[:-8] + b"\x00" * 8, (4, 3, 2), "corrupt gzip"),
         (gzip.compress(GOOD)[:10] + b"\xff" * 30, (4, 3, 2), "corrupt gzip"),
         (gzip.compress(GOOD[:-1]), (4, 3, 2), "truncated: its header"),
-        (b"<html>not here</html>", (4, 3, 2), "magic number 0x3c68746d"),
+        (b"<html>not here</html>", (4, 3, 2), "is a web page"),
         (b"\x00\x00\x0d\x03" + GOOD[4:], (4, 3, 2), "magic number 0x00000d03"),
         (b"\x00\x00\x08\x00", (), "magic number 0x00000800"),
         (GOOD + b"\x00\x00", (4, 3, 2), "2 trailing bytes"),
@@ -163,6 +163,32 @@ def test_mnist_is_the_same_plain_zipped_and_under_any_seed(root: Path) -> None:
     for part in PARTS:
         assert torch.equal(getattr(before, part).images, getattr(after, part).images)
         assert torch.equal(getattr(before, part).labels, getattr(after, part).labels)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("inner", ["", "dashed", "dotted"])
+@pytest.mark.parametrize("dotted", [True, False])
+def test_mnist_is_found_under_the_names_that_unpackers_give(root: Path, zipped: bool, inner: str, dotted: bool) -> None:
+    before = mnist(root=root)
+    for file in FILES.values():
+        path = raw_folder(root) / f"{file.name}.gz" if zipped else unpack(raw_folder(root), file.name)
+        names = {"dotted": file.name.replace("-idx", ".idx"), "dashed": file.name, "": ""}
+        target = raw_folder(root) / names[inner] / (path.name.replace("-idx", ".idx") if dotted else path.name)
+        content = path.read_bytes()
+        path.unlink()
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
+    assert torch.equal(mnist(root=root).test.images, before.test.images)
+    target.write_bytes(b"")
+    with pytest.raises(DataError, match="is empty"):
+        mnist(root=root)
+
+
+def test_what_lies_there_under_another_name_is_named(root: Path) -> None:
+    folder = raw_folder(root)
+    (folder / "t10k-labels-idx1-ubyte.gz").rename(folder / "t10k_labels")
+    with pytest.raises(FileNotFoundError, match=r"The folder holds t10k-images.*\.gz, t10k_labels, train-images"):
+        mnist(root=root)
 
 
 def test_mnist_looks_in_the_argument_then_the_variable_then_the_cache(

@@ -142,7 +142,7 @@ def test_the_training_of_one_class_sees_no_outlier():
         split, original = getattr(data, part), getattr(whole, part)
         assert torch.equal(split.images, original.images)
         assert torch.equal(split.labels, (original.labels == 3).long())
-    assert data.name == "digits_oneclass3"
+    assert data.name == "digits_oneclass"
     with pytest.raises(ValueError, match=r"0\.\.9"):
         one_class(whole, 10)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,8 +86,7 @@ def test_parts_that_have_a_folder_are_kept(images: Path, read: Callable[..., Dat
     assert dataset.validation.images[:, 0, 0, 0].tolist() == [grey + 30 for grey in CLASSES.values()]
     assert dataset.test.images[:, 0, 0, 0].tolist() == [grey + 35 for grey in CLASSES.values()]
     # A missing one is cut from train; the test set stays what it is.
-    for label in CLASSES:
-        (parted / name / label / "x.png").unlink()
+    shutil.rmtree(parted / name)
     again = read(root=parted)
     assert len(again.test) == 3
     assert len(again.validation) == 6
@@ -112,7 +112,7 @@ def test_headers_are_read_once_not_at_every_start(
         assert read().shape == (3, 6, 6)
         assert len(opened) == expected
     for path in images.rglob("*.png"):  # the same names, grey
-        paint(path, 7, mode="L")
+        paint(path, 70, mode="L")
     assert read().shape == (1, 6, 6)
     (kept,) = (path for path in (images.parent / "cache").glob("*channels*") if path.read_text() == "1")
     for damaged in ("", "2", "[", '"1"'):
@@ -152,12 +152,12 @@ def stray_part(root: Path) -> None:
     for name in CLASSES:
         (root / "train").mkdir(exist_ok=True)
         (root / name).rename(root / "train" / name)
-    paint(root / "Test" / "cat" / "x.png", 1)
+    paint(root / "holdout" / "cat" / "x.png", 1)
 
 
 def two_names(root: Path) -> None:
     stray_part(root)
-    (root / "Test").rename(root / "val")
+    (root / "holdout").rename(root / "val")
     paint(root / "validation" / "cat" / "x.png", 1)
 
 
@@ -188,18 +188,18 @@ def deep(root: Path) -> None:
 
 
 BROKEN = {
-    empty: r"images has no images \(\.png, \.jpg, \.jpeg\): one subfolder per class is expected",
+    empty: r"images has no images \(\.png, .*\): one subfolder per class is expected",
     one_class: r"has one class, 'cat': a classifier needs two or more subfolders",
     loose_image: r"loose\.png lies in no subfolder",
     no_train: r"has a folder test but no folder train",
     strange_class: r"train has no image of fox, which another part has",
-    stray_part: r"images has a folder train, and beside it Test: the parts are train, validation, test",
-    two_names: r"images has a folder train, and beside it val: the parts are",
+    stray_part: r"images has a folder train, and also holdout\. The parts .* are called train, validation, test",
+    two_names: r"images has val and validation, which are both validation: keep one",
     unreadable: r"2 of 60 images cannot be used: ",
     unequal: r"unequal channels: dog/00\.png has 1 \(grey\), .*\.png has 3 \(colour\)\. Choose dataset\.channels=3",
-    empty_class: r"images has subfolders without images \(\.png, \.jpg, \.jpeg\): fox\. Each subfolder is a class",
+    empty_class: r"images has subfolders without images \(\.png, .*\): fox\. Each subfolder is a class",
     other_format: r"dog/deep/20\.bmp is neither PNG nor JPEG: convert such images, or remove them",
-    transparent: r"cat/00\.png has an alpha channel: choose channels=3",
+    transparent: r"cat/00\.png has transparent pixels: lay it on a background",
     deep: r"cat/00\.png has more than 8 bits per pixel",
 }
 
@@ -218,13 +218,12 @@ def test_both_unreadable_images_are_named(images: Path, read: Callable[..., Data
     unreadable(images)
     with pytest.raises(DataError) as caught:
         read()
-    assert "cat/00.png is neither PNG nor JPEG" in str(caught.value)
+    assert "cat/00.png is of an unknown format" in str(caught.value)
     assert "eel/02.png cannot be decoded" in str(caught.value)
 
 
 def test_unequal_channels_are_converted_where_that_is_asked_for(images: Path, read: Callable[..., Dataset]) -> None:
     unequal(images)
-    transparent(images)
     assert read(channels=3).shape == (3, 6, 6)
     assert read(channels=1).shape == (1, 6, 6)
 
@@ -247,6 +246,7 @@ def test_no_folder_is_said(tmp_path: Path) -> None:
 
 def own_run(root: Path, images: Path, *overrides: str) -> Experiment:
     chosen = ["experiment=digits08/hkr_mlp", "dataset=folder", f"dataset.root={images}", "dataset.size=6", *overrides]
+    chosen += ["dataset.name=animals"]
     chosen += [f"data_root={root}", f"results={root}/results", "training.epochs=1", "attack=[fgm]", "images=6"]
     chosen += ["model.widths=[8]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from lipbench.data.contents import START, what_it_is
 from lipbench.data.idx import GZIP_MAGIC, DataError
 
 XZ_MAGIC = b"\xfd7zXZ\x00"
@@ -96,25 +97,17 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def looks_like_html(content: bytes) -> bool:
-    """Whether this is a web page: what a server sends, with any name, instead of a file that it does not give."""
-    return content[:200].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
-
-
 def _uncompressed(file: IO[bytes], archive: Path) -> IO[bytes]:
     # By content, not by name: browsers and unpackers leave names that do not fit.
-    start = file.read(512)
+    start = file.read(START)
     file.seek(0)
     if start.startswith(GZIP_MAGIC):
         return gzip.open(file)  # type: ignore[return-value]
     if start.startswith(XZ_MAGIC):
         return lzma.open(file)
-    if looks_like_html(start):
-        raise DataError(f"{archive} is a web page (HTML), not an archive: the server did not give the file")
     if start[257:262] != b"ustar":
-        raise DataError(
-            f"{archive} is no tar archive: it begins with 0x{start[:6].hex()}, a gzipped one with 0x{GZIP_MAGIC.hex()}"
-        )
+        found = what_it_is(start) or f"begins with 0x{start[:6].hex()}"
+        raise DataError(f"{archive} is no tar archive, plain, gzipped or xz: it {found}")
     return file
 
 

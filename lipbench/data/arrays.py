@@ -20,7 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lipbench.data.cache import Writer, cached
-from lipbench.data.dataset import Dataset
+from lipbench.data.contents import START, what_it_is
+from lipbench.data.dataset import Dataset, name_of
 from lipbench.data.idx import DataError
 from lipbench.data.parts import PARTS, complete, in_parts, order_of
 
@@ -30,6 +31,15 @@ MEMBERS = {
     "validation": (("x_validation", "y_validation"), ("x_val", "y_val"), ("val_images", "val_labels")),
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
+# By the kind of a dtype: what makes pixels of it.
+CURES = {
+    "f": "Multiply by 255 and round: numpy.rint(255 * x).astype(numpy.uint8) for x in 0..1.",
+    "b": "Multiply by 255: 255 * x.astype(numpy.uint8).",
+    "u": "Bits beyond eight would be lost: scale the pixels, numpy.rint(x * (255 / {largest})).astype(numpy.uint8) if "
+    "they use the whole range.",
+    "i": "If the pixels are 0..255: x.astype(numpy.uint8).",
+}
+NUMBERED = "numpy.unique(y, return_inverse=True)[1]"
 # Bytes read at once; images and classes of the largest set.
 CHUNK, LARGEST, CLASSES = 16 * 2**20, 10_000_000, 100_000
 
@@ -45,8 +55,8 @@ class _Array:
     def images(self) -> tuple[int, int, int]:
         """(C, H, W) of one image. Raises `DataError`."""
         if self.dtype != np.uint8:
-            scale = " Multiply by 255 and round." if self.dtype.kind == "f" else ""
-            raise DataError(f"{self.name} holds {self.dtype}: images are uint8 in 0..255.{scale}")
+            cure = CURES.get(self.dtype.kind, "").format(largest=2 ** (8 * self.dtype.itemsize) - 1)
+            raise DataError(f"{self.name} holds {self.dtype}: images are uint8 in 0..255. {cure}")
         match self.shape[1:]:
             case (height, width):
                 return 1, height, width
@@ -54,9 +64,14 @@ class _Array:
                 return channels, height, width
             case (height, width, 1 | 3 as channels) if height not in (1, 3):
                 return channels, height, width
+        cure = ""
+        if len(self.shape) == 2:
+            cure = " Flat images are reshaped: x.reshape(-1, H, W)."
+        elif len(self.shape) == 4 and 4 in (self.shape[1], self.shape[3]):
+            cure = " A fourth channel is transparency: lay the images on a background."
         raise DataError(
             f"{self.name} has the shape {self.shape}: images are [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 "
-            "channels, and it must be clear which axis the channels are."
+            f"channels, and it must be clear which axis the channels are.{cure}"
         )
 
 
@@ -66,7 +81,7 @@ def arrays(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     seed: int = 0,
-    name: str = "arrays",
+    name: str | None = None,
     cache: str | Path | None = None,
     *,
     progress: bool = True,
@@ -74,12 +89,14 @@ def arrays(
     """The arrays of a .npz file, compressed or not: `x_train`, `y_train`, and the same with `_validation` and `_test`.
 
     MedMNIST's names (`train_images`, `val_labels`, …) are understood too. Images are uint8 [N, H, W], [N, C, H, W] or
-    [N, H, W, C]; labels are integers [N] or [N, 1] counted from 0. A part that is missing is cut from train,
-    stratified, by the seed. The images are copied into the cache (see `lipbench.data.cache`) a few at a time.
+    [N, H, W, C]; labels are integers [N] or [N, 1] counted from 0, and each class has an image. A part that is missing
+    is cut from train, stratified, by the seed. The images are copied into the cache (see `lipbench.data.cache`) a few
+    at a time.
 
     Args:
         path: the file.
-        classes: names of the classes; None: their numbers.
+        classes: names of the classes, of those without images too; None: their numbers.
+        name: of the data set; None: that of the file without its ending.
         validation_fraction: as in `folder`, and so are the other arguments.
 
     Raises `FileNotFoundError`, `DataError` for a file or an array that is not as above, `ValueError` for fewer than two
@@ -90,6 +107,7 @@ def arrays(
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}. dataset.path= is a .npz file.")
+    name = name_of(name, file.name.removesuffix(".npz"))
     with _opened(file) as archive:
         found = _members(file, archive)
         headers = {part: _header(archive, images) for part, (images, _) in found.items()}
@@ -124,7 +142,10 @@ def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
         # A damaged directory sends its reader to places before the beginning of the file.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise DataError(f"{file} is no .npz file, or is damaged ({error}). Write it with numpy.savez.") from None
+        with file.open("rb") as stream:
+            kind = what_it_is(stream.read(START))
+        found = f"{kind}; it is no .npz file" if kind else "is no .npz file"
+        raise DataError(f"{file} {found}, or is damaged ({error}). Write it with numpy.savez.") from None
 
 
 def _members(file: Path, archive: zipfile.ZipFile) -> dict[str, tuple[str, str]]:
@@ -164,8 +185,10 @@ def _read_header(stream: IO[bytes], name: str) -> _Array:
         raise
     except Exception as error:  # numpy's parser of headers raises more than ValueError
         raise DataError(f"{name} is no array ({error}).") from None
-    if not shape or min(shape) < 0 or 0 in shape[1:] or shape[0] > LARGEST:
-        raise DataError(f"{name} has the shape {shape}: expected at most {LARGEST:,} images or labels.")
+    if not shape or min(shape) < 1 or shape[0] > LARGEST:
+        raise DataError(
+            f"{name} has the shape {shape}: expected 1 to {LARGEST:,} images or labels. Leave out a part without them."
+        )
     if dtype.hasobject:
         raise DataError(f"{name} holds Python objects, which are not loaded: save numbers.")
     if fortran and len(shape) > 1:
@@ -199,29 +222,50 @@ def _labels(
         if header.dtype.kind not in "iu" or header.shape not in ((count,), (count, 1)):
             raise DataError(
                 f"{name} holds {header.dtype} {header.shape}: the labels of {images} are integers of shape ({count},)."
+                f"{_cure(header, count)}"
             )
         with _member(archive, name) as stream:
             _read_header(stream, name)
             values = np.frombuffer(stream.read(), header.dtype)
-        if count and values.min() < 0:
-            raise DataError(f"{name} holds the label {values.min()}: labels are counted from 0.")
-        if count and values.max() >= CLASSES:
-            raise DataError(f"{name} holds the label {values.max()}: labels are the numbers of classes.")
+        if values.min() < 0:
+            raise DataError(f"{name} holds the label {values.min()}: labels are counted from 0, such as {NUMBERED}.")
+        if values.max() >= CLASSES:
+            raise DataError(
+                f"{name} holds the label {values.max()}: labels are the numbers of classes, such as {NUMBERED}."
+            )
         labels.append(torch.from_numpy(values.astype(np.int64)))
         parts.append(torch.full((count,), PARTS.index(part)))
     return torch.cat(labels), torch.cat(parts)
 
 
+def _cure(header: _Array, count: int) -> str:
+    """What makes labels of other arrays."""
+    if len(header.shape) == 2 and header.shape[0] == count:
+        return " Of one-hot labels: y.argmax(1)."
+    if math.prod(header.shape) == count and len(header.shape) > 1:
+        return " Use y.flatten()."
+    if header.dtype.kind in "fb":
+        return " If they are whole numbers: y.astype(int)."
+    return f" Of names: {NUMBERED}, and dataset.classes for the names." if header.dtype.kind in "US" else ""
+
+
 def _check_classes(file: Path, labels: Tensor, parts: Tensor, classes: Sequence[str] | None) -> None:
-    present, trained = labels.unique(), set(labels[parts == PARTS.index("train")].tolist())
-    if strange := sorted(set(present.tolist()) - trained):
+    present, trained = labels.unique().tolist(), set(labels[parts == PARTS.index("train")].tolist())
+    if strange := sorted(set(present) - trained):
         raise ValueError(
             f"{file} has images of class {', '.join(map(str, strange))} in another part, but none in train."
         )
     if len(present) < 2:
         raise ValueError(f"{file} has images of {len(present)} class: a classifier needs two or more.")
-    if classes is not None and len(classes) <= int(present[-1]):
-        raise ValueError(f"{file} has the label {int(present[-1])}, but dataset.classes names {len(classes)} classes.")
+    if classes is None and len(present) <= present[-1]:
+        empty = sorted(set(range(present[-1])) - trained)
+        raise DataError(
+            f"{file} has labels up to {present[-1]}, but no image of {len(empty)} classes below it, such as "
+            f"{empty[0]}. Labels are 0, 1, 2, … without gaps: write {NUMBERED} of all parts together, or name all "
+            "classes (dataset.classes) if some are to be without images."
+        )
+    if classes is not None and len(classes) <= present[-1]:
+        raise ValueError(f"{file} has the label {present[-1]}, but dataset.classes names {len(classes)} classes.")
 
 
 def _copy(

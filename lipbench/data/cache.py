@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from lipbench.data.dataset import name_of
 from lipbench.data.idx import DataError
 from lipbench.data.pictures import BadPicture, Pictures, Preparation, read_picture
 from lipbench.data.root import data_root
@@ -35,7 +36,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Part of every key: raised when the same settings would give other pixels.
-VERSION = 2
+VERSION = 3
+# A data set whose largest pixel is no more is not one of 0..255: binary images, or pixels of four bits.
+DARKEST = 16
 # Images that a thread decodes before it takes the next ones.
 CHUNK = 32
 # Bad images after which no more are looked for, and those of them that a message names.
@@ -49,14 +52,20 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes images into a cache under construction. May be used from several threads."""
+    """Writes images into a cache under construction. May be used from several threads.
+
+    Attributes:
+        largest: pixel of each call.
+    """
 
     descriptor: int
     offset: int
     shape: tuple[int, ...]
+    largest: list[int] = field(default_factory=list)
 
     def __call__(self, start: int, images: NDArray[np.uint8]) -> None:
         """Puts images [n, C, H, W] at `start`. A full disk is an `OSError`; through a mapping it would be a crash."""
+        self.largest.append(int(images.max(initial=0)))
         content = images.tobytes()
         position = self.offset + start * int(np.prod(self.shape[1:]))
         while content:
@@ -83,11 +92,10 @@ def cached(
         fill: called with a `Writer`; whatever it raises leaves no file.
         root: of all data files (see `data_root`).
 
-    Raises `OSError` where there is no room or no permission, `DataError` for a damaged cache, `ValueError` for a name
-    that cannot begin a file's.
+    Raises `OSError` where there is no room or no permission, `DataError` for a damaged cache and for images that are
+    all black, `ValueError` for a name that cannot begin a file's.
     """
-    if not name or {"/", "\\", "\0"} & set(name):
-        raise ValueError(f"{name!r} is no name of a data set: it begins the name of a file.")
+    name_of(name)
     key = hashlib.sha256(json.dumps([VERSION, settings, list(shape)], sort_keys=True).encode()).hexdigest()[:16]
     path = data_root(root) / "cache" / f"{name}-{shape[2]}x{shape[3]}-{key}.npy"
     if not path.exists():
@@ -202,10 +210,16 @@ def _write(path: Path, shape: tuple[int, ...], fill: Callable[[Writer], None]) -
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             file.flush()
-            fill(Writer(file.fileno(), file.tell(), shape))
+            writer = Writer(file.fileno(), file.tell(), shape)
+            fill(writer)
+        if (largest := max(writer.largest, default=0)) <= DARKEST:
+            raise DataError(
+                f"The largest pixel of all {shape[0]} images is {largest} of 255: they would be (almost) black. Pixels "
+                f"are 0..255: multiply these by {255 // max(largest, 1)}."
+            )
 
 
 def _bad_pictures(bad: Sequence[str], count: int) -> str:
     more = "" if len(bad) <= NAMED else f"; and {len(bad) - NAMED} more"
     counted = f"at least {len(bad)}" if len(bad) >= PATIENCE else str(len(bad))
-    return f"{counted} of {count} images cannot be used: {'; '.join(bad[:NAMED])}{more}. Mend or remove them."
+    return f"{counted} of {count} images cannot be used: {'; '.join(bad[:NAMED])}{more}. Fix or remove them."

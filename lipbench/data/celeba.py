@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lipbench.data.cache import decoded
+from lipbench.data.contents import START, looks_like_html, what_it_is
 from lipbench.data.dataset import Dataset
 from lipbench.data.idx import DataError
 from lipbench.data.parts import in_parts, order_of
@@ -230,13 +231,13 @@ def open_zip(path: Path, edition: Edition) -> zipfile.ZipFile:
     except Exception:  # zipfile's own, and what its parser of a damaged directory raises besides
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(512)
-    if start.lstrip()[:1] == b"<":
-        problem = "is a web page: Google Drive sends one in place of the file where its download quota is exceeded"
+            start = file.read(START)
+    if looks_like_html(start):
+        problem = "is a web page (HTML): Google Drive sends one in place of the file once its download quota is used up"
     elif start.startswith(b"PK"):
         problem = f"is truncated after {size:,} bytes"
     else:
-        problem = "is no zip archive"
+        problem = what_it_is(start) or "is no zip archive"
     raise DataError(f"{path} {problem}. Delete it and download it again. {edition.remedy}")
 
 
@@ -248,10 +249,11 @@ def _text(path: Path, edition: Edition) -> TextIO:
     if (size := os.fstat(file.fileno()).st_size) > LARGEST:
         file.close()
         raise DataError(f"{path} has {size:,} bytes, far more than the list. {edition.remedy}")
-    if file.read(512).lstrip("\ufeff \r\n\t")[:1] == "<":
+    with path.open("rb") as beginning:
+        kind = what_it_is(beginning.read(START))
+    if kind:
         file.close()
-        raise DataError(f"{path} is a web page, not the list. Delete it and download it again. {edition.remedy}")
-    file.seek(0)
+        raise DataError(f"{path} {kind}. The list is a text file: delete this one. {edition.remedy}")
     return file
 
 

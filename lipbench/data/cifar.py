@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipbench.data.archives import LIMIT, looks_like_html, md5_of, read_members
+from lipbench.data.archives import LIMIT, md5_of, read_members
+from lipbench.data.contents import START, what_it_is
 from lipbench.data.dataset import Dataset, Split, hold_out, restrict
 from lipbench.data.idx import DataError
 from lipbench.data.pickles import read_pickle
@@ -196,8 +197,10 @@ def find_form(collection: Collection, root: str | Path | None = None) -> tuple[F
         folder, archive = base / form.folder, base / form.archive
         if all((folder / file).is_file() for file in _files(form, collection.task)):
             return form, folder
-        if archive.is_file():
-            return form, archive
+        # Some browsers unpack .gz by themselves.
+        for packed in (archive, archive.with_suffix("")):
+            if packed.is_file():
+                return form, packed
     return None
 
 
@@ -235,8 +238,8 @@ def _read(collection: Collection, form: Form, path: Path) -> tuple[Split, Split,
     classes: tuple[str, ...] = ()
     for file, content in _contents(form, path, wanted):
         where = str(path / file) if path.is_dir() else f"{path}: {form.folder}/{file}"
-        if looks_like_html(content):
-            raise DataError(f"{where} is a web page (HTML), not a file of {collection.title}")
+        if kind := what_it_is(content[:START]):
+            raise DataError(f"{where} {kind}. A file of {collection.title} is expected")
         # Before anything in it is looked at: a file of another sum is nobody's that is known.
         if (digest := hashlib.md5(content, usedforsecurity=False).hexdigest()) != form.md5.get(file, digest):
             raise DataError(
@@ -325,6 +328,8 @@ def _how_to_get(collection: Collection, root: str | Path | None) -> str:
     base = data_root(root) / collection.folder
     forms = ", ".join(f"{form.folder}/, {form.archive}" for form in collection.forms)
     parts = [f"{collection.title} is not in {base}: it may lie there as one of {forms}."]
+    if present := sorted(path.name for path in base.glob("*") if "cifar" in path.name.lower()):
+        parts.append(f"That folder holds {', '.join(present)}.")
     for form in collection.forms:
         missing = [file for file in _files(form, collection.task) if not (base / form.folder / file).is_file()]
         if (base / form.folder).is_dir():

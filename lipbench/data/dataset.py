@@ -44,7 +44,7 @@ class Dataset:
     """Three splits of images of one shape; label k means `classes[k]`, and there are at least two classes.
 
     `test` is the one that only the evaluation looks at; whatever is tuned, is tuned on `validation`.
-    Raises `ValueError` when the splits contradict the classes or each other.
+    Raises `ValueError` when the splits contradict the classes or each other, or the name is no folder's name.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Dataset:
     test: Split
 
     def __post_init__(self) -> None:
+        name_of(self.name)
         if len(self.classes) < 2:
             raise ValueError(f"Data set {self.name!r} needs at least two classes, not {self.classes}.")
         if len(set(self.classes)) < len(self.classes):
@@ -76,6 +77,18 @@ class Dataset:
         """(C, H, W) of every image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+
+def name_of(name: str | None, default: str = "") -> str:
+    """The name of a data set: the one that was given, else the default.
+
+    Raises:
+        ValueError: a name that cannot be that of a folder, in which the results lie.
+    """
+    name = default if name is None else str(name)
+    if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+        raise ValueError(f"dataset.name={name!r} is no name of a data set: give one that can be the name of a folder.")
+    return name
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lipbench.data.contents import START, what_it_is
+
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTES = 0x08
 # Bytes too many that are counted.
@@ -34,6 +36,8 @@ def read_idx(path: Path, shape: tuple[int, ...], md5: str) -> NDArray[np.uint8]:
     content, more = _uncompressed(path, 4 + 4 * len(shape) + math.prod(shape) + SURPLUS)
     if more:
         raise _broken(path, f"has more than {SURPLUS} bytes too many for an array of shape {shape}")
+    if kind := what_it_is(content[:START]):
+        raise _broken(path, kind)
     dimensions = _dimensions(path, content)
     header = 4 + 4 * len(dimensions)
     expected, found = math.prod(dimensions), len(content) - header

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lipbench.data.archives import read_members
 from lipbench.data.cifar import CIFAR10_JPEG, COLLECTIONS, PIXELS, SHAPE, read_form
 from lipbench.data.idx import DataError
+from lipbench.data.pictures import BadPicture, Preparation
 from lipbench.data.root import data_root
 
 ARCHIVE = "cifar10-jpeg.tar.xz"
@@ -81,12 +80,6 @@ def _decoded(archive: Path, counts: dict[str, int]) -> dict[str, NDArray[np.uint
 
 def _pixels(content: bytes, where: str) -> NDArray[np.uint8]:
     try:
-        # Of these formats alone: others are read by other programs (PostScript), and unpack to gigabytes.
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as opened:
-            size = (opened.height, opened.width)
-            image = np.asarray(opened.convert("RGB")) if size == SHAPE[1:] else None
-    except Exception as error:  # a damaged image fails anywhere in Pillow
-        raise DataError(f"{where} is no readable image ({error})") from error
-    if image is None:
-        raise DataError(f"{where} has {size[1]}x{size[0]} pixels instead of {SHAPE[2]}x{SHAPE[1]}")
-    return image.transpose(2, 0, 1).reshape(-1)
+        return Preparation(SHAPE[1:], expected=SHAPE[1:])(content).reshape(-1)
+    except BadPicture as error:
+        raise DataError(f"{where} {error}") from error

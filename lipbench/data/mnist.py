@@ -84,8 +84,12 @@ def raw_folder(root: str | Path | None = None) -> Path:
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The file `name` in `folder`, else `name`.gz, else None."""
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    """The file `name` in `folder`, plain or .gz, else None. Its last hyphen but one may be a dot, and it may lie in a
+    folder of its own name: so unpackers and other sites write it.
+    """
+    names = (name, name.replace("-idx", ".idx"))
+    paths = (folder / inner / f"{one}{end}" for inner in ("", *names) for one in names for end in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _read(folder: Path, part: str) -> Split:
@@ -98,7 +102,9 @@ def _read(folder: Path, part: str) -> Split:
 
 
 def _how_to_fetch(folder: Path, missing: Sequence[str], root: str | Path | None) -> str:
+    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return (
         f"MNIST is not complete in {folder}. Missing, plain or as .gz: {', '.join(missing)}. "
+        f"The folder holds {', '.join(present) or 'nothing'}. "
         f"{how_to_fetch('mnist', root, 'MNIST/raw')}"
     )

@@ -14,7 +14,7 @@ from lipbench.data.mnist import mnist
 NOISE_SEED = 0
 
 
-def one_class(dataset: Dataset, inlier: int) -> Dataset:
+def one_class(dataset: Dataset, inlier: int, name: str | None = None) -> Dataset:
     """Inliers (label 1) are the images of one class of `dataset`, outliers (label 0) those of all others.
 
     The training split holds no outlier: its images of label 0 are uniform noise, as many as there are inliers, always
@@ -22,6 +22,7 @@ def one_class(dataset: Dataset, inlier: int) -> Dataset:
 
     Args:
         inlier: a class of `dataset`, counted from 0.
+        name: default that of `dataset` and "_oneclass", for every inlier: the inlier is an option, as any other.
 
     Raises `ValueError` for a class that does not exist.
     """
@@ -32,18 +33,18 @@ def one_class(dataset: Dataset, inlier: int) -> Dataset:
     noise = torch.randint(0, 256, images.shape, generator=generator, dtype=torch.uint8)
     labels = torch.arange(2).repeat_interleave(len(images))
     return Dataset(
-        f"{dataset.name}_oneclass{dataset.classes[inlier]}",
+        name or f"{dataset.name}_oneclass",
         ("other", dataset.classes[inlier]),
         Split(torch.cat([noise, images]), labels),
         *(Split(split.images, (split.labels == inlier).long()) for split in (dataset.validation, dataset.test)),
     )
 
 
-def mnist_one_class(inlier: int = 0, root: str | Path | None = None) -> Dataset:
+def mnist_one_class(inlier: int = 0, name: str | None = None, root: str | Path | None = None) -> Dataset:
     """One digit of MNIST against the nine others (see `one_class`, `lipbench.data.mnist`)."""
-    return one_class(mnist(root=root), inlier)
+    return one_class(mnist(root=root), inlier, name)
 
 
-def digits_one_class(inlier: int = 0) -> Dataset:
+def digits_one_class(inlier: int = 0, name: str | None = None) -> Dataset:
     """One of scikit-learn's digits against the nine others (see `one_class`, `lipbench.data.digits`)."""
-    return one_class(digits(), inlier)
+    return one_class(digits(), inlier, name)

@@ -24,12 +24,18 @@ def complete(labels: Tensor, parts: Tensor, validation_fraction: float, test_fra
         validation_fraction: of what is left in train once there is a test set.
         test_fraction: of train.
 
-    Raises `ValueError` for a fraction outside (0, 1), where it is used.
+    Raises `ValueError` for a fraction outside (0, 1), where it is used, and where train has too few images.
     """
     parts = parts.clone()
     for part, fraction in ((2, test_fraction), (1, validation_fraction)):
         if not (parts == part).any():
             train = (parts == 0).nonzero().flatten()
+            if int(labels[train].bincount().max()) < 2 and 0 < fraction < 1:
+                raise ValueError(
+                    f"No image is left for the part {PARTS[part]}: each class has a single one in train by now. Parts "
+                    f"without images of their own are cut from train ({len(labels)} images, {len(labels.unique())} "
+                    "classes): give three images or more of a class, smaller fractions, or a part of your own."
+                )
             # A seed of its own for each cut: the same one would draw alike.
             parts[train[held_out(labels[train], fraction, seed + part)]] = part
     return parts

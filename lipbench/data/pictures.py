@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Bits of a pixel beyond eight would be lost silently.
+from lipbench.data.contents import START, what_it_is
+from lipbench.data.idx import DataError
+
+# Modes of Pillow with more than eight bits per pixel and channel.
 DEEP_MODES = ("I", "F")
 MODES = {1: "L", 3: "RGB"}
 # Bytes and pixels of the largest image: a few kilobytes of PNG can hold gigabytes of one colour.
 BYTES, PIXELS = 2**26, 2**26
+DANGLING = "is a link whose file is missing: remove the link, or get the file (of git-annex or datalad: `datalad get`)"
 
 
 class Pictures(Protocol):
@@ -43,9 +47,17 @@ class FilePictures:
     names: Sequence[str]
 
     def identity(self) -> list[str]:
-        """Name, size and time of the last change of each file: contents are not read."""
-        stats = ((name, (self.folder / name).stat()) for name in self.names)
-        return [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+        """Name, size and time of the last change of each file: contents are not read. Raises `DataError` for a link
+        whose file is missing.
+        """
+        lines = []
+        for name in self.names:
+            try:
+                stat = (self.folder / name).stat()
+            except FileNotFoundError:
+                raise DataError(f"{self.folder / name} {DANGLING}.") from None
+            lines.append(f"{name} {stat.st_size} {stat.st_mtime_ns}")
+        return lines
 
     def open(self, index: int) -> IO[bytes]:
         """The file."""
@@ -93,7 +105,8 @@ class Preparation:
     """How an encoded image becomes uint8 pixels [C, H, W].
 
     The image is turned upright (EXIF), cut to the centre rectangle of the proportions of `size`, as large as it goes,
-    and resized with a bilinear filter that averages where it shrinks: nothing is stretched.
+    and resized with a bilinear filter that averages where it shrinks: nothing is stretched. What eight bits per
+    channel cannot hold is refused: deeper pixels, transparent pixels, several frames.
 
     Attributes:
         size: (H, W) of the result.
@@ -119,8 +132,7 @@ class Preparation:
         try:
             return self._pixels(content)
         except UnidentifiedImageError:
-            page = content.lstrip()[:1] == b"<"
-            raise BadPicture("is a web page" if page else "is neither PNG nor JPEG") from None
+            raise BadPicture(_not_read(content)) from None
         except (BadPicture, MemoryError):
             raise
         except Exception as error:  # a damaged image fails anywhere in Pillow
@@ -138,9 +150,12 @@ class Preparation:
             if self.crop is None:
                 # A large JPEG is decoded at a half, a quarter or an eighth, never below twice the size asked for.
                 opened.draft(None, (2 * self.size[1], 2 * self.size[0]))
+            refuse_deep(opened)
+            if opened.format == "PNG" and getattr(opened, "n_frames", 1) > 1:
+                raise BadPicture("is an animation: save the frame that you want as an image of its own")
+            channels = self.channels or channels_of(opened)
             image = ImageOps.exif_transpose(opened)
-            refuse_deep(image)
-            channels = self.channels or channels_of(image)
+            _refuse_transparent(image)
             image = image.convert(MODES[channels])
         if self.crop is not None:
             image = _centre(image, self.crop, self.crop)
@@ -154,17 +169,42 @@ class Preparation:
 
 
 def refuse_deep(image: Image.Image) -> None:
-    """Pillow's conversion would cut values above 255 off. Raises `BadPicture`."""
-    if image.mode.startswith(DEEP_MODES):
-        raise BadPicture("has more than 8 bits per pixel and channel: convert it to 8 bits")
+    """Pillow cuts the bits beyond eight off, of coloured PNGs while it reads them.
+
+    Args:
+        image: as it was opened, before its pixels are read.
+
+    Raises:
+        BadPicture: more than 8 bits per pixel and channel.
+    """
+    if image.mode.startswith(DEEP_MODES) or any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        raise BadPicture(
+            "has more than 8 bits per pixel and channel: convert it to 8 bits (ImageMagick: mogrify -depth 8 FILE)"
+        )
 
 
 def channels_of(image: Image.Image) -> int:
-    """1 or 3, as the image has them. Raises `BadPicture` for transparent or deep ones."""
-    refuse_deep(image)
-    if image.has_transparency_data:
-        raise BadPicture("has an alpha channel: choose channels=3 (or 1) to drop it")
-    return 1 if image.mode in ("1", "L") else 3
+    """1 (grey) or 3 (colour), by the header of the image. An alpha channel is none of them."""
+    return 1 if image.mode in ("1", "L", "LA") else 3
+
+
+def _refuse_transparent(image: Image.Image) -> None:
+    """What a transparent pixel shows depends on the background. An alpha channel that is opaque throughout hides
+    nothing, and is dropped.
+    """
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise BadPicture(
+            "has transparent pixels: lay it on a background (ImageMagick: mogrify -background white -alpha remove "
+            "-alpha off FILE)"
+        )
+
+
+def _not_read(content: bytes) -> str:
+    """Why Pillow finds no image in this content."""
+    kind = what_it_is(content[:START])
+    if kind in ("is a PNG image", "is a JPEG image"):
+        return f"{kind} that is damaged, or of a kind that Pillow does not read (12 bits, for example)"
+    return f"{kind or 'is of an unknown format'}; images are PNG or JPEG"
 
 
 def _centre(image: Image.Image, height: int, width: int) -> Image.Image:

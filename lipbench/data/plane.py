@@ -15,12 +15,13 @@ Points = NDArray[np.float64]
 SIZES, SEEDS = (1000, 200, 250), (0, 1, 2)
 
 
-def two_moons(noise: float = 0.02) -> Dataset:
+def two_moons(noise: float = 0.02, name: str = "two_moons") -> Dataset:
     """Two interleaved half circles. Images [1, 1, 2] hold (x, y), in 256 steps of the unit square; 1,000 train, 200
     validation and 250 test points of each class, always the same.
 
     Args:
         noise: standard deviation of the points around the shape, in units of the square's side.
+        name: of the data set.
     """
 
     def shape(t: Points, label: int) -> Points:
@@ -28,20 +29,20 @@ def two_moons(noise: float = 0.02) -> Dataset:
         upper = np.stack([0.38 + 0.26 * np.cos(angle), 0.42 + 0.26 * np.sin(angle)], 1)
         return upper if label == 0 else 1 - upper
 
-    return _dataset("two_moons", shape, noise)
+    return _dataset(name, shape, noise)
 
 
-def two_circles(noise: float = 0.02) -> Dataset:
+def two_circles(noise: float = 0.02, name: str = "two_circles") -> Dataset:
     """A circle (label 1) inside another (label 0). Otherwise as `two_moons`."""
 
     def shape(t: Points, label: int) -> Points:
         angle, radius = 2 * np.pi * t, 0.18 if label else 0.38
         return 0.5 + radius * np.stack([np.cos(angle), np.sin(angle)], 1)
 
-    return _dataset("two_circles", shape, noise)
+    return _dataset(name, shape, noise)
 
 
-def two_spirals(noise: float = 0.012) -> Dataset:
+def two_spirals(noise: float = 0.012, name: str = "two_spirals") -> Dataset:
     """Two spirals, one turned by half a turn. Otherwise as `two_moons`."""
 
     def shape(t: Points, label: int) -> Points:
@@ -50,7 +51,7 @@ def two_spirals(noise: float = 0.012) -> Dataset:
         angle = 2 * np.pi * turn + np.pi * label
         return 0.5 + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
 
-    return _dataset("two_spirals", shape, noise)
+    return _dataset(name, shape, noise)
 
 
 def _dataset(name: str, shape: Callable[[Points, int], Points], noise: float) -> Dataset:
