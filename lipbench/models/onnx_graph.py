@@ -89,7 +89,7 @@ class OnnxNetwork(nn.Module):
                 bound.check(node, inputs, x.dtype)
             found = _applied(node, inputs, x.dtype)
             results = found if isinstance(found, list) else [found]
-            values.update(zip(node.outputs, results, strict=False))  # an output that nobody asks for has no name
+            values.update(zip(node.outputs, results, strict=False))  # an unused output has no name
         logits = values[self._output]
         assert logits is not None
         return logits
