@@ -150,10 +150,11 @@ def bounded_memory(weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 class _Meter(TorchFunctionMode):
-    """Counts what torch's functions that make tensors from sizes allocate, before they do."""
+    """Counts what torch's functions that make tensors from sizes, or copy tensors, allocate, before they do."""
 
     # Not by a dispatch mode, which would see every operation: that imports torch's compiler, for seconds.
     FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye})
+    COPIES = frozenset({torch.clone, Tensor.clone, Tensor.__deepcopy__, Tensor.repeat})
 
     def __init__(self, bytes_left: int, tensors_left: int):
         super().__init__()
@@ -165,11 +166,17 @@ class _Meter(TorchFunctionMode):
             given = args or (options.get("size", options.get("n", ())),)
             sizes = given[0] if isinstance(given[0], list | tuple) else given
             sizes = sizes * 2 if func is torch.eye and len(sizes) == 1 else sizes
-            self.bytes_left -= 4 * math.prod(abs(n) for n in sizes if isinstance(n, int))
-            self.tensors_left -= 1
-            if min(self.bytes_left, self.tensors_left) < 0:
-                raise MemoryError("the recipe makes a far larger network than these weights")
+            self._count(4 * math.prod(abs(n) for n in sizes if isinstance(n, int)))
+        elif func in self.COPIES and args:
+            times = [n for n in args[1:] if isinstance(n, int)] if func is Tensor.repeat else []
+            self._count(args[0].nbytes * math.prod(times))
         return func(*args, **options)
+
+    def _count(self, size: int) -> None:
+        self.bytes_left -= size
+        self.tensors_left -= 1
+        if min(self.bytes_left, self.tensors_left) < 0:
+            raise MemoryError("the recipe makes a far larger network than these weights")
 
 
 def _switches() -> list[tuple[Any, bool]]:

@@ -278,3 +278,34 @@ def npz(shape: str, kind: str = "<f8") -> bytes:
             "a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64)
         )
     return content.getvalue()
+
+
+COPYING = {
+    "clones": {
+        "_target_": "torch.nn.TransformerEncoder",
+        "encoder_layer": {"_target_": "torch.nn.Linear", "in_features": 1000, "out_features": 1000},
+        "num_layers": 60,
+    },
+    "decoder": {
+        "_target_": "torch.nn.TransformerDecoder",
+        "decoder_layer": {
+            "_target_": "torch.nn.Bilinear",
+            "in1_features": 100,
+            "in2_features": 100,
+            "out_features": 100,
+        },
+        "num_layers": 60,
+    },
+    "buffers": {
+        "_target_": "torch.nn.TransformerEncoder",
+        "encoder_layer": {"_target_": "torch.nn.BatchNorm1d", "num_features": 300_000},
+        "num_layers": 60,
+    },
+}
+
+
+@pytest.mark.parametrize("activation", COPYING.values(), ids=list(COPYING))
+def test_copies_of_layers_count_as_memory(activation, run):
+    planted(run, lambda recipe: recipe["model"].update(activation=activation))
+    with pytest.raises(ResultsError, match="far larger network"):
+        lipbench.load(run)
