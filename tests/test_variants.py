@@ -122,7 +122,7 @@ def flowers() -> Dataset:
         (["dataset=digits08", "dataset.keep=[3,5]"], "digits35"),
         (["dataset._target_=tests.test_variants.flowers", "~dataset.keep"], "flowers"),
         (["dataset=two_moons"], "two_moons"),
-        (["dataset=digits_oneclass", "dataset.inlier=4"], "digits_oneclass4"),
+        (["dataset=digits_oneclass", "dataset.inlier=4"], "digits_oneclass"),
     ],
 )
 def test_a_run_lies_under_the_name_of_its_data_set(overrides: list[str], dataset: str) -> None:
