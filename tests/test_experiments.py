@@ -28,10 +28,7 @@ from lipbench.pages import find_runs, leaderboard, write_leaderboard
 from lipbench.results import LawViolation, ResultsError, read_json
 from lipbench.run import experiment_of
 
-SMOKE = [
-    *("images=6", "training.epochs=1", "progress=false", "device=cpu"),
-    *("attack.carlini_wagner.steps=5", "attack.l2_pgd.rounds=3"),
-]
+SMOKE = ["images=6", "training.epochs=1", "progress=false", "device=cpu", "attack.carlini_wagner.steps=5"]
 KINDS = {
     *(f"{loss}_{body}" for loss in ("plain", "ce", "hkr") for body in ("mlp", "cnn")),
     *("spectral_mlp", "frobenius_mlp", "clip_mlp", "kr_mlp", "adversarial_cnn", "smoothed_cnn"),
@@ -142,7 +139,9 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     # The check by decisions alone is of one image and few steps: what it finds is shown elsewhere.
     monkeypatch.setattr("lipbench.evaluation.CHECKED", 1)
     monkeypatch.setattr("lipbench.attacks.hop_skip_jump", partial(lipbench.attacks.hop_skip_jump, steps=1, queries=10))
-    job = experiment(name, tmp_path, *(NARROW if name.startswith("celeba") else FEW if votes else []))
+    job = experiment(
+        name, tmp_path, "attack.l2_pgd.rounds=3", *(NARROW if name.startswith("celeba") else FEW if votes else [])
+    )
     if name.startswith(("mnist", "cifar", "celeba")):
         job = replace(job, load_dataset=lambda: drawn(name.split("/")[0]))
     summary = job.run()
