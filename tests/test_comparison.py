@@ -91,7 +91,8 @@ def test_a_suite_can_be_one_experiment():
 
 def test_the_report_compares_what_was_swept(tmp_path):
     for constraint in ("aoc", "aol"):
-        job = experiment("digits08/layers_cnn", tmp_path, f"constraint={constraint}", "training.minutes=null")
+        options = ["training.minutes=null", "attack=[fgm,carlini_wagner]"]
+        job = experiment("digits08/layers_cnn", tmp_path, f"constraint={constraint}", *options)
         object.__setattr__(job, "folder", tmp_path / "digits08/layers_cnn" / f"constraint={constraint}" / "0")
         job.run()
     ((name, epsilon, table),) = report_figures.constructions(find_runs(tmp_path), "digits08")
