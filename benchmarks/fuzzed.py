@@ -33,7 +33,15 @@ from lipbench.data.pictures import BadPicture, Preparation, read_picture
 from lipbench.models import OnnxError, WeightsError, load_onnx, load_weights
 from lipbench.pages import find_runs, leaderboard
 from lipbench.pages.cards import cards
-from lipbench.results import ResultsError, read_arrays, read_bounds, read_config, read_histories, read_json
+from lipbench.results import (
+    ResultsError,
+    read_arrays,
+    read_bounds,
+    read_config,
+    read_histories,
+    read_json,
+    write_manifest,
+)
 from lipbench.training import CheckpointError
 from lipbench.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -248,6 +256,7 @@ def _run(place: Path) -> Path:
     history = {"epoch": [1, 2], "seconds": [0.5, 0.5], "steps": [3, 3], "certified_accuracy": [0.1, 0.2]}
     pd.DataFrame(history).to_csv(run / "history.csv", index=False, encoding="utf-8")
     np.savez_compressed(run / "illustrations.npz", images=PIXELS, classes=np.array(["a", "b"]))
+    write_manifest(run)
     return run
 
 

@@ -280,7 +280,7 @@ def _accuracy(table: pd.DataFrame) -> Iterator[Flag]:
     most = float(images["label"].value_counts(normalize=True).iloc[0])
     # Two standard deviations of a guess; of a few images they would say nothing.
     error = 2 * (most * (1 - most) / len(images)) ** 0.5 if len(images) >= COUNTED else 0.0
-    if most < 1 and accuracy <= most + max(GUESSED * (1 - most), error):
+    if most < 1 and accuracy < 1 and accuracy <= most + max(GUESSED * (1 - most), error):
         yield Flag(
             "low_accuracy",
             "note",

@@ -13,7 +13,7 @@ from test_report import run_report
 from lipbench.pages import find_runs, leaderboard, write_page
 from lipbench.pages.cards import cards
 from lipbench.pages.checked import NEEDED, OPTIONAL
-from lipbench.results import read_json, write_json
+from lipbench.results import MANIFEST, read_json, write_json, write_manifest
 
 FACTS = {
     "kr": 0.5,
@@ -38,6 +38,7 @@ def whole(root: Path, name: str) -> Path:
         (folder / f"{table}.csv").write_text("kind,x,y\na,1,2\n")
     for arrays in ("illustrations", "gallery"):
         (folder / f"{arrays}.npz").write_bytes(b"no archive")
+    write_manifest(folder)
     write_json(folder / "error.json", {"type": "ValueError", "message": "m"})
     return folder
 
@@ -77,10 +78,13 @@ HOW: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_every_file_of_a_run_broken_in_every_way(tmp_path):
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_file_of_a_run_broken_in_every_way(tmp_path, signed):
+    """Broken after the manifest was written, or before: then the report meets what it does not expect."""
     sound = whole(tmp_path, "sound")
     files = sorted(path.relative_to(sound) for path in sound.rglob("*") if path.is_file())
-    assert len(files) > 15
+    held = read_json(sound / MANIFEST)["files"]
+    assert len(files) > len(held) > 10
     broken = {}
     for number, file in enumerate(files):
         ways = dict(HOW)
@@ -90,6 +94,8 @@ def test_every_file_of_a_run_broken_in_every_way(tmp_path):
             name = f"{number}_{how}"
             folder = shutil.copytree(sound, tmp_path / "data" / name / "default" / "0")
             damage(folder / file)
+            if signed and file.name != MANIFEST:
+                write_manifest(folder)
             broken[name] = file
     table = run_report(f"results={tmp_path}", "figures=false").set_index("experiment")
     problems = {problem.where.split("/")[1] for problem in find_runs(tmp_path).problems}
@@ -98,13 +104,13 @@ def test_every_file_of_a_run_broken_in_every_way(tmp_path):
     assert problems <= broken.keys()
     for name, file in broken.items():
         assert (name in table.index) != (name in problems), "a row or a reason"
-        if file.name == "summary.json":
+        if file.name in ("summary.json", MANIFEST) or (not signed and file.as_posix() in held):
             assert name in problems
     page = (tmp_path / "report.html").read_text()
     assert all(f"data/{name}/default/0" in page for name in problems)
     told = {card.experiment: " ".join(card.cautions) for card in cards(find_runs(tmp_path))}
     for number, file in enumerate(files):
-        if file.name in ("config.yaml", "environment.json", "costs.csv"):
+        if signed and file.name in ("config.yaml", "environment.json", "costs.csv"):
             assert all(
                 f"{file} of seed 0" in told[f"{number}_{how}"] for how in ("missing", "empty", "folder", "bytes")
             )
@@ -126,6 +132,7 @@ def test_every_entry_of_a_summary_with_every_wrong_value(tmp_path):
         for number, value in enumerate(WRONG):
             folder = shutil.copytree(tmp_path / "data/all", tmp_path / f"data/{name}{number}") / "default/0"
             (folder / "summary.json").write_text(json.dumps({**summary, name: value}))
+            write_manifest(folder)
     runs = find_runs(tmp_path)
     write_page(leaderboard(runs), runs)
     reasons = {problem.where.split("/")[1]: problem.why for problem in runs.problems}

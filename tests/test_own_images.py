@@ -265,7 +265,7 @@ def test_a_run_keeps_no_path_and_refuses_other_images_under_the_same_name(images
     assert again.folder == job.folder
     assert again.run() == summary, "a folder that moved is the same data"
     paint(moved / "cat" / "30.png", 95)
-    with pytest.raises(ResultsError, match=r"was made with other images\.[\s\S]*train\.images: 43 -> 44"):
+    with pytest.raises(ResultsError, match=r"holds results of other images\.[\s\S]*train\.images: 43 -> 44"):
         own_run(tmp_path, moved).run()
 
 

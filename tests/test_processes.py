@@ -178,7 +178,7 @@ def test_the_command_under_torchrun_writes_one_run(tmp_path):
     # Where the first process refuses, the other one does not wait for it.
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("batch_size: 32", "batch_size: 64"))
-    (folder / "summary.json").unlink()  # a finished run would be left as it is
+    (folder / "manifest.json").unlink()  # of a finished run the changed file would be made again
     refused = torchrun("experiment=digits08/hkr_mlp", *options)
     assert refused.returncode != 0
     assert "batch_size: 64 -> 32" in refused.stderr

@@ -55,7 +55,7 @@ def test_every_certificate_says_how_long_it_takes(name: str, impatient, capsys, 
     for module in ("radius", "deployed"):
         monkeypatch.setattr(sys.modules[f"lipbench.certificate.{module}"], "images_at_once", lambda shape: 3)
     monkeypatch.setattr(sys.modules["lipbench.certificate.crown"], "_at_once", lambda steps: 3)
-    monkeypatch.setattr(Smoothed, "images_at_once", staticmethod(lambda shape: 3))
+    monkeypatch.setattr(sys.modules["lipbench.models.smoothed"], "AT_ONCE", 333)  # of 1000 small images
     model = Smoothed(network(), sigma=0.1, votes=20, alpha=0.1).eval() if name.endswith("smoothing") else network()
     x, y = images(9)
     certificate = method("certificate", name)

@@ -8,7 +8,7 @@ from runs_on_disk import make
 from test_report import run_report
 
 from lipbench import report, report_figures
-from lipbench.results import ResultsError
+from lipbench.results import ResultsError, write_manifest
 
 
 def test_several_processes_draw_the_same(tmp_path, capsys, monkeypatch):
@@ -24,6 +24,7 @@ def test_several_processes_draw_the_same(tmp_path, capsys, monkeypatch):
         for dataset in ("data", "other"):
             make(tmp_path / name, "hkr_cnn", dataset=dataset)
         (tmp_path / name / "other/hkr_cnn/default/0/illustrations.npz").write_text("no archive")
+        write_manifest(tmp_path / name / "other/hkr_cnn/default/0")
         run_report(f"results={tmp_path}/{name}", f"processes={processes}")
         broken.append([line for line in capsys.readouterr().err.splitlines() if "Not drawn" in line])
     one, two = (

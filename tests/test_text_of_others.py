@@ -132,6 +132,7 @@ def test_latex_escapes_names(told):
 
 def test_status_prints_no_commands_to_the_terminal(tmp_path, monkeypatch, capsys):
     folder = make(tmp_path, "net")
+    (folder / "manifest.json").unlink()
     write_json(folder / "error.json", {"type": "\x1b]0;owned\x07", "message": "\x1b[31mred\u202e"})
     monkeypatch.setattr("sys.argv", ["lipbench.status", f"results={tmp_path}"])
     status.main()

@@ -213,13 +213,13 @@ def output_shape(module: nn.Module, shape: Shape) -> Shape:
     """Of the output for an input of this shape, both without the batch.
 
     The input has the precision of the module, which the largest of its tensors shows first: a scale or a temperature
-    may have another one.
+    may have another one, and a module may hold tensors that are no parameters.
 
     Raises:
-        RuntimeError, ...: what the module raises in every precision that it has tensors of.
+        RuntimeError, ...: what the module raises in every precision that it has tensors of, and in float32 and float64.
     """
     largest = sorted(_tensors(module), key=torch.Tensor.numel, reverse=True) or [torch.zeros(())]
-    dtypes = list(dict.fromkeys(tensor.dtype for tensor in largest))
+    dtypes = list(dict.fromkeys([*(tensor.dtype for tensor in largest), torch.float32, torch.float64]))
     for dtype in dtypes:
         try:
             return tuple(module(torch.zeros(1, *shape, dtype=dtype, device=largest[0].device)).shape[1:])

@@ -122,8 +122,6 @@ def _run(folder: Path) -> Run:
         ResultsError: it is unfinished or broken.
     """
     key = run_key(folder)
-    if not isinstance(key["seed"], int):
-        raise ResultsError(f"the name of its folder, {key['seed']}, is no seed. Keep copies of a run somewhere else.")
     violation = ""
     try:
         summary = read_summary(folder)
