@@ -31,34 +31,34 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 benchmark: $(READY) ## Train, attack and certify SUITE, then the report (default: both digits)
-	@status=0; $(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS) || status=$$?; \
+	@status=0; $(BIN)/python -m lipbench run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS) || status=$$?; \
 	test $$status -ne 130 || exit 130; \
-	$(BIN)/python -m lipbench.report results=$(RESULTS) && exit $$status
+	$(BIN)/python -m lipbench report results=$(RESULTS) && exit $$status
 
 sweep: $(READY) ## Any sweep: SUITE=mnist08/hkr_mlp SEEDS=0,1,2 ARGS="loss.margin=1,2" LAUNCHER=joblib (docs/sweeps.md)
-	$(BIN)/python -m lipbench.run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) \
+	$(BIN)/python -m lipbench run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) \
 	$(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(SWEEPER),hydra/sweeper=$(SWEEPER)) $(ARGS)
 
 status: $(READY) ## What is finished, running, failed, stopped in RESULTS; of a sweep: ARGS="suite=mnist08 seed=0,1,2"
-	$(BIN)/python -m lipbench.status results=$(RESULTS) $(ARGS)
+	$(BIN)/python -m lipbench status results=$(RESULTS) $(ARGS)
 
 report: $(READY) ## Leaderboard, figures and page of RESULTS; ARGS="compare=results/reference"
-	$(BIN)/python -m lipbench.report results=$(RESULTS) $(ARGS)
+	$(BIN)/python -m lipbench report results=$(RESULTS) $(ARGS)
 
 figures: report ## The figures of RESULTS (they are part of the report)
 
 evaluate: $(READY) ## Your own model: MODEL=file.py:build CHECKPOINT=weights.safetensors DATASET=mnist08
-	$(BIN)/python -m lipbench.evaluate $(if $(MODEL),"model=$(MODEL)") $(if $(CHECKPOINT),"checkpoint=$(CHECKPOINT)") \
+	$(BIN)/python -m lipbench evaluate $(if $(MODEL),"model=$(MODEL)") $(if $(CHECKPOINT),"checkpoint=$(CHECKPOINT)") \
 	dataset=$(DATASET) "results=$(RESULTS)" $(ARGS)
 
 export: $(READY) ## ONNX and torch.export files of RUN, the certificate inside
-	$(BIN)/python -m lipbench.export "run=$(RUN)"
+	$(BIN)/python -m lipbench.interop.export "run=$(RUN)"
 
 reproduce: $(READY) ## Make RUN again from its own files and compare, table by table
-	$(BIN)/python -m lipbench.reproduce "run=$(RUN)" $(ARGS)
+	$(BIN)/python -m lipbench reproduce "run=$(RUN)" $(ARGS)
 
 data: $(READY) ## Get, check or draw DATA (mnist, cifar10, cifar100, cifar10_jpeg, celeba, celeba_drawn) in LIPBENCH_DATA or the cache
-	$(BIN)/python -m lipbench.data $(DATA) $(ARGS)
+	$(BIN)/python -m lipbench data $(DATA) $(ARGS)
 
 test: $(READY) ## Lint, types and tests
 	$(BIN)/ruff check .

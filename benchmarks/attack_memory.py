@@ -19,11 +19,11 @@ import pandas as pd
 import torch
 
 from lipbench.attacks import strongest
-from lipbench.attacks.engine.judging import margin_and_gradient
-from lipbench.bounds import attack_images
+from lipbench.evaluation.bounds import attack_images
+from lipbench.files import write_text
 from lipbench.layers import MaxMin, Orthogonal, bake
+from lipbench.margins import margin_and_gradient
 from lipbench.models import convnet
-from lipbench.results import write_text
 
 SHAPE = (1, 28, 28)
 BATCHES, NUMBERS = (16, 64, 256), (64, 256)

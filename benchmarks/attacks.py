@@ -1,7 +1,7 @@
 """Compares every native attack with those of foolbox, adv-lib and torchattacks, on networks that lipbench trained.
 
-    python -m lipbench.run suite=mnist08/hkr_mlp,mnist08/hkr_cnn,mnist08/ce_cnn,mnist08/plain_cnn seed=0
-    python -m lipbench.run suite=mnist/hkr_cnn,mnist/plain_cnn seed=0
+    python -m lipbench run suite=mnist08/hkr_mlp,mnist08/hkr_cnn,mnist08/ce_cnn,mnist08/plain_cnn seed=0
+    python -m lipbench run suite=mnist/hkr_cnn,mnist/plain_cnn seed=0
     python benchmarks/attacks.py                              # these six
     python benchmarks/attacks.py results/runs/digits08 --images 200 --skip adv_lib_cw
     python benchmarks/attacks.py --save peers.npz             # and, once an attack of ours has changed,
@@ -30,11 +30,12 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import lipbench
-from lipbench.bounds import attack_images
-from lipbench.commandline import CONF
-from lipbench.evaluation import ATTACKS
-from lipbench.experiment import environment
-from lipbench.results import FLOAT32_FALSIFIER, ResultsError, atomic, file_hash, run_folders, write_text
+from lipbench.commands.suites import CONF
+from lipbench.evaluation.bounds import attack_images
+from lipbench.evaluation.evaluate import ATTACKS
+from lipbench.files import ResultsError, atomic, file_hash, write_text
+from lipbench.results import FLOAT32_FALSIFIER, run_folders
+from lipbench.runs.trained import environment
 
 LIBRARIES = {"foolbox": "foolbox", "adv_lib": "adv-lib", "torchattacks": "torchattacks"}
 NETWORKS = (

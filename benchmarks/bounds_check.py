@@ -20,10 +20,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import linear_cases
-import network_cases
-import nonlinear_cases
-from layer_cases import MAKERS, is_needless, verdict
+from helpers import linear_cases, network_cases, nonlinear_cases
+from helpers.layer_cases import MAKERS, is_needless, verdict
 
 from lipbench.certificate import lipschitz
 

@@ -2,7 +2,7 @@
 
     python benchmarks/damage.py [--damages 10000] [--runs 500] [--seed 0]
 
-A reader finds a damage when it refuses the run or leaves it out. `lipbench.run` finds it when it refuses the run and
+A reader finds a damage when it refuses the run or leaves it out. `lipbench run` finds it when it refuses the run and
 changes nothing, or makes the files again as they were. The exit code is 1 where a damage is accepted.
 """
 
@@ -27,13 +27,14 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import lipbench
-from lipbench.commandline import CONF
-from lipbench.export import export_run
-from lipbench.pages import find_runs
-from lipbench.reproduce import reproduce
-from lipbench.results import MANIFEST, Damaged, LawViolation, ResultsError, read_manifest, verify
-from lipbench.run import experiment_of
-from lipbench.states import FINISHED, state_of
+from lipbench.commands.export import export_run
+from lipbench.commands.reproduce import reproduce
+from lipbench.commands.run import experiment_of
+from lipbench.commands.suites import CONF
+from lipbench.files import ResultsError
+from lipbench.report import find_runs
+from lipbench.results import MANIFEST, Damaged, LawViolation, read_manifest, verify
+from lipbench.runs.state import FINISHED, state_of
 
 NAME = "digits08/hkr_mlp"
 OPTIONS = [
@@ -186,7 +187,7 @@ def check(run: Run, name: str, out: Path) -> dict[str, str]:
 
 
 def check_run(run: Run) -> str:
-    """What `lipbench.run` makes of a damaged file: found, made again or accepted."""
+    """What `lipbench.commands.run` makes of a damaged file: found, made again or accepted."""
     before = run.files()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -209,7 +210,9 @@ def main() -> None:
     """The script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--damages", type=int, default=10_000)
-    parser.add_argument("--runs", type=int, default=500, help="damages after which lipbench.run is tried as well")
+    parser.add_argument(
+        "--runs", type=int, default=500, help="damages after which lipbench.commands.run is tried as well"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)

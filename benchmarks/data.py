@@ -29,14 +29,15 @@ from torch import nn
 
 from lipbench import layers, losses
 from lipbench.data import cifar10_jpeg
-from lipbench.data.cache import decoded
-from lipbench.data.faces import write_faces
-from lipbench.data.jpeg_edition import ARCHIVE, CLASSES, make_cifar10_jpeg
-from lipbench.data.pictures import FilePictures, Preparation
+from lipbench.data.celeba.drawn import write_faces
+from lipbench.data.cifar.jpeg_edition import ARCHIVE, CLASSES, make_cifar10_jpeg
+from lipbench.data.own.cache import decoded
+from lipbench.data.own.pictures import FilePictures, Preparation
 from lipbench.data.root import data_root
+from lipbench.files import write_text
+from lipbench.images import pixels
 from lipbench.models import convnet
-from lipbench.results import write_text
-from lipbench.training import adam, crop_flip_cutout, pixels, random_affine, spectral
+from lipbench.training import adam, crop_flip_cutout, random_affine, spectral
 
 BATCH, SHAPE, IMAGES = 256, (3, 32, 32), 60_000
 FACES = 500

@@ -26,13 +26,13 @@ import torch
 from torch import nn
 
 from lipbench import data, layers, losses
-from lipbench.bounds import certify_images
 from lipbench.certificate import certify
-from lipbench.data.cache import cores
-from lipbench.data.faces import write_faces
+from lipbench.data.celeba.drawn import write_faces
+from lipbench.data.own.cache import cores
+from lipbench.evaluation.bounds import certify_images
+from lipbench.files import write_text
 from lipbench.layers import bake
 from lipbench.models import convnet
-from lipbench.results import write_text
 from lipbench.training import fit, spectral
 
 HERE = Path(__file__).parent

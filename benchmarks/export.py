@@ -24,11 +24,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
-from lipbench.commandline import CONF
-from lipbench.export import export
+from lipbench.commands.suites import CONF
+from lipbench.files import write_text
+from lipbench.interop.export import export
 from lipbench.layers import bake
-from lipbench.models import build
-from lipbench.results import write_text
+from lipbench.runs.network import build
 
 SHAPE = (1, 28, 28)
 BATCHES = (1, 128)

@@ -19,9 +19,9 @@ from omegaconf import OmegaConf
 
 import lipbench
 from lipbench.attacks import falsifier, falsifier_float32
-from lipbench.bounds import attack_images, certify_images
 from lipbench.certificate import certify, certify_float
 from lipbench.data import Split
+from lipbench.evaluation.bounds import attack_images, certify_images
 from lipbench.results import EPSILONS, best, survival, violations
 
 CERTIFICATES: dict[str, Callable] = {"certificate": certify, "certificate_float": certify_float}

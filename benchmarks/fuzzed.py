@@ -19,29 +19,22 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-import cifar_files
-import runs_on_disk
+from helpers import cifar_files, runs_on_disk
 
 import lipbench
-from lipbench import models
 from lipbench.data import DataError, arrays, folder
-from lipbench.data.celeba import ATTRIBUTES, DRAWN, pictures, read_attribute, read_partition
-from lipbench.data.cifar import CIFAR10_JPEG, read_form
+from lipbench.data.celeba.reader import ATTRIBUTES, DRAWN, pictures, read_attribute, read_partition
+from lipbench.data.cifar.jpeg_edition import CLASSES, _decoded
+from lipbench.data.cifar.reader import CIFAR10_JPEG, read_form
 from lipbench.data.idx import read_idx
-from lipbench.data.jpeg_edition import CLASSES, _decoded
-from lipbench.data.pictures import BadPicture, Preparation, read_picture
-from lipbench.models import OnnxError, WeightsError, load_onnx, load_weights
-from lipbench.pages import find_runs, leaderboard
-from lipbench.pages.cards import cards
-from lipbench.results import (
-    ResultsError,
-    read_arrays,
-    read_bounds,
-    read_config,
-    read_histories,
-    read_json,
-    write_manifest,
-)
+from lipbench.data.own.pictures import BadPicture, Preparation, read_picture
+from lipbench.files import ResultsError, read_arrays, read_config, read_json
+from lipbench.interop.onnx_graph import load_onnx
+from lipbench.interop.onnx_operators import OnnxError
+from lipbench.interop.weights import WeightsError, load_weights
+from lipbench.report import find_runs, leaderboard
+from lipbench.report.cards import cards
+from lipbench.results import read_bounds, read_histories, write_manifest
 from lipbench.training import CheckpointError
 from lipbench.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -186,7 +179,7 @@ RECIPE = {
 
 
 def _network(place: Path) -> list[Path]:
-    models.save(models.build(RECIPE, baked=True), RECIPE, place)
+    lipbench.runs.network.save(lipbench.runs.network.build(RECIPE, baked=True), RECIPE, place)
     return [place / "model.safetensors"]
 
 

@@ -34,7 +34,7 @@ COMPARED = ("bounds/*", "model.safetensors", "model.json", "config.yaml", "data.
 
 
 def worker(results: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "lipbench.run", *SWEEP, f"results={results}"]
+    command = [sys.executable, "-m", "lipbench", "run", *SWEEP, f"results={results}"]
     with (results.parent / f"{results.name}.log").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
 

@@ -28,8 +28,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lipbench import layers, losses
+from lipbench.files import write_text
 from lipbench.models import convnet
-from lipbench.results import write_text
 from lipbench.training import adam, spectral
 
 BATCH = 128

@@ -55,10 +55,10 @@ def child(part: str, root: Path) -> None:
     """One part in a process of its own: prints its seconds without the imports, and the peak memory in MiB."""
     from hydra import compose, initialize_config_dir
 
-    from lipbench import report
-    from lipbench.commandline import CONF
-    from lipbench.pages import find_runs, leaderboard, write_leaderboard
-    from lipbench.states import begun, state_of
+    from lipbench.commands import report
+    from lipbench.commands.suites import CONF
+    from lipbench.report import find_runs, leaderboard, write_leaderboard
+    from lipbench.runs.state import begun, state_of
 
     started, cpu = time.perf_counter(), time.process_time()
     if part == "leaderboard":
@@ -91,12 +91,16 @@ def main() -> None:
         real = options.run
         if real is None:
             made = Path(folder) / "real"
-            subprocess.run([sys.executable, "-m", "lipbench.run", *RUN, f"results={made}"], check=True)
+            subprocess.run([sys.executable, "-m", "lipbench", "run", *RUN, f"results={made}"], check=True)
             real = next(made.glob("*/*/*/*/summary.json")).parent
         root = Path(folder) / "runs"
         real = shutil.copytree(real, Path(folder) / "copy")  # links do not leave a file system
         fabricate(real, root, options.runs)
-        parts = {"leaderboard": "leaderboard", "page": "leaderboard, LaTeX and page", "status": "lipbench.status"}
+        parts = {
+            "leaderboard": "leaderboard",
+            "page": "leaderboard, LaTeX and page",
+            "status": "lipbench.commands.status",
+        }
         parts |= {"figures": "the report with its figures"} if options.figures else {}
         print(f"| {options.runs} runs | seconds | of them CPU | peak memory, MiB |\n|---|---|---|---|", flush=True)
         for part, words in parts.items():

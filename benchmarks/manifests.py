@@ -13,23 +13,12 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from lipbench.commands.reproduce import _dataset
 from lipbench.data import Dataset, Split
-from lipbench.identity import described, read_back
-from lipbench.reproduce import _dataset
-from lipbench.results import (
-    MANIFEST,
-    LawViolation,
-    ResultsError,
-    check_laws,
-    check_targets,
-    fingerprint,
-    read_config,
-    read_json,
-    run_folders,
-    table_hashes,
-    write_json,
-    write_manifest,
-)
+from lipbench.files import ResultsError, fingerprint, read_config, read_json, write_json
+from lipbench.results import MANIFEST, LawViolation, check_laws, run_folders, table_hashes, write_manifest
+from lipbench.runs.identity import described, read_back
+from lipbench.runs.trust import check_targets
 
 # Images of a split that the hash of older versions covers.
 HASHED = 16

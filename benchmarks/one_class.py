@@ -9,9 +9,9 @@ import argparse
 import numpy as np
 import torch
 
-from lipbench.bounds import as_pixels
 from lipbench.data import mnist, one_class
-from lipbench.outliers import EPSILONS, auroc
+from lipbench.images import as_pixels
+from lipbench.measures.one_class import EPSILONS, auroc
 
 # Certified AUROC, mean of the ten digits (Béthune et al., 2023, arXiv 2303.01978).
 PUBLISHED = (95.5, 93.2, 89.9, 78.4, 57.5)

@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 import lipbench
 from lipbench import layers, losses, training
 from lipbench.data import Dataset, mnist
+from lipbench.files import write_text
 from lipbench.models import mlp
-from lipbench.results import write_text
 
 EPSILON = 2.0
 spectral, adam = training.spectral, training.adam

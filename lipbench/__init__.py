@@ -7,13 +7,14 @@ Certificates bound that distance from below, attacks from above; one table holds
 """
 
 from lipbench import attacks, certificate, data, layers, losses, models, training
-from lipbench import mkl as _mkl  # noqa: F401  (before the first product)
-from lipbench.evaluation import certify_model as certify
-from lipbench.evaluation import evaluate
-from lipbench.health import HealthWarning
+from lipbench import precision as _precision  # noqa: F401  (before the first product)
+from lipbench.evaluation.evaluate import certify_model as certify
+from lipbench.evaluation.evaluate import evaluate
+from lipbench.evaluation.health import HealthWarning
+from lipbench.files import ResultsError
 from lipbench.layers import antipodal, bake
-from lipbench.models import load
-from lipbench.results import LawViolation, ResultsError, read, survival
+from lipbench.results import LawViolation, read, survival
+from lipbench.runs.network import load
 from lipbench.training import fit
 
 __all__ = [

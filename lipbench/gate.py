@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lipbench.state import tensors
+from lipbench.modules import tensors
 
 # The precisions in which distances are measured. Others are too coarse.
 FINE = (torch.float32, torch.float64)

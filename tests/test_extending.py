@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from lipbench.commandline import CONF
-from lipbench.run import experiment_of
+from lipbench.commands.run import experiment_of
+from lipbench.commands.suites import CONF
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 SMOKE = ["images=4", "training.epochs=1", "progress=false", "device=cpu"]
@@ -30,7 +30,7 @@ def test_a_diff_of_the_page_works(diff, command, tmp_path, monkeypatch):
     shutil.copytree(CONF, tmp_path / "conf")
     subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=tmp_path, check=True)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("lipbench.variants.CONF", tmp_path / "conf")
+    monkeypatch.setattr("lipbench.commands.variants.CONF", tmp_path / "conf")
     overrides = shlex.split(command)
     attacks = [] if "attack=" in command else ["attack=[fgsm]"]
     with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lipbench.commandline import CONF
+from lipbench.commands.suites import CONF
 
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
 
@@ -26,7 +26,7 @@ def test_the_tutorial(tmp_path, monkeypatch, capfd):
             command = shlex.split(line)
             assert command[0] == "python"
             # Figures have tests of their own.
-            quick = ["figures=false"] if "lipbench.report" in command else []
+            quick = ["figures=false"] if "lipbench.commands.report" in command else []
             subprocess.run([sys.executable, *command[1:], *quick], check=True)
     assert 0 < scope["radius"].item() <= scope["found"]
     assert scope["label"].item() == 0, "an ellipse is a 0"

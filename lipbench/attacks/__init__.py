@@ -2,8 +2,8 @@
 image that is not labelled y.
 
 x: [N, C, H, W] float in [0, 1]; y: [N]; the images returned are in [0, 1], and are x itself where nothing was found.
-The model is left as it was: modes, gradients and flags. Nothing an attack returns is believed: `lipbench.evaluation`
-judges it again. `start` and `lower` are explained in `minimum_distance`, which makes an attack of a search.
+The model is left as it was: modes, gradients and flags. The caller checks every image that an attack returns
+(`lipbench.evaluation`). `start` and `lower` are explained in `minimum_distance`, which makes an attack of a search.
 """
 
 from lipbench.attacks.alma import alma
@@ -13,8 +13,6 @@ from lipbench.attacks.ddn import ddn
 from lipbench.attacks.deepfool import deepfool
 from lipbench.attacks.engine import best_of, chain, minimum_distance, warm
 from lipbench.attacks.engine.boundary import nearest, shoot, to_boundary
-from lipbench.attacks.engine.exact import Float64, float64_of, shared_float64
-from lipbench.attacks.engine.judging import Judge, distance, margin, undisturbed
 from lipbench.attacks.falsifier import falsifier, falsifier_float32
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
 from lipbench.attacks.hop_skip_jump import hop_skip_jump
@@ -22,8 +20,6 @@ from lipbench.attacks.projected_gradient import apgd, l2_pgd
 from lipbench.attacks.tangent import tangent
 
 __all__ = [
-    "Float64",
-    "Judge",
     "alma",
     "apgd",
     "best_of",
@@ -31,23 +27,18 @@ __all__ = [
     "chain",
     "ddn",
     "deepfool",
-    "distance",
     "falsifier",
     "falsifier_float32",
     "fgm",
     "fgsm",
-    "float64_of",
     "hop_skip_jump",
     "l2_pgd",
-    "margin",
     "minimum_distance",
     "nearest",
-    "shared_float64",
     "shoot",
     "strongest",
     "tangent",
     "to_boundary",
     "transport_path",
-    "undisturbed",
     "warm",
 ]

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.engine.box import per_image, unit
-from lipbench.attacks.engine.judging import margin_and_gradient
+from lipbench.geometry import per_image, unit
+from lipbench.margins import margin_and_gradient
 
 # Constants of the paper: averaging of the multiplier and of the gradient's squares, growth of the penalty where the
 # constraint did not improve by a twentieth within a period, and the period.

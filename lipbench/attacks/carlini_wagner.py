@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.engine.box import per_image, unit
-from lipbench.attacks.engine.judging import distance, gradient_of, margin, margin_and_gradient, with_gradient
+from lipbench.geometry import per_image, unit
+from lipbench.judge import distance
+from lipbench.margins import gradient_of, margin, margin_and_gradient, with_gradient
 
 # x = clamp(0.5 + REACH tanh(w)): with more than 0.5, pixels of exactly 0 and 1 have a finite w and a slope of their
 # own. w stays where x does not leave [0, 1]: a pixel beyond its bound would have no slope that brings it back.

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.engine.box import onto_halfspace, unit
-from lipbench.attacks.engine.judging import Judge, distance, gradients_of, with_gradient
+from lipbench.geometry import onto_halfspace, unit
+from lipbench.judge import Judge, distance
+from lipbench.margins import gradients_of, with_gradient
 
 # No step is shorter than this share of the distance from x, but the one that crosses the boundary.
 CRAWL = 0.05

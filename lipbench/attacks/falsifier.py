@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from lipbench.attacks.combined import strongest
 from lipbench.attacks.engine.boundary import nearest, to_boundary
-from lipbench.attacks.engine.box import onto_halfspace, per_image, unit
-from lipbench.attacks.engine.judging import Judge, distance, margin, margin_and_gradient, undisturbed
-from lipbench.attacks.engine.noise import keys, uniform
 from lipbench.attacks.engine.searching import usable
-from lipbench.state import duplicate, evaluation_mode
+from lipbench.geometry import onto_halfspace, per_image, unit
+from lipbench.judge import Judge, distance
+from lipbench.margins import margin, margin_and_gradient
+from lipbench.modules import duplicate, evaluation_mode, undisturbed
+from lipbench.randomness import keys, uniform
 
 # Projections on the tangent plane, in float64, after the attack; bisections of the ray: to the last bit of a distance.
 REFINEMENTS, BISECTIONS = 4, 48

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.boundary import shoot
-from lipbench.attacks.engine.box import per_image, unit
-from lipbench.attacks.engine.judging import margin_and_gradient
+from lipbench.geometry import per_image, unit
+from lipbench.margins import margin_and_gradient
 
 
 @minimum_distance

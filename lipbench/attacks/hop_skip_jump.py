@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.boundary import nearest, to_boundary
-from lipbench.attacks.engine.box import per_image, unit
 from lipbench.attacks.engine.foothold import foothold
-from lipbench.attacks.engine.judging import Judge, distance
-from lipbench.attacks.engine.noise import keys, normal
+from lipbench.geometry import per_image, unit
+from lipbench.judge import Judge, distance
+from lipbench.randomness import keys, normal
 
 
 @minimum_distance

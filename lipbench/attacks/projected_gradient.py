@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.boundary import to_boundary
-from lipbench.attacks.engine.box import onto_ball, per_image, unit
-from lipbench.attacks.engine.judging import Judge, distance, margin_and_gradient
+from lipbench.geometry import onto_ball, per_image, unit
+from lipbench.judge import Judge, distance
+from lipbench.margins import margin_and_gradient
 
 # (model, x, y, radius [N], start) -> images in the ball and the box
 Ascent = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], Tensor]

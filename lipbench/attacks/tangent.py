@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from lipbench.attacks.deepfool import walk
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.boundary import nearest, to_boundary
-from lipbench.attacks.engine.box import onto_halfspace, per_image, unit
 from lipbench.attacks.engine.foothold import foothold
-from lipbench.attacks.engine.judging import margin_and_gradient
+from lipbench.geometry import onto_halfspace, per_image, unit
+from lipbench.margins import margin_and_gradient
 
 # An image that would move by less than this share of its distance, STILL times in a row, is settled.
 SETTLED, STILL = 1e-4, 3

@@ -20,6 +20,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
+from lipbench.modules import exactly
+
 # What Python and torch look up on the type of a module, whatever the names in its code.
 ROOTS = ("__call__", "__getattr__", "__getattribute__", "__iter__", "__bool__", "__len__", "forward")
 # Where a name in the code of a layer may come from, besides its type and its file.
@@ -54,13 +56,6 @@ class Unbounded(Exception):
     def of(self, part: str) -> "Unbounded":
         """The same of a part of the layer."""
         return Unbounded(f"{part}: {self.why}", self.remedy)
-
-
-def exactly(value: object, *kinds: type) -> bool:
-    """Whether the type of a value is one of these, by identity: a metaclass can make another type equal to it, and
-    `__class__` another value an instance of it.
-    """
-    return any(type(value) is kind for kind in kinds)
 
 
 def rule_of(rules: Mapping[type, Any], module: nn.Module) -> Any:

@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lipbench.batching import images_at_once
-from lipbench.certificate.core import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, output_shape, product
 from lipbench.certificate.exactness import unknown
-from lipbench.certificate.slack import LOGIT_SLACK, Passes
+from lipbench.certificate.float64 import LOGIT_SLACK, Passes
+from lipbench.certificate.lipschitz import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, output_shape, product
 from lipbench.gate import logits_of
-from lipbench.inputs import check_batch, check_labels
+from lipbench.images import check_batch, check_labels, images_at_once
 from lipbench.layers import Antipodal, Scale
+from lipbench.modules import evaluation_mode
 from lipbench.progress import SILENT, Progress
-from lipbench.state import evaluation_mode
 
 
 @torch.no_grad()
@@ -135,7 +134,7 @@ def certify(
     does not give is not certified either. Neither the model nor the images are changed.
 
     The margins are reduced by what rounding can add in the float64 forward pass, layer by layer: see
-    `lipbench.certificate.slack`, which also says for which layers that is an estimate.
+    `lipbench.certificate.float64`, which also says for which layers that is an estimate.
 
     Args:
         model: baked, in evaluation mode, images -> logits [N, K].
@@ -145,7 +144,7 @@ def certify(
         progress: called with the number of images, gives what is told of them (`lipbench.progress`).
 
     Raises:
-        TypeError, ValueError: images or labels that cannot be judged (see `lipbench.inputs`), a model of one logit, or
+        TypeError, ValueError: images or labels that cannot be judged (see `lipbench.images`), a model of one logit, or
             one that does not take images of this shape and precision.
     """
     check_batch(x, y)

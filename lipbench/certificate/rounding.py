@@ -1,7 +1,7 @@
 """Rounding of the float32 forward pass: a-priori bounds, layer by layer, for every image of the box around x.
 
-The theory and its assumptions are in docs/rounding.md. As in `lipbench.certificate.core` rules are found by the exact
-type of a layer; a layer without a rule is unknown, with the reason.
+The theory and its assumptions are in docs/rounding.md. As in `lipbench.certificate.lipschitz`, rules are found by the
+exact type of a layer. A layer without a rule is unknown, with the reason.
 """
 
 import math
@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.core import LayerBound, Shape, flat, lipschitz, output_shape
 from lipbench.certificate.exactness import Unbounded, rule_of
+from lipbench.certificate.lipschitz import LayerBound, Shape, flat, lipschitz, output_shape
 from lipbench.certificate.remedies import REGISTER, REPLACE
 
 # Unit roundoff of float32, and its smallest normal number: below it, results and operands may be flushed to zero.
@@ -54,7 +54,7 @@ class Affine:
 # From the float64 activations u [N, ...] of x, and a bound of the distance between these and what the float32 layer is
 # given: the float64 output at u, and a bound of the error of the float32 layer on whatever it is given.
 Step = Callable[[Tensor, Affine], tuple[Tensor, Affine]]
-Rule = Callable[..., Step]
+RoundingRule = Callable[..., Step]
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ class Rounding:
     """The register of the rules, and the chains made of them."""
 
     def __init__(self) -> None:
-        self._rules: dict[type, Rule] = {}
+        self._rules: dict[type, RoundingRule] = {}
 
-    def register(self, kind: type) -> Callable[[Rule], Rule]:
+    def register(self, kind: type) -> Callable[[RoundingRule], RoundingRule]:
         """Decorator for the rule of a type: `rule(layer, shape, constant) -> Step` of a layer in float64, the shape of
         its input without the batch, and its Lipschitz constant. Raise `Unbounded(why, remedy)` for what has no bound.
 
         The rule is used for exactly this type, not for subclasses.
         """
 
-        def add(rule: Rule) -> Rule:
+        def add(rule: RoundingRule) -> RoundingRule:
             self._rules[kind] = rule
             return rule
 
@@ -204,3 +204,77 @@ def underflow(size: int, terms: int, largest: float, given: Affine) -> Affine:
 
 
 rounding = Rounding()
+
+
+def relative(layer: nn.Module, shape: Shape, share: float, largest: float = 1.0, least: float = 0.0) -> Step:
+    """The step of a layer whose error is at most a share of the norm of what it is given.
+
+    Args:
+        largest: magnitude of its largest constant.
+        least: error that it may make however small its input is.
+    """
+    size = math.prod(shape)
+
+    def step(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+        given = reach.plus(norm(u))
+        error = (given * share + underflow(size, 4, largest, given)).plus(least)
+        return layer(u.clone()), error.within((given * (1 + largest)).plus(largest))
+
+    return step
+
+
+def dot_products(
+    linear: Callable[[Tensor], Tensor],
+    absolute: Callable[[Tensor], Tensor],
+    constant: float,
+    absolute_norm: float,
+    terms: int,
+    largest: float,
+    inexact: float = 0.0,
+) -> Step:
+    """The step of an affine map, computed by one dot product per output.
+
+    Args:
+        linear: the map, in float64.
+        absolute: the same with the magnitudes of all weights and of the bias.
+        constant: its Lipschitz constant.
+        absolute_norm: that of `absolute`.
+        terms: products per output, and the bias.
+        largest: magnitude of the largest weight.
+        inexact: relative error of the weights, and of what else is done to a product.
+    """
+    of_sum, of_result = dot_product(terms)
+    of_sum += inexact
+
+    def step(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+        out, sums = linear(u), absolute(u.abs())
+        # Of each output before the norm is taken: the largest sums and the largest results are not those of the same.
+        here = norm(of_sum * sums + of_result * out.abs())
+        grown = reach * (of_sum * absolute_norm + of_result * constant)
+        lost = underflow(out[:1].numel(), terms, largest, reach.plus(norm(u)))
+        return out, (grown.plus(here) + lost).within((reach * absolute_norm).plus(norm(sums)))
+
+    return step
+
+
+def _of_the_result(layer: nn.Module, shape: Shape, constant: float, share: float, largest: float = 1.0) -> Step:
+    """The step of a layer whose error is at most a share of the norm of its result."""
+    size = math.prod(shape)
+
+    def step(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+        out, given = layer(u.clone()), reach.plus(norm(u))
+        result = (reach * constant).plus(norm(out))
+        error = result * share + underflow(size, size, largest, given)
+        return out, error.within((given * (1 + largest)).plus(largest))
+
+    return step
+
+
+def _shifted(step: Step, error: float) -> Step:
+    """A step that makes an error more, whatever it is given."""
+
+    def more(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+        out, local = step(u, reach)
+        return out, local.plus(error)
+
+    return more

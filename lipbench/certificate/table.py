@@ -7,9 +7,10 @@ import pandas as pd
 import torch
 from torch import Tensor, fx, nn
 
-from lipbench.certificate.core import LayerBound, Shape, lipschitz
+from lipbench.certificate.lipschitz import LayerBound, Shape, lipschitz
 from lipbench.certificate.remedies import REPLACE
-from lipbench.state import duplicate, evaluation_mode, same_random_numbers
+from lipbench.modules import duplicate, evaluation_mode
+from lipbench.randomness import same_random_numbers
 
 COLUMNS = ["layer", "type", "bound", "why", "remedy"]
 

@@ -1,15 +1,15 @@
 """Data sets: three splits of uint8 images with int64 labels, read from files that are checked."""
 
-from lipbench.data.arrays import arrays
-from lipbench.data.celeba import celeba, celeba_drawn
-from lipbench.data.cifar import cifar10, cifar10_jpeg, cifar100
+from lipbench.data.celeba.reader import celeba, celeba_drawn
+from lipbench.data.cifar.reader import cifar10, cifar10_jpeg, cifar100
 from lipbench.data.dataset import Dataset, Split, hold_out, keep_classes
 from lipbench.data.digits import digits
-from lipbench.data.folder import folder
 from lipbench.data.idx import DataError
 from lipbench.data.mnist import mnist
 from lipbench.data.one_class import digits_one_class, mnist_one_class, one_class
-from lipbench.data.plane import two_circles, two_moons, two_spirals
+from lipbench.data.own.arrays import arrays
+from lipbench.data.own.folder import folder
+from lipbench.data.points import two_circles, two_moons, two_spirals
 
 __all__ = [
     "DataError",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pooch
 
-from lipbench.data.cifar import COLLECTIONS, find_form, read_form
+from lipbench.data.cifar.reader import COLLECTIONS, find_form, read_form
 from lipbench.data.idx import DataError, read_idx
 from lipbench.data.mnist import FILES, File, find, raw_folder
 from lipbench.data.root import data_root
@@ -79,9 +79,9 @@ def fetch_cifar(
 def prepare_cifar10_jpeg(root: str | Path | None = None, archive: str | Path | None = None) -> None:
     """Make cifar10_jpeg lie under the data root from its archive of JPEG files; what is there and valid is kept.
 
-    Raises as `lipbench.data.jpeg_edition.make_cifar10_jpeg`.
+    Raises as `lipbench.data.cifar.jpeg_edition.make_cifar10_jpeg`.
     """
-    from lipbench.data.jpeg_edition import make_cifar10_jpeg
+    from lipbench.data.cifar.jpeg_edition import make_cifar10_jpeg
 
     if (path := _valid_cifar("cifar10_jpeg", root)) is not None:
         print(f"{path}: already there and valid, kept")

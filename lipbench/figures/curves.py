@@ -9,15 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.style import METHODS, ONE_COLUMN, TWO_COLUMNS, legend_below, method_look, shortened, style
-from lipbench.results import (
-    IMBALANCED,
-    RUN_COLUMNS,
-    ResultsError,
-    balanced_survival,
-    best,
-    imbalance,
-    survival,
-)
+from lipbench.files import ResultsError
+from lipbench.results import IMBALANCED, RUN_COLUMNS, balanced_survival, best, imbalance, survival
 
 COLUMNS = 4
 NORM_LABELS = {"l2": "L2", "linf": "L-infinity", "l1": "L1"}

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lipbench.figures.inputs import Results, Run
-from lipbench.figures.lineup import lineup
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, style
+from lipbench.results.inputs import Results, Run
+from lipbench.results.lineup import lineup
 
 # (metric, value of removed pixels) -> its name, and which values are better.
 BLACK, GREY = 0.0, 0.5

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lipbench.figures.inputs import Results
-from lipbench.figures.lineup import first_seeds
 from lipbench.figures.sheet import Sheet, full_scale, is_picture
 from lipbench.figures.style import network_look
+from lipbench.results.inputs import Results
+from lipbench.results.lineup import first_seeds
 
 # Images of a gallery; of the counterfactuals, which take a row per network.
 ROWS, PATHS = 4, 2
@@ -23,7 +23,7 @@ TIMES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 @dataclass(frozen=True)
 class _Shown:
-    """A network's `illustrations.npz` (see `lipbench.illustrations`)."""
+    """A network's `illustrations.npz` (see `lipbench.runs.illustrations`)."""
 
     experiment: str
     arrays: dict[str, np.ndarray]

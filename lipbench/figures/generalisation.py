@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lipbench.figures.inputs import Results, Run
-from lipbench.figures.lineup import first_seeds
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import best
+from lipbench.results.inputs import Results, Run
+from lipbench.results.lineup import first_seeds
 
 HALF = 0.5
 # Per cent: of a network that certifies less there is nothing to compare.

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lipbench.figures.inputs import Results, Run
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
+from lipbench.results.inputs import Results, Run
 
 # Certified AUROC on MNIST, mean of the ten digits (Béthune et al., 2023, arXiv 2303.01978), % at epsilon * 255.
 PUBLISHED = {0: 95.5, 8: 93.2, 16: 89.9, 36: 78.4, 72: 57.5}

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from lipbench.figures.inputs import Results, Run
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, network_look, style
+from lipbench.results.inputs import Results, Run
 
 KINDS = ("plain", "hkr")
 # Points that are drawn, and of them those with an arrow; both of each class.

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from lipbench.figures.explanations import explanations
 from lipbench.figures.galleries import adversarial_images, counterfactuals, saliency_maps
 from lipbench.figures.generalisation import generalisation
-from lipbench.figures.inputs import BROKEN, Results
 from lipbench.figures.one_class import one_class
 from lipbench.figures.plane import plane, plane_lambda
 from lipbench.figures.robustness import robustness, robustness_of_one
@@ -17,6 +16,7 @@ from lipbench.figures.sandwich import attack_costs, sandwich, tightness
 from lipbench.figures.spectra import gradient_norms, spectra
 from lipbench.figures.tradeoff import tradeoff
 from lipbench.figures.transport import transport
+from lipbench.results.inputs import BROKEN, Results
 
 Drawn = tuple[Figure, pd.DataFrame]
 

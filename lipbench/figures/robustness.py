@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lipbench.figures.inputs import Results, Run
-from lipbench.figures.lineup import lineup
 from lipbench.figures.style import NETWORKS, TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import IMBALANCED, balanced_survival, best, imbalance, survival
+from lipbench.results.inputs import Results, Run
+from lipbench.results.lineup import lineup
 
 # Panels in a row; more data sets go on in the next one.
 PANELS = 3
@@ -44,7 +44,7 @@ def robustness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
 
 def robustness_of_one(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     """Accuracy under the combined attack (solid) and certified accuracy (dashed) against epsilon on one data set, one
-    curve per network of its line-up (see `lipbench.figures.lineup`), seeds pooled.
+    curve per network of its line-up (see `lipbench.results.lineup`), seeds pooled.
 
     Both are of the attacked images alone, so that the two curves of a network can be compared; where their classes are
     of unequal size, each counts alike.

@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lipbench.figures.inputs import Results, Run
-from lipbench.figures.lineup import first_seeds
 from lipbench.figures.style import TWO_COLUMNS, legend_below, method_look, network_look, plain_log, style
 from lipbench.results import best
+from lipbench.results.inputs import Results, Run
+from lipbench.results.lineup import first_seeds
 
 COMBINED = "combined attack"
 # A certificate that is this many times smaller than the distance says little: such networks have no panel of tightness.

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lipbench.figures.inputs import Results
-from lipbench.figures.lineup import first_seeds
 from lipbench.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_below, network_look, plain_log, style
+from lipbench.results.inputs import Results
+from lipbench.results.lineup import first_seeds
 
 PREFIX = "singular/"
 # Bins of the histogram of norms, per factor of ten.

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from lipbench.escapes import csv, printable
-from lipbench.figures.data import drawn
 from lipbench.figures.lettering import FAMILY, make_legible
-from lipbench.results import atomic, write_text
+from lipbench.figures.numbers import drawn
+from lipbench.files import atomic, write_text
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white. Black is kept for the headline.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -160,7 +160,7 @@ def save_figure(
         title: a caption of one line.
         alt: what the figure shows, in a sentence or two, for readers who do not see it.
         source: what wrote it, where that is to be known again.
-        data: the numbers behind it; None: those that it draws, see `lipbench.figures.data.drawn`. Empty: no file.
+        data: the numbers behind it; None: those that it draws, see `lipbench.figures.numbers.drawn`. Empty: no file.
 
     Returns:
         the files written.

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lipbench.figures.inputs import Results, Run
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
-from lipbench.results import fingerprint
+from lipbench.files import fingerprint
+from lipbench.results.inputs import Results, Run
 
 # Of the loss; in the order of the panels.
 PARAMETERS = {"alpha": "alpha", "margin": "margin", "offset": "margin (offset)", "temperature": "temperature"}

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from lipbench.figures.inputs import Results, Run
-from lipbench.figures.lineup import first_seeds
 from lipbench.figures.sheet import is_picture
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
+from lipbench.results.inputs import Results, Run
+from lipbench.results.lineup import first_seeds
 
 
 def transport(results: Results) -> tuple[Figure, pd.DataFrame] | None:

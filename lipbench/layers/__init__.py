@@ -3,6 +3,18 @@ layers.
 """
 
 from lipbench.layers.activations import Abs, FullSort, GroupSort, Householder, MaxMin, clamped_prelu
+from lipbench.layers.algebra.convolution import (
+    check_declared,
+    fills_torus,
+    geometry,
+    is_circular,
+    keeps_size,
+    output_size,
+    padding_of,
+    symbols,
+)
+from lipbench.layers.algebra.initialisers import bjorck_, delta_orthogonal_, orthogonal_
+from lipbench.layers.algebra.orthonormal import bjorck, into_basin, norm_bound, orthonormalize, polar
 from lipbench.layers.baking import BakingError, bake, bake_as_it_is, bake_closely
 from lipbench.layers.basic import Antipodal, ConvexResidual, Normalize, Residual, Scale, antipodal, k_lipschitz
 from lipbench.layers.centering import BatchCentering, LayerCentering
@@ -39,18 +51,6 @@ from lipbench.layers.constructions import (
     SkewExponential,
 )
 from lipbench.layers.families import aoc, aol, cayley, cpl, liresnet, sandwich, sll, soc
-from lipbench.layers.initialisers import bjorck_, delta_orthogonal_, orthogonal_
-from lipbench.layers.operator import (
-    check_declared,
-    fills_torus,
-    geometry,
-    is_circular,
-    keeps_size,
-    output_size,
-    padding_of,
-    symbols,
-)
-from lipbench.layers.orthogonalize import bjorck, into_basin, norm_bound, orthonormalize, polar
 from lipbench.layers.pooling import AdaptiveL2Pool2d, AdaptiveScaledAvgPool2d, L2Pool2d, ScaledAvgPool2d
 
 __all__ = [

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from lipbench.layers.constraints import Constraint
 from lipbench.layers.constructions import Construction
-from lipbench.state import evaluation_mode
+from lipbench.modules import evaluation_mode
 
 # The largest change of a logit that finishing an orthogonalisation may make.
 BAKE_TOLERANCE = 1e-3

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.utils import parametrize
 
+from lipbench.layers.algebra.convolution import check_padding, is_circular, keeps_size, padding_of
+from lipbench.layers.algebra.skew import cayley_transform, exponential_map
 from lipbench.layers.constraints import (
     AOL,
     Cayley,
@@ -30,8 +32,6 @@ from lipbench.layers.constructions import (
     Sandwich,
     SkewExponential,
 )
-from lipbench.layers.operator import check_padding, is_circular, keeps_size, padding_of
-from lipbench.layers.skew import cayley_transform, exponential_map
 
 Size = tuple[int, int] | None
 

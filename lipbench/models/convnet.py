@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from lipbench.layers import ConstraintFactory, constrain
-from lipbench.models.activation import ActivationFactory, make_activation
-from lipbench.models.heads import Head, head, normalization
+from lipbench.models.heads import ActivationFactory, Head, head, make_activation, normalization
 
 
 def convnet(
@@ -48,7 +47,7 @@ def convnet(
             otherwise.
         widths: hidden dense layers after the convolutions.
         constraint: applied to every weight; kernels are divided by a factor, see `lipbench.layers.patch_factor`.
-        activation: makes that of every layer but the last, see `lipbench.models.activation.make_activation`.
+        activation: makes that of every layer but the last, see `lipbench.models.heads.make_activation`.
         pooling: called with the block size 2: `nn.MaxPool2d`, `ScaledAvgPool2d`, `L2Pool2d`, `nn.PixelUnshuffle`.
         pool_first, pool_last: whether the image and the last stage are pooled.
         head_kind, mean, std: as in `mlp`.

@@ -1,5 +1,7 @@
 """The last layer of a network: always an `nn.Linear`, so that the certificate sees the differences of its rows."""
 
+import inspect
+from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
@@ -39,3 +41,19 @@ def normalization(mean: list[float] | tuple[float, ...], std: list[float] | tupl
     if set(mean) <= {0.0} and set(std) <= {1.0}:
         return []
     return [Normalize(tuple(mean), tuple(std))]
+
+
+ActivationFactory = Callable[..., nn.Module]
+
+
+def make_activation(factory: ActivationFactory, channels: int) -> nn.Module:
+    """One activation for so many neurons or channels.
+
+    A factory with a parameter `channels` that has no value yet is called with the number (`Householder`,
+    `clamped_prelu`: they have parameters per channel); any other without arguments (`nn.ReLU`, `MaxMin`, `partial(
+    clamped_prelu, channels=1)`).
+    """
+    parameter = inspect.signature(factory).parameters.get("channels")
+    if parameter is not None and parameter.default is inspect.Parameter.empty:
+        return factory(channels=channels)
+    return factory()

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lipbench.layers import ConstraintFactory, constrain
-from lipbench.models.activation import ActivationFactory, make_activation
-from lipbench.models.heads import Head, head, normalization
+from lipbench.models.heads import ActivationFactory, Head, head, make_activation, normalization
 
 
 def mlp(
@@ -28,7 +27,7 @@ def mlp(
         classes: number of classes K; the network gives [N, K] logits (two for a binary task).
         widths: neurons of the hidden layers.
         constraint: applied to every weight (see `lipbench.layers.constraints`).
-        activation: makes that of each hidden layer, see `lipbench.models.activation.make_activation`.
+        activation: makes that of each hidden layer, see `lipbench.models.heads.make_activation`.
         head_kind: see `lipbench.models.heads.head`.
         mean, std: input normalisation per channel, a layer of the model that counts in its constant.
     """

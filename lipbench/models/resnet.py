@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from lipbench.layers import ConstraintFactory, Residual, constrain, is_free
-from lipbench.models.activation import ActivationFactory, make_activation
 from lipbench.models.convnet import output_shape
-from lipbench.models.heads import Head, head, normalization
+from lipbench.models.heads import ActivationFactory, Head, head, make_activation, normalization
 
 
 def resnet(

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from lipbench.attacks.engine.noise import keys, normal, split
-from lipbench.batching import images_at_once
+from lipbench.images import images_at_once
 from lipbench.layers import ConstraintFactory
+from lipbench.randomness import keys, normal, split
 
 # Samples of noise that an image is computed with at once.
 AT_ONCE = 50

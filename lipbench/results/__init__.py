@@ -1,51 +1,31 @@
 """Tables of bounds: schema, reading, writing, the sandwich law, robust accuracy."""
 
+from lipbench.files import as_json, digest
+from lipbench.results.classwise import IMBALANCED, class_accuracies, imbalance
 from lipbench.results.compare import COMBINED, Comparison, compare
 from lipbench.results.equality import Equality, equalities
-from lipbench.results.errors import ERROR, clear_error, read_error, write_error
-from lipbench.results.files import (
-    ResultsError,
-    as_json,
-    atomic,
-    differences,
-    digest,
-    file_hash,
-    fingerprint,
-    read_arrays,
-    read_config,
-    read_json,
-    write_json,
-    write_text,
-)
 from lipbench.results.history import layer_columns, read_histories
-from lipbench.results.laws import check_laws, transport_holds
+from lipbench.results.laws import LawViolation, check_laws, transport_holds, violations
+from lipbench.results.layout import RUN_COLUMNS, run_folders, run_key
 from lipbench.results.manifest import MANIFEST, Damaged, damage, read_manifest, touched, verify, write_manifest
-from lipbench.results.recall import IMBALANCED, class_accuracies, imbalance
 from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
-from lipbench.results.tables import (
+from lipbench.results.table import (
     COLUMNS,
     FLOAT32_FALSIFIER,
     NORMS,
-    RUN_COLUMNS,
-    LawViolation,
     balanced_survival,
     best,
     bounds_table,
     read,
     read_bounds,
-    run_folders,
-    run_key,
     survival,
-    violations,
     write_bounds,
 )
-from lipbench.results.trust import UntrustedError, check_targets
 
 __all__ = [
     "COLUMNS",
     "COMBINED",
     "EPSILONS",
-    "ERROR",
     "FLOAT32_FALSIFIER",
     "IMBALANCED",
     "MANIFEST",
@@ -55,33 +35,21 @@ __all__ = [
     "Damaged",
     "Equality",
     "LawViolation",
-    "ResultsError",
-    "UntrustedError",
     "as_json",
-    "atomic",
     "balanced_survival",
     "best",
     "bounds_table",
     "check_laws",
-    "check_targets",
     "class_accuracies",
-    "clear_error",
     "compare",
     "damage",
-    "differences",
     "digest",
     "equalities",
-    "file_hash",
-    "fingerprint",
     "imbalance",
     "layer_columns",
     "read",
-    "read_arrays",
     "read_bounds",
-    "read_config",
-    "read_error",
     "read_histories",
-    "read_json",
     "read_manifest",
     "read_summary",
     "run_folders",
@@ -94,9 +62,6 @@ __all__ = [
     "verify",
     "violations",
     "write_bounds",
-    "write_error",
-    "write_json",
     "write_manifest",
     "write_summary",
-    "write_text",
 ]

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from lipbench.results.files import ResultsError, differences, read_json
+from lipbench.files import ResultsError, differences, read_json
+from lipbench.results.layout import RUN_COLUMNS
 from lipbench.results.summary import EPSILONS
-from lipbench.results.tables import RUN_COLUMNS, read_bounds
+from lipbench.results.table import read_bounds
 
 COLUMNS = [
     *RUN_COLUMNS[:3],

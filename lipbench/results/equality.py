@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lipbench.results.files import ResultsError
+from lipbench.files import ResultsError
 
 # Columns that are measured by a clock.
 CLOCK = ("seconds",)

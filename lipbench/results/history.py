@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from lipbench.results.files import ResultsError
-from lipbench.results.tables import RUN_COLUMNS, run_folders, run_key
+from lipbench.files import ResultsError
+from lipbench.results.layout import RUN_COLUMNS, run_folders, run_key
 
 
 def read_histories(root: str | Path) -> pd.DataFrame:
     """The rows of every `history.csv` under a folder, with the columns dataset, experiment, variant, seed in front.
 
-    A column that a run does not have (each network has its own layers, see `lipbench.training.history.monitor`) is
+    A column that a run does not have (each network has its own layers, see `lipbench.training.monitor.monitor`) is
     NaN. Empty where no run has a history.
 
     Raises:

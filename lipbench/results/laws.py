@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from lipbench.results.files import ResultsError, read_json
+from lipbench.files import ResultsError, read_json
 from lipbench.results.manifest import touched
-from lipbench.results.tables import LawViolation, read_bounds, violations
+from lipbench.results.table import FLOAT32_CERTIFICATE, read_bounds
 
 # Columns of a measure that bound each other: the first is at least the second.
 AUROCS = ("attacked_auroc", "certified_auroc")
@@ -73,3 +73,68 @@ def _of_measures(folder: Path) -> Iterator[str]:
             raise ResultsError(f"{table} is damaged ({error}). Delete it and run the experiment again.") from error
         if broken:
             yield f"THE LAW OF CERTIFIED AUROC IS VIOLATED: an attack leaves less than what is certified. See {table}."
+
+
+class LawViolation(RuntimeError):
+    """A lower bound exceeds an upper bound, or a Kantorovich-Rubinstein estimate a Wasserstein distance.
+
+    Attributes:
+        table: all rows; nothing is dropped.
+        pairs: the offending pairs, as `violations` returns them.
+    """
+
+    def __init__(self, message: str, table: pd.DataFrame, pairs: pd.DataFrame):
+        super().__init__(message)
+        self.table = table
+        self.pairs = pairs
+
+
+def violations(table: pd.DataFrame) -> pd.DataFrame:
+    """The sandwich law: pairs of rows, of one image and norm, whose lower bound exceeds the upper one. Empty if the
+    law holds.
+
+    Every lower bound is held against the adversarial images ("upper"); `certificate_float` alone against those that
+    only the float32 network misclassifies ("upper_float32").
+
+    Returns:
+        columns index, norm, lower_method, lower, upper_method, upper.
+    """
+    lower = table[table["side"] == "lower"]
+    deployed = lower[lower["method"] == FLOAT32_CERTIFICATE]
+    found = [
+        _exceeding(lower, table[table["side"] == "upper"]),
+        _exceeding(deployed, table[table["side"] == "upper_float32"]),
+    ]
+    return pd.concat([pairs for pairs in found if len(pairs)] or found[:1], ignore_index=True)
+
+
+def _exceeding(lower: pd.DataFrame, upper: pd.DataFrame) -> pd.DataFrame:
+    columns = ["index", "norm", "lower_method", "lower", "upper_method", "upper"]
+    parts = []
+    for side, given, pick in (("lower", lower, "idxmax"), ("upper", upper, "idxmin")):
+        rows = given.reset_index(drop=True)  # tables put together may repeat a row's name
+        chosen = rows.loc[rows.groupby(["index", "norm"])["distance"].agg(pick)] if len(rows) else rows
+        parts.append(
+            chosen[["index", "norm", "method", "distance"]].rename(
+                columns={"method": f"{side}_method", "distance": side}
+            )
+        )
+    pairs = parts[0].merge(parts[1], on=["index", "norm"])
+    return pairs[pairs["lower"] > pairs["upper"]][columns].reset_index(drop=True)
+
+
+def check(table: pd.DataFrame) -> None:
+    """The sandwich law over all rows of one run.
+
+    Raises:
+        LawViolation: with the table and the offending pairs.
+    """
+    pairs = violations(table)
+    if len(pairs):
+        raise LawViolation(
+            f"The sandwich law is violated on {pairs['index'].nunique()} images: a certificate exceeds an "
+            "adversarial distance. "
+            f"Either a bound is wrong or the table is. First pairs:\n{pairs.head().to_string(index=False)}",
+            table,
+            pairs,
+        )

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from lipbench.results.files import ResultsError, digest, read_json, write_json
+from lipbench.files import ResultsError, digest, read_json, write_json
 
 MANIFEST = "manifest.json"
 # Files of a run besides its tables. A run has those that its methods and its kind of network make.

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lipbench.results.files import ResultsError, file_hash, read_json, write_json
+from lipbench.files import ResultsError, file_hash, read_json, write_json
+from lipbench.results.classwise import class_accuracies, imbalance
+from lipbench.results.laws import violations
+from lipbench.results.layout import run_key
 from lipbench.results.manifest import verify
-from lipbench.results.recall import class_accuracies, imbalance
-from lipbench.results.tables import NORMS, balanced_survival, best, read_bounds, run_key, survival, violations
+from lipbench.results.table import NORMS, balanced_survival, best, read_bounds, survival
 
 EPSILONS = (0.25, 0.5, 1.0, 1.5, 1.58, 2.0)
 
@@ -62,7 +64,7 @@ def write_summary(
 
     Args:
         network: facts that tables do not hold: lipschitz, kr, wasserstein, law_holds, bake_change (see
-            `lipbench.evaluation`).
+            `lipbench.evaluation.evaluate`).
         seconds: of training and of each method.
     """
     table = read_bounds(folder)

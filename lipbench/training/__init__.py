@@ -3,12 +3,11 @@
 from lipbench.training.adversary import l2_pgd_adversary
 from lipbench.training.augmentation import crop_flip_cutout, random_affine
 from lipbench.training.checkpoint import CheckpointError
-from lipbench.training.events import event_log
 from lipbench.training.fit import TrainingDiverged, constant, cosine, fit, quadratic
-from lipbench.training.history import pixels
-from lipbench.training.negatives import level_set_negatives
+from lipbench.training.level_set import level_set_negatives
 from lipbench.training.optimizers import adam, auto, sgd, spectral
-from lipbench.training.spectral import SpectralDescent
+from lipbench.training.spectral_descent import SpectralDescent
+from lipbench.training.tensorboard import event_log
 
 __all__ = [
     "CheckpointError",
@@ -23,7 +22,6 @@ __all__ = [
     "fit",
     "l2_pgd_adversary",
     "level_set_negatives",
-    "pixels",
     "quadratic",
     "random_affine",
     "sgd",

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lipbench.attacks import undisturbed
+from lipbench.modules import undisturbed
 
 
 def l2_pgd_adversary(

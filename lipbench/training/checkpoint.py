@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lipbench.results import atomic
+from lipbench.files import atomic
 
 
 class CheckpointError(RuntimeError):

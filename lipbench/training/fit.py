@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lipbench.data import Dataset, Split
+from lipbench.images import pixels
+from lipbench.precision import float32_products
 from lipbench.progress import Progress
-from lipbench.state import float32_products
 from lipbench.training import processes
 from lipbench.training.batches import balanced_batches, shuffled_batches
 from lipbench.training.checkpoint import load_checkpoint, save_checkpoint
-from lipbench.training.history import monitor, pixels
+from lipbench.training.monitor import monitor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Schedule = Callable[[float], float]
@@ -119,7 +120,7 @@ def fit(
             adversarial images.
         precision: of the products of the forward and the backward pass: "tf32" on GPUs that have it (float32
             elsewhere), "bfloat16" by autocast. The weights, the steps and their retraction, the loss and the validation
-            are in float32 with every choice, whatever is on outside (see `lipbench.state.float32_products`).
+            are in float32 with every choice, whatever is on outside (see `lipbench.precision.float32_products`).
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
         checkpoint: file written after every epoch, from which a stopped run is resumed.
         on_epoch: called with each new row, before the checkpoint that holds it is written: after a kill in between the
@@ -127,7 +128,7 @@ def fit(
 
     Returns:
         per epoch: epoch, steps, train_loss, train_accuracy, then the columns of
-        `lipbench.training.history.monitor`, those of each layer included, then seconds (of the epoch alone).
+        `lipbench.training.monitor.monitor`, those of each layer included, then seconds (of the epoch alone).
 
     Raises:
         ValueError: an unknown precision, balanced batches of a training set that lacks a class, or a batch that the

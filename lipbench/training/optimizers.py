@@ -5,7 +5,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lipbench.layers import Orthogonal, constrained_weights, retract
-from lipbench.training.spectral import SpectralDescent
+from lipbench.training.spectral_descent import SpectralDescent
 
 
 def adam(model: nn.Module, *, lr: float = 1e-3, weight_decay: float = 0.0) -> Optimizer:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.engine.box import per_image
-from lipbench.attacks.engine.judging import Judge, distance
+from lipbench.geometry import per_image
+from lipbench.judge import Judge, distance
 
 # Lengths, relative to the attack's own, at which the ray is tried: DeepFool stops just short of the boundary.
 LENGTHS = (1.0, 1.001, 1.02, 1.1, 1.25)

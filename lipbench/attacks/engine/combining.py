@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from lipbench.attacks.engine.boundary import nearest
-from lipbench.attacks.engine.judging import undisturbed
 from lipbench.attacks.engine.searching import Attack, usable, warm
+from lipbench.modules import undisturbed
 
 
 def chain(*attacks: Attack) -> Attack:

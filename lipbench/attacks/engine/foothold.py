@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks.engine.boundary import to_boundary
-from lipbench.attacks.engine.noise import keys, uniform
+from lipbench.randomness import keys, uniform
 
 NOISES = 32
 

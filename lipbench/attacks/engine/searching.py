@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks.engine.boundary import nearest, to_boundary
-from lipbench.attacks.engine.box import per_image
 from lipbench.attacks.engine.foothold import foothold
-from lipbench.attacks.engine.judging import Judge, distance, margin, undisturbed
 from lipbench.gate import logits_of
+from lipbench.geometry import per_image
+from lipbench.judge import Judge, distance
+from lipbench.margins import margin
+from lipbench.modules import undisturbed
 
 Attack = Callable[..., Tensor]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.engine.judging import margin
 from lipbench.attacks.peers.search import Search
+from lipbench.margins import margin
 
 # The margin at which every image starts. Large enough for a cross-entropy to look at the nearest other class alone,
 # small enough for its gradient not to vanish in float32.

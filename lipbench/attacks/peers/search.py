@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.engine.judging import Judge, distance
+from lipbench.judge import Judge, distance
 
 # (x, y, rows of the batch, value of the option) -> images
 Sized = Callable[[Tensor, Tensor, Tensor, float], Tensor]

@@ -1,5 +1,6 @@
 """Constraints: what a parametrization of one weight, or a retraction of it, makes of a plain layer."""
 
+from lipbench.layers.constraints.aol import AOL
 from lipbench.layers.constraints.base import (
     Constraint,
     ConstraintFactory,
@@ -12,10 +13,8 @@ from lipbench.layers.constraints.base import (
 )
 from lipbench.layers.constraints.classic import Clip, Frobenius, Spectral, UnitRows
 from lipbench.layers.constraints.interval import Interval
-from lipbench.layers.constraints.operator import LinearResidual, SpectralOperator
-from lipbench.layers.constraints.orthogonal import Bjorck, Orthogonal
-from lipbench.layers.constraints.rescaling import AOL
-from lipbench.layers.constraints.skew import Cayley, Exponential
+from lipbench.layers.constraints.operator_norm import LinearResidual, SpectralOperator
+from lipbench.layers.constraints.orthogonal import Bjorck, Cayley, Exponential, Orthogonal
 
 __all__ = [
     "AOL",

@@ -17,8 +17,8 @@ from typing import Literal, Self
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lipbench.layers.operator import check_padding
-from lipbench.layers.precision import own_precision
+from lipbench.layers.algebra.convolution import check_padding
+from lipbench.precision import own_precision
 
 Factor = Literal["strict", "lambda"]
 ConstraintFactory = Callable[..., nn.Module]

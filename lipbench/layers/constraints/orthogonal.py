@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from lipbench.layers.algebra.orthonormal import bjorck, norm_bound, orthonormalize, polar
+from lipbench.layers.algebra.skew import cayley_transform, exponential_map
 from lipbench.layers.constraints.base import Constraint, Factor
-from lipbench.layers.orthogonalize import bjorck, norm_bound, orthonormalize, polar
 
 
 class Orthogonal(Constraint):
@@ -59,3 +60,35 @@ class Bjorck(Constraint):
 
     def finished(self, weight: Tensor) -> Tensor:
         return (polar(self.matrix(weight)) / self.factor).view_as(weight)
+
+
+class _Skew(Constraint):
+    """The stored tensor is free: any value of it gives an orthonormal matrix."""
+
+    @staticmethod
+    def transform(matrix: Tensor) -> Tensor:
+        """[..., F, m, n] -> orthonormal."""
+        raise NotImplementedError
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return (self.transform(self.matrix(weight)[:, None]) / self.factor).reshape(weight.shape)
+
+    def finished(self, weight: Tensor) -> Tensor:
+        return self(weight.double()).to(weight.dtype)
+
+
+class Cayley(_Skew):
+    """Cayley's transform, see `algebra.skew.cayley_transform` (Trockman and Kolter, 2021, arXiv 2104.07167).
+    Tall matrices have orthonormal columns, wide ones orthonormal rows.
+    """
+
+    transform = staticmethod(cayley_transform)
+
+
+class Exponential(_Skew):
+    """The exponential of the skew part of the matrix, see `algebra.skew.exponential_map` (for dense layers:
+    Lezcano-Casado and Martínez-Rubio, 2019, arXiv 1901.08428). Tall matrices have orthonormal columns, wide ones
+    orthonormal rows.
+    """
+
+    transform = staticmethod(exponential_map)

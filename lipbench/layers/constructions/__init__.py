@@ -2,7 +2,7 @@
 
 from lipbench.layers.constructions.base import Construction
 from lipbench.layers.constructions.convex_potential import ConvexPotential
-from lipbench.layers.constructions.fourier_conv import FourierConv2d, FourierOrthogonalConv2d
+from lipbench.layers.constructions.fourier import FourierConv2d, FourierOrthogonalConv2d
 from lipbench.layers.constructions.orthogonal_conv import OrthogonalConv2d, compose
 from lipbench.layers.constructions.peer import PeerLayer
 from lipbench.layers.constructions.sandwich import Sandwich

@@ -5,8 +5,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lipbench.layers.algebra.convolution import keeps_size
 from lipbench.layers.constructions.base import Construction
-from lipbench.layers.operator import keeps_size
 
 
 class ConvexPotential(Construction):

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from lipbench.layers.constraints import Orthogonal
 from lipbench.layers.constructions.base import Construction
-from lipbench.layers.precision import own_precision
+from lipbench.precision import own_precision
 
 
 class OrthogonalConv2d(Construction):

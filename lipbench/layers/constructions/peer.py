@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.layers.constructions.base import Construction
-from lipbench.layers.precision import own_precision
+from lipbench.precision import own_precision
 
 
 class PeerLayer(Construction):

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lipbench.layers.algebra.convolution import geometry, keeps_size, symbols
+from lipbench.layers.algebra.orthonormal import norm_bound
 from lipbench.layers.constraints import Constraint
 from lipbench.layers.constraints.base import Factor
 from lipbench.layers.constructions.base import Construction
 from lipbench.layers.constructions.convex_potential import adjoint, convolve
-from lipbench.layers.operator import geometry, keeps_size, symbols
-from lipbench.layers.orthogonalize import norm_bound
 
 # For a skew A the series misses exp(A) by ||A||^(K+1) / (K+1)!: 2.8e-7 for ||A|| <= 1 and K = 9.
 TERMS = 9

@@ -1,0 +1,1 @@
+"""Linear relaxation (CROWN): a second kind of certificate, for small networks."""

@@ -1,0 +1,123 @@
+"""`python -m lipbench report results=results/runs`: leaderboard, figures and page of a results folder. No model is
+loaded.
+"""
+
+import os
+
+# The report draws files and needs no window. Matplotlib reads this variable when it is imported. A command started from
+# Jupyter inherits the kernel's backend, and the import fails where the kernel's packages are missing.
+os.environ["MPLBACKEND"] = "agg"
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import pandas as pd
+from omegaconf import DictConfig
+
+from lipbench.commands.options import check_overrides, quoted
+from lipbench.commands.suites import CONF, CommandError
+from lipbench.escapes import say
+from lipbench.files import ResultsError
+from lipbench.report import (
+    Runs,
+    compare_runs,
+    find_runs,
+    leaderboard,
+    write_comparison,
+    write_latex,
+    write_leaderboard,
+    write_page,
+)
+from lipbench.report.draw import RECIPES, draw
+from lipbench.results import Comparison, LawViolation
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
+def task(cfg: DictConfig) -> None:
+    """The report of one results folder, and how it differs from another."""
+    try:
+        _report(cfg)
+    except (ResultsError, OSError) as error:
+        say(error, sys.stderr)
+        raise SystemExit(1) from error
+    except LawViolation as error:
+        say(f"\nA LAW IS VIOLATED.\n{error}", sys.stderr)
+        raise SystemExit(1) from error
+
+
+def _report(cfg: DictConfig) -> pd.DataFrame:
+    """
+    Raises:
+        ResultsError: there is nothing to report; or, once everything else is written, nothing to compare.
+        LawViolation: a law does not hold for one of the runs; everything is written first.
+    """
+    if not (cfg.processes is None or (type(cfg.processes) is int and cfg.processes >= 1)):
+        raise ResultsError(f"processes={cfg.processes}: a number of processes, 1 or more, or null.")
+    runs = find_runs(Path(cfg.results))
+    for problem in runs.problems:
+        say(f"Left out: {problem}", sys.stderr)
+    if cfg.datasets is not None:
+        runs = _only(runs, [cfg.datasets] if isinstance(cfg.datasets, str) else list(cfg.datasets))
+    table = leaderboard(runs)
+    say(write_leaderboard(table, runs))
+    files, problems = write_latex(table, runs.root)
+    written = [runs.root / "leaderboard.csv", runs.root / "leaderboard.md", *files]
+    comparison: Comparison | None = None
+    failure: Exception | None = None
+    if cfg.compare is not None:
+        try:
+            comparison = _compare(runs, Path(cfg.compare))
+            written.append(runs.root / "comparison.csv")
+        except (ResultsError, OSError) as error:
+            failure = error
+    if cfg.figures:
+        files, undrawn = draw(runs, cfg.training_curves, cfg.processes)
+        written += files
+        problems += undrawn
+    for problem in problems:
+        say(f"Not drawn: {problem}", sys.stderr)
+    runs = replace(runs, problems=[*runs.problems, *problems])
+    written.append(write_page(table, runs, comparison, order=[recipe.name for recipe in RECIPES]))
+    say("\nWritten: " + ", ".join(map(str, written)))
+    if failure is not None:
+        raise failure
+    if broken := [f"{run.folder}: {run.violation}" for run in runs.finished if run.violation]:
+        raise LawViolation("\n".join(broken), table, table)
+    return table
+
+
+def _compare(runs: Runs, other: Path) -> Comparison:
+    second = find_runs(other).of({run.summary["dataset"] for run in runs.finished})
+    comparison = compare_runs(runs, second)
+    say("\n" + write_comparison(comparison, runs.root))
+    return comparison
+
+
+def _only(runs: Runs, datasets: list[str]) -> Runs:
+    """
+    Raises:
+        ResultsError: a data set of which there is no run.
+    """
+    known = {run.summary["dataset"] for run in runs.finished}
+    missing = [name for name in datasets if name not in known]
+    if missing:
+        raise ResultsError(
+            f"datasets={datasets}: no run of {', '.join(missing)}. There are: {', '.join(sorted(known))}."
+        )
+    return runs.of(datasets)
+
+
+def main() -> None:
+    """The command `python -m lipbench report`."""
+    sys.argv[1:] = [quoted(argument, ("results", "compare")) for argument in sys.argv[1:]]
+    try:
+        sys.argv[1:] = [quoted(argument, ("results", "compare")) for argument in sys.argv[1:]]
+        check_overrides(sys.argv[1:], "report")
+        task()
+    except CommandError as error:
+        raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        say("\nInterrupted. The same command draws the figures again.", sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,211 @@
+"""`python -m lipbench reproduce run=results/runs/digits08/hkr_cnn/default/0`: a finished run made again from its own
+files, and compared with it, table by table. Exit code 0: every table is the same byte for byte; 1: one differs; 2: it
+could not be made again.
+"""
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import HydraException
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig
+
+from lipbench.commands.options import check_overrides, judging, quoted
+from lipbench.commands.suites import CONF, CommandError
+from lipbench.data import Dataset
+from lipbench.escapes import say
+from lipbench.evaluation.bounds import COSTLY
+from lipbench.files import ResultsError, differences, fingerprint, read_config, read_json
+from lipbench.results import EPSILONS, MANIFEST, Equality, LawViolation, equalities, run_key, verify
+from lipbench.runs.identity import described, read_back
+from lipbench.runs.trained import Experiment
+from lipbench.runs.trust import check_targets
+
+# Settings of the machine on which a difference of results may depend, in this order.
+WATCHED = (
+    *("commit", "python", "packages", "processor", "cpu_capability", "threads", "device", "torch_build_hash"),
+    *("deterministic", "variables"),
+)
+
+
+def reproduce(
+    run: Path,
+    out: Path,
+    *,
+    trust: Sequence[str] = (),
+    data_root: str | None = None,
+    source: str | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> tuple[list[Equality], list[str]]:
+    """Makes a finished run again in `<out>/<dataset>/<experiment>/<variant>/<seed>/`.
+
+    Args:
+        run: its folder. It is only read.
+        out: root of the new results.
+        trust: see `lipbench.load`. Methods that are as in this installation's `conf/` need none.
+        source: where the images of `dataset=folder`, or the file of `dataset=arrays`, lie.
+
+    Returns:
+        a row per table, and what differs between the two environments, as lines.
+
+    Raises:
+        ResultsError: the folder holds no finished run that can be made again, a damaged one, or the images are others.
+        UntrustedError: its files name functions that they may not.
+    """
+    if verify(run) is None:
+        raise ResultsError(f"{run} has no {MANIFEST}: the run is unfinished. Run the experiment again.")
+    network = read_config(run / "config.yaml") if (run / "config.yaml").exists() else {}
+    if missing := [key for key in ("dataset", "model", "loss", "optimizer", "training", "seed") if key not in network]:
+        brought = "source" in (network.get("model") or {})
+        raise ResultsError(
+            f"{run} holds a model that was brought, which its files cannot rebuild: run lipbench.evaluate again."
+            if brought
+            else f"{run} cannot be made again: its config.yaml lacks {', '.join(missing)}."
+        )
+    check_targets(network, str(run / "config.yaml"), trust)
+    methods = _methods(run, network, trust)
+    folder = out / Path(*run.resolve().parts[-4:])
+    if folder.exists():
+        raise ResultsError(f"{folder} is there already: give another out=, or none for a temporary folder.")
+    dataset = _dataset(network["dataset"], data_root, source)
+    _check_data(run, dataset)
+    experiment = Experiment(
+        folder=folder,
+        network=network,
+        load_dataset=lambda: dataset,
+        **{part: instantiate(network[part], _convert_="all") for part in ("loss", "optimizer", "training")},
+        **judging({**methods, "device": device, "progress": progress, "epsilons": list(EPSILONS), "force": False}),
+    )
+    try:
+        experiment.run()
+    except LawViolation as error:
+        say(error, sys.stderr)  # a run that broke a law is made again as well
+    return equalities(run, folder), _environments(run, folder)
+
+
+def _methods(run: Path, network: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]:
+    """The methods and measures of a run with their options, as `judging` takes them."""
+    found: dict[str, Any] = {"attack": {}, "certificate": {}, "measure": {}, "images": 1, "batch_size": 500}
+    paths = [*sorted((run / "bounds").glob("*.json")), *sorted(run.glob("*.json"))]
+    for path in paths:
+        identity = read_json(path)
+        if not isinstance(identity, dict) or not {"network", "options"} <= set(identity):
+            continue
+        if identity["network"] != fingerprint(read_back(network)):
+            raise ResultsError(f"{path} belongs to another network than {run / 'config.yaml'}.")
+        measured, images = "measure" in identity, identity.get("images")
+        group = "measure" if measured else "certificate" if images is None or path.stem in COSTLY else "attack"
+        if identity["options"] != _of_conf(group, path.stem):
+            check_targets(identity["options"], str(path), trust)
+        found[group][path.stem] = identity["options"]
+        if images is not None:
+            found["images"] = max(found["images"], int(images))
+    if not (found["attack"] or found["certificate"]):
+        raise ResultsError(f"{run} holds no table: nothing to compare. A run's folder ends in .../<variant>/<seed>.")
+    return found
+
+
+def _of_conf(group: str, name: str) -> Any:
+    """The options of a method in this installation's own configuration, which is trusted; None where it has none."""
+    path = CONF / group / f"{name}.yaml"
+    return read_config(path).get(name) if path.exists() else None
+
+
+def _dataset(options: Mapping[str, Any], data_root: str | None, source: str | None) -> Dataset:
+    taken = set(signature(get_method(options["_target_"])).parameters)
+    if "cache" in taken:
+        places = {"cache": data_root, "path" if "path" in taken else "root": source}
+    else:
+        places = {"root": data_root} if "root" in taken else {}
+    given = {place: value for place, value in places.items() if value is not None}
+    dataset: Dataset = instantiate({**options, **given, "_partial_": True}, _convert_="all")()
+    return dataset
+
+
+def _check_data(run: Path, dataset: Dataset) -> None:
+    path = run / "data.json"
+    if path.exists() and (lines := differences(read_json(path), read_back(described(dataset)))):
+        raise ResultsError(
+            f"{run} was made with other images. Differences (there -> now):\n  " + "\n  ".join(map(str, lines))
+        )
+
+
+def _environments(run: Path, again: Path) -> list[str]:
+    path = run / "environment.json"
+    if not path.exists():
+        return ["environment.json is missing: whether versions and machine are the same cannot be told"]
+    old, new = read_json(path), read_json(again / "environment.json")
+    lines = []
+    for key in WATCHED:
+        if key not in old:
+            lines.append(f"{key}: not recorded -> {new[key] if isinstance(new[key], str | int) else '...'}")
+        elif isinstance(old[key], dict) and isinstance(new[key], dict):
+            # Packages that the run does not mention are none of its business: older runs name a few.
+            shared = {name: value for name, value in new[key].items() if name in old[key]}
+            lines += differences(old[key], shared, key)
+        else:
+            lines += differences(old[key], new[key], key)
+    if new["dirty"]:
+        lines.append("commit: files of this checkout differ from its commit")
+    return lines
+
+
+def _report(run: Path, rows: Sequence[Equality], warnings: Sequence[str]) -> str:
+    equal = [row.name for row in rows if row.equal]
+    lines = [f"{'/'.join(map(str, run_key(run).values()))}: {len(equal)} of {len(rows)} tables equal byte for byte"]
+    lines += [f"  equal    {', '.join(equal)}"] if equal else []
+    lines += [f"  differs  {row.name}: {row.how}" for row in rows if not row.equal]
+    lines += ["The environments differ (then -> now):", *(f"  {line}" for line in warnings)] if warnings else []
+    return "\n".join(lines)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="reproduce")
+def task(cfg: DictConfig) -> None:
+    """One run, made again."""
+    try:
+        if cfg.run is None:
+            raise ResultsError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
+        run = Path(cfg.run)
+        if not run.is_dir():
+            raise ResultsError(f"There is no folder {run}.")
+        threads = cfg.threads or _threads(run)
+        if threads:
+            torch.set_num_threads(threads)
+        with ExitStack() as stack:
+            out = Path(cfg.out or stack.enter_context(tempfile.TemporaryDirectory()))
+            options = {key: cfg[key] for key in ("data_root", "source", "device", "progress")}
+            rows, warnings = reproduce(run, out, trust=list(cfg.trust), **options)
+    except (ResultsError, HydraException, ImportError, OSError, ValueError, TypeError, RuntimeError) as error:
+        say(f"\n{error}\n", sys.stderr)
+        raise SystemExit(2) from error
+    say(_report(run, rows, warnings))
+    if not all(row.equal for row in rows):
+        raise SystemExit(1)
+
+
+def _threads(run: Path) -> int | None:
+    path = run / "environment.json"
+    found = read_json(path).get("threads") if path.exists() else None
+    return found if isinstance(found, int) and 0 < found <= 1024 else None
+
+
+def main() -> None:
+    """The command `python -m lipbench reproduce`."""
+    sys.argv[1:] = [quoted(argument, ("run", "out", "source", "data_root")) for argument in sys.argv[1:]]
+    try:
+        check_overrides(sys.argv[1:], "reproduce")
+        task()
+    except CommandError as error:
+        say(error, sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        say("\nInterrupted. Nothing is kept but what lies in out=.", sys.stderr)
+        raise SystemExit(130) from None

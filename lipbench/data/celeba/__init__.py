@@ -1,0 +1,1 @@
+"""CelebA: its official files, and drawn faces in their place."""

@@ -1,0 +1,1 @@
+"""Images of your own: folders and arrays."""

@@ -1,0 +1,1 @@
+"""Both bounds in one table, with health flags and the two laws."""

@@ -1,0 +1,253 @@
+"""The bounds of one method on one network: its rows of the table, its images, and what they cost."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lipbench.attacks import warm
+from lipbench.certificate.lipschitz import OUTWARD
+from lipbench.evaluation import norms
+from lipbench.gate import checked_images, checked_radii, named, with_gradient
+from lipbench.images import HELD, as_pixels, check_batch, images_at_once, on_device, to_device
+from lipbench.judge import Float64, Judge, distance, shared_float64
+from lipbench.margins import predict
+from lipbench.modules import evaluation_mode, tensors, undisturbed, weights_hash
+from lipbench.precision import float32_products
+from lipbench.progress import Progress, reporting
+from lipbench.results import FLOAT32_FALSIFIER, best, bounds_table
+
+# Images whose logits tell whether an attack changed the model.
+PROBED = 4
+# Images that a certificate gets at once which does not report its progress.
+PART = 500
+# Certificates that cost up to minutes an image: in a run they judge the attacked images alone.
+COSTLY = ("certificate_crown",)
+
+Attack = Callable[..., Tensor]
+Certificate = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One method on one set of images.
+
+    Attributes:
+        table: its rows.
+        images: the adversarial images of an attack, [N, C, H, W] on the CPU; None for a certificate.
+        seconds: wall time.
+        passes: images that went through the network forwards, per image judged.
+        why_not_float64: why the network as deployed judged the images of an attack alone, or the last of them; "" where
+            the float64 weights judged all.
+    """
+
+    table: pd.DataFrame
+    images: Tensor | None
+    seconds: float
+    passes: float
+    why_not_float64: str = ""
+
+
+class _Counter:
+    """A count that copies of a model share."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def __deepcopy__(self, memo: dict) -> "_Counter":
+        return self
+
+
+class _Counted(nn.Module):
+    """The same classifier, counting the images that pass; it gets copies of them, which it may overwrite."""
+
+    def __init__(self, model: nn.Module, counter: _Counter):
+        super().__init__()
+        self.model = model
+        self.counter = counter
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.counter.images += len(x)
+        return with_gradient(self.model, x)
+
+
+@float32_products()
+def certify_images(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    certificate: Certificate,
+    name: str = "certificate",
+    progress: bool = False,
+) -> Judged:
+    """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm.
+
+    Images of a mapped file (`lipbench.data`) are read part by part, never as a whole. A certificate with an option
+    `progress` reports its own, others get `PART` images at once.
+
+    Raises:
+        ValueError: the certificate fails, returns no radii, or changes the model.
+    """
+    check_batch(images, labels)
+    shape = images.shape[1:]
+    reports = reporting(certificate, name, progress)
+    size = images_at_once(shape, HELD, len(images) if reports else PART)
+    parts, seconds = [], 0.0
+    with Progress(name, len(images), show=progress and not reports) as bar:
+        for first in range(0, len(images), size):
+            part = images[first : first + size]
+            x, y = on_device(model, part, labels[first : first + size])
+            predictions = predict(model, x, first, labels=y)
+            unchanged = _Unchanged(model, x[:PROBED])
+            started = time.perf_counter()
+            with undisturbed(model), named("certificate", name):
+                returned = certificate(model, x.clone(), y.clone(), **reports)
+            seconds += time.perf_counter() - started
+            unchanged.check(name)
+            distances = less_rounding(checked_radii(name, returned, len(x)).to(x.device), part, x)
+            parts.append((y, predictions, distances.masked_fill(predictions != y, 0.0)))
+            bar.update(len(x))
+    y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
+    table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
+    return Judged(table, None, seconds, 1.0)
+
+
+@float32_products()
+def attack_images(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    name: str,
+    *,
+    lower: Tensor | None = None,
+    batch_size: int = 500,
+    progress: bool = False,
+) -> Judged:
+    """Upper bounds of one attack, N rows per norm. What it returns is judged afresh: in the box, misclassified in both
+    precisions, distance in float64. By the name `falsifier_float32` an attack is judged by the model as deployed alone.
+
+    Args:
+        lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
+
+    An image that is misclassified as it is has distance 0; an attack that fails has inf. A non-finite or out-of-box
+    image is a failure. Where the model takes a rounded image, distances are those from the given one.
+
+    Raises:
+        ValueError: the attack fails, returns no images of the shape of its own, or changes the weights of the model, or
+            what it says of the same images.
+    """
+    x, y = on_device(model, images, labels)
+    given = to_device(model, as_pixels(images))
+    predictions = predict(model, x, batch_size=batch_size, labels=y)
+    unchanged = _Unchanged(model, x[: min(PROBED, batch_size)])
+    counter, found, lengths = _Counter(), [], []
+    started = time.perf_counter()
+    bounds = torch.zeros(len(x), dtype=torch.float64) if lower is None else lower
+    columns = (x, given, y, bounds.to(x.device))
+    batches = zip(*(column.split(batch_size) for column in columns), strict=True)
+    with (
+        Progress(name, len(x), show=progress) as bar,
+        shared_float64(model) as exact,
+        _counted(model, exact, counter) as counted,
+    ):
+        judge = Judge(model)
+        wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
+        for xs, gs, ys, ls in batches:
+            # Copies of the images: the attack may overwrite what it gets.
+            with undisturbed(model), named("attack", name):
+                answer = attack(counted, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
+            returned = checked_images(name, answer, xs)
+            unchanged.check(name)
+            valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
+            success = wrong(returned, ys) & valid
+            length = distance(gs, returned).where(success, torch.inf)
+            lengths.append(length.masked_fill(wrong(xs, ys), 0.0))
+            found.append(returned.cpu())
+            bar.update(len(xs))
+    seconds = time.perf_counter() - started
+    adversarial = torch.cat(found)
+    side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
+    table = _table(y, predictions, name, side, norms.distances(given.cpu(), adversarial, torch.cat(lengths).cpu()))
+    return Judged(table, adversarial, seconds, counter.images / max(1, len(x)), exact.why_not)
+
+
+class _Unchanged:
+    """Whether a model still has the same weights, and says the same of images x as at first: what a forward pass reads
+    besides weights cannot be compared, and some of it may change, such as a count of the calls. A model that draws
+    random numbers, or keeps a state, is never said to differ.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor):
+        self._model, self._images = model, x.clone()
+        self._weights = weights_hash(tensors(model))
+        self._before = self._logits()
+        self._is_steady = not self._moved(self._logits())
+
+    def check(self, name: str) -> None:
+        """
+        Raises:
+            ValueError: the model is another one since the method of this name ran.
+        """
+        if weights_hash(tensors(self._model)) != self._weights:
+            raise ValueError(f"{name} changed the weights of the model: what comes after would judge another network.")
+        if self._is_steady and self._moved(self._logits()):
+            raise ValueError(
+                f"{name} changed the model: the logits of the same images are others than before. What comes after "
+                "would judge another network. Leave the attributes and hooks of the model as they are."
+            )
+
+    @torch.no_grad()
+    def _logits(self) -> Tensor:
+        return self._model(self._images.clone()).double()
+
+    def _moved(self, logits: Tensor) -> bool:
+        scale = Judge.ROUNDING * torch.finfo(self._images.dtype).eps * self._before.abs().amax(1, keepdim=True)
+        return not bool(((logits - self._before).abs() <= scale).all())
+
+
+@contextmanager
+def _counted(model: nn.Module, exact: Float64, counter: _Counter) -> Iterator[nn.Module]:
+    """The model for an attack, which judges by the same float64 copy; what passes through either is counted."""
+    counted = evaluation_mode(_Counted(model, counter))
+    with shared_float64(counted, exact.wrapped(lambda copied: evaluation_mode(_Counted(copied, counter)))):
+        yield counted
+
+
+def certified(table: pd.DataFrame) -> Tensor:
+    """The largest certified L2 distance of each image of a table, in the order of their indices, float64 [N]."""
+    return torch.from_numpy(best(table, "lower").sort_index().to_numpy().copy())
+
+
+def less_rounding(distances: Tensor, images: Tensor, x: Tensor) -> Tensor:
+    """Radii around the given images, [N], from those around the images x that the model takes: less the distance that
+    the rounding of the images made.
+
+    Args:
+        distances: [N] float64.
+        images: as they were given, a tensor of uint8 or float.
+    """
+    if images.dtype != torch.float64 or x.dtype == torch.float64:
+        return distances
+    return (distances - distance(images.detach().to(x.device), x) * OUTWARD).clamp_min(0)
+
+
+def _table(y: Tensor, predictions: Tensor, name: str, side: str, distances: Mapping[str, Tensor]) -> pd.DataFrame:
+    """The rows of one method: those of each norm together.
+
+    Args:
+        distances: norm -> [N].
+    """
+    index, labels, predicted = np.arange(len(y)), y.cpu().numpy(), predictions.cpu().numpy()
+    return pd.concat(
+        [
+            bounds_table(index, labels, predicted, name, side, values.cpu().numpy(), norm)
+            for norm, values in distances.items()
+        ],
+        ignore_index=True,
+    )

@@ -1,0 +1,43 @@
+"""Distances and certificates in L-infinity and L1 beside those in L2.
+
+Attacks and certificates work in L2; the other norms follow from what they found. For a change delta of d pixels
+
+    ||delta||_2 / sqrt d  <=  ||delta||_inf      and      ||delta||_2  <=  ||delta||_1,
+
+so an L2 radius r certifies r / sqrt d in L-infinity and r in L1, and any adversarial image has a distance in each norm.
+The image was sought in L2: its other distances are upper bounds that are not tight.
+"""
+
+import math
+
+from torch import Tensor
+
+from lipbench.certificate.lipschitz import OUTWARD
+
+
+def radii(l2: Tensor, pixels: int) -> dict[str, Tensor]:
+    """Certified radii in every norm, [N] float64 each, of L2 radii [N].
+
+    Rounded down by more than float64 can err in a norm: where a radius is at most an L2 distance as computed, what
+    follows from it is at most the other distances as computed.
+
+    Args:
+        pixels: numbers in an image, C * H * W.
+    """
+    l2 = l2.double()
+    return {"l2": l2, "linf": l2 / (math.sqrt(pixels) * OUTWARD), "l1": l2 / OUTWARD}
+
+
+def distances(x: Tensor, images: Tensor, l2: Tensor) -> dict[str, Tensor]:
+    """Distances of adversarial images in every norm, [N] float64 each.
+
+    Args:
+        x, images: [N, C, H, W], on one device.
+        l2: distances as judged: 0 (misclassified as it is) and inf (the attack failed) hold in every norm.
+    """
+    l2 = l2.double()
+    linf, l1 = l2.clone(), l2.clone()
+    for i in ((l2 > 0) & l2.isfinite()).nonzero()[:, 0].tolist():  # one by one: float64 copies of all take much memory
+        change = (images[i].double() - x[i].double()).abs()
+        linf[i], l1[i] = change.max(), change.sum()
+    return {"l2": l2, "linf": linf, "l1": l1}

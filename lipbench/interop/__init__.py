@@ -1,0 +1,1 @@
+"""Foreign formats: a model from elsewhere in, a network of ours out."""

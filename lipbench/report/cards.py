@@ -1,0 +1,241 @@
+"""A card per network: its numbers seed by seed, what it is, where it was made, what it cost, how to make it again."""
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from lipbench.figures import BROKEN
+from lipbench.files import read_config, read_json
+from lipbench.report.leaderboard import GROUP
+from lipbench.results.flags import Flag
+from lipbench.results.runs import Run, Runs
+
+Found = TypeVar("Found")
+
+# An override begins where a comma is followed by a key and "=": other commas belong to a value.
+OVERRIDE = re.compile(r",(?=[A-Za-z_][\w.]*=)")
+# The names of long variants end in a hash: they cannot be read back.
+CUT = re.compile(r"-[0-9a-f]{16}$")
+SHOWN = 10
+# Whose versions are shown, where the run had them.
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pandas",
+    "lipbench",
+    "torchattacks",
+    "foolbox",
+    "adv-lib",
+    "deel-torchlip",
+    "orthogonium",
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page says of one network: data set, experiment and variant, with all its seeds.
+
+    Attributes:
+        seeds: one row per seed, as text, the headings first.
+        command: makes the runs again; "" where it cannot be told.
+        cautions: what the command may not give back; files that cannot be read.
+        configuration: as YAML, of the first seed.
+        environment: name -> value, of all seeds.
+        costs: one row per method, as text, the headings first.
+        flags: run's seed and flag.
+        is_violated: whether the sandwich law does not hold.
+        violations: the first rows of `violations.csv`, the headings first.
+        law: what is said of the optimal-transport law.
+    """
+
+    dataset: str
+    experiment: str
+    variant: str
+    seeds: list[list[str]]
+    command: str
+    cautions: list[str]
+    configuration: str
+    environment: list[tuple[str, str]]
+    costs: list[list[str]]
+    flags: list[tuple[Any, Flag]]
+    is_violated: bool
+    violations: list[list[str]]
+    law: str
+
+    @property
+    def anchor(self) -> str:
+        """Its place in the page."""
+        return "run-" + quote(f"{self.dataset}/{self.experiment}/{self.variant}")
+
+
+def cards(runs: Runs) -> list[Card]:
+    """One per data set, experiment and variant, in the order of the leaderboard."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in sorted(runs.finished, key=lambda run: (*map(str, run.key[:3]), str(run.key[3]).zfill(9))):
+        groups.setdefault(run.key[:3], []).append(run)
+    return [_card(group) for group in groups.values()]
+
+
+def _card(runs: Sequence[Run]) -> Card:
+    cautions: list[str] = []
+    configuration = _part(read_config, runs[0], "config.yaml", cautions) or {}
+    laws = {run.summary.get("transport_law") for run in runs}
+    return Card(
+        **{column: str(runs[0].summary[column]) for column in GROUP},
+        seeds=_seeds(runs),
+        command=_command(runs, configuration, cautions),
+        configuration=OmegaConf.to_yaml(OmegaConf.create(configuration)) if configuration else "",
+        environment=_environment(runs, cautions),
+        costs=_costs(runs, cautions),
+        flags=[(run.summary["seed"], flag) for run in runs for flag in run.flags],
+        is_violated=any(run.summary["violations"] for run in runs),
+        violations=_violations(runs, cautions),
+        law="VIOLATED" if False in laws else "holds" if True in laws else "not tested",
+        cautions=cautions,
+    )
+
+
+def _part(read: Callable[[Path], Found], run: Run, name: str, cautions: list[str]) -> Found | None:
+    """What a function reads in a file of a run. A file that is missing or broken costs a caution, not the card."""
+    try:
+        return read(run.folder / name)
+    except BROKEN:
+        cautions.append(f"{name} of seed {run.folder.name} cannot be read.")
+        return None
+
+
+def _seeds(runs: Sequence[Run]) -> list[list[str]]:
+    """Accuracy and the medians of each seed: their spread is to be seen."""
+    columns = {"accuracy": ("accuracy", 100, ".2f"), "median certificate": ("median_certificate", 1, ".3f")}
+    columns |= {"median distance": ("median_distance", 1, ".3f"), "tightness": ("tightness", 1, ".3f")}
+    rows = [["seed", "accuracy (%)", *list(columns)[1:], "test images", "attacked images"]]
+    for run in runs:
+        values = [(run.summary[key], scale, form) for key, scale, form in columns.values()]
+        numbers = ["-" if value is None else format(scale * value, form) for value, scale, form in values]
+        counts = [str(run.summary.get(key, "-")) for key in ("test_images", "attacked_images")]
+        rows.append([str(run.summary["seed"]), *numbers, *counts])
+    return rows
+
+
+def _command(runs: Sequence[Run], configuration: Any, cautions: list[str]) -> str:
+    """The command that makes the runs again."""
+    summary, seeds = runs[0].summary, [str(run.summary["seed"]) for run in runs]
+    methods = _methods(runs[0], cautions)
+    attacks = [name for name, images in methods.items() if images is not None]
+    certificates = [name for name, images in methods.items() if images is None]
+    options = [f"attack=[{','.join(attacks)}]", *(f"images={methods[name]}" for name in attacks[:1])]
+    if certificates != ["certificate", "certificate_float"]:
+        options.append(f"certificate=[{','.join(certificates)}]")
+    if "source" in summary:
+        cautions.append("Run it where the model's file is, with checkpoint= if it had one.")
+        wanted = [f"model={summary['source']}", f"dataset={summary['dataset']}", f"name={summary['experiment']}"]
+        return _joined(["python", "-m", "lipbench", "evaluate", *wanted, *options])
+    overrides = _overrides(str(summary["variant"]), configuration)
+    if overrides is None:
+        cautions.append("The name of this variant is cut short: its options are those of the configuration below.")
+        return ""
+    sweep = ["-m"] if len(seeds) > 1 else []
+    wanted = [f"experiment={summary['dataset']}/{summary['experiment']}", f"seed={','.join(seeds)}"]
+    return _joined(["python", "-m", "lipbench", "run", *sweep, *wanted, *overrides, *options])
+
+
+def _joined(words: Sequence[str]) -> str:
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _methods(run: Run, cautions: list[str]) -> dict[str, int | None]:
+    """Method -> how many images it was given; None: the whole test set, as certificates are."""
+    found = {}
+    for path in sorted((run.folder / "bounds").glob("*.json")):
+        identity = _part(_identity, run, f"bounds/{path.name}", cautions)
+        if identity is not None:
+            found[path.stem] = identity.get("images")
+    return found
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        TypeError: the file holds something else.
+    """
+    identity: dict[str, Any] = read_json(path)
+    images = identity.get("images")
+    if not (images is None or type(images) is int):
+        raise TypeError(f"images: {images}")
+    return identity
+
+
+def _overrides(variant: str, configuration: Any) -> list[str] | None:
+    """The options that a variant is named by; their values as the configuration has them, where it does: in the name of
+    a folder brackets became "_". None if they cannot be told.
+    """
+    if variant == "default":
+        return []
+    if CUT.search(variant):
+        return None
+    overrides = []
+    for text in OVERRIDE.split(variant):
+        key, _, value = text.partition("=")
+        node = configuration
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if "." in key and isinstance(node, list | tuple):
+            value = "[" + ",".join(map(str, node)) + "]"
+        overrides.append(f"{key}={value}")
+    return overrides
+
+
+def _environment(runs: Sequence[Run], cautions: list[str]) -> list[tuple[str, str]]:
+    """Name -> value; where seeds differ, all of their values."""
+    known: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in (_part(_machine, run, "environment.json", cautions) or {}).items():
+            known.setdefault(key, {})[value] = None
+    return [(key, ", ".join(values)) for key, values in sorted(known.items())]
+
+
+def _machine(path: Path) -> dict[str, str]:
+    """What people read of an `environment.json`: name -> value, with the versions of `PACKAGES`."""
+    held = dict(read_json(path))
+    packages = dict(held.pop("packages", {}))
+    shown = {**held, **{name: packages[name] for name in PACKAGES if name in packages}}
+    # Other containers, and the build of torch, are for a machine to read.
+    return {k: str(value) for k, value in shown.items() if not isinstance(value, dict | list) and k != "torch_build"}
+
+
+def _costs(runs: Sequence[Run], cautions: list[str]) -> list[list[str]]:
+    """Seconds and passes of the training and of each method, means over the seeds."""
+    tables = [_part(_seconds, run, "costs.csv", cautions) for run in runs]
+    known = [table for table in tables if table is not None]
+    if not known:
+        return []
+    means = pd.concat(known).groupby(level=0, sort=False).mean()
+    rows = [[str(m), f"{row['seconds']:.1f}", f"{row['passes']:.0f}"] for m, row in means.iterrows()]
+    return [["method", "seconds", "images through the network"], *rows]
+
+
+def _seconds(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path).set_index("method")[["seconds", "passes"]].astype(float)
+
+
+def _violations(runs: Sequence[Run], cautions: list[str]) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for run in runs:
+        if run.summary["violations"]:
+            heads, *found = _part(_first_rows, run, "violations.csv", cautions) or [[]]
+            rows = rows or ([["seed", *heads]] if heads else [])
+            rows += [[str(run.summary["seed"]), *row] for row in found]
+    return rows
+
+
+def _first_rows(path: Path) -> list[list[str]]:
+    """The headings of a table, and its first rows."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return [list(table), *table.head(SHOWN).to_numpy().tolist()]

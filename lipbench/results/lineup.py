@@ -1,0 +1,33 @@
+"""The networks that figures set side by side."""
+
+from collections.abc import Iterable
+
+from lipbench.results.inputs import Results, Run
+
+# First word of an experiment's name: the source's line-up and ours, in the order of the legend.
+KINDS = ("plain", "adversarial", "ce", "hkr", "margin")
+BODIES = ("cnn", "resnet", "mlp")
+
+
+def lineup_names(experiments: Iterable[str]) -> list[str]:
+    """Those of one data set that are set side by side: of every kind of the line-up one network, a convolutional one
+    where there is one. Without any of these kinds, every experiment.
+    """
+    names = sorted(set(experiments))
+    chosen = []
+    for kind in KINDS:
+        found = [f"{kind}_{body}" for body in BODIES if f"{kind}_{body}" in names]
+        chosen += found[:1]
+    return chosen or names
+
+
+def lineup(results: Results) -> dict[str, list[Run]]:
+    """Experiment -> its runs (all seeds of the variant "default"), for one data set: those of `lineup_names`."""
+    runs = [run for run in results.runs if run.key[2] == "default"]
+    names = lineup_names(str(run.key[1]) for run in runs)
+    return {name: [run for run in runs if run.key[1] == name] for name in names}
+
+
+def first_seeds(results: Results) -> dict[str, Run]:
+    """`lineup`, of each network the run with the lowest seed."""
+    return {name: min(runs, key=lambda run: str(run.key[3]).zfill(9)) for name, runs in lineup(results).items()}

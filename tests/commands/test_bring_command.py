@@ -1,0 +1,215 @@
+"""Bring your own model, the command: the same tables, figures and flags as of a run."""
+
+import re
+import runpy
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers.brought import CODE, network, write_models
+from hydra import compose, initialize_config_dir
+from safetensors.torch import save_file
+from torch import nn
+
+import lipbench
+from lipbench.commands.suites import CONF
+from lipbench.files import read_json
+from lipbench.report import find_runs, leaderboard, write_leaderboard
+from lipbench.results import read_summary
+
+DOC = Path(__file__).parents[2] / "docs" / "your_model.md"
+QUICK = ["images=12", "progress=false", "device=cpu", "attack=[deepfool,fgm]"]
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    return write_models(tmp_path)
+
+
+def run(*arguments: str, code: int = 0) -> int | str | None:
+    """The command, in this process: its exit code, or its last words."""
+    before = sys.argv
+    sys.argv = ["lipbench.evaluate", *arguments]
+    try:
+        with warnings.catch_warnings():
+            # runpy's, where a test imported the module before.
+            warnings.filterwarnings("ignore", message=".*found in sys.modules.*", category=RuntimeWarning)
+            if code:
+                with pytest.raises(SystemExit) as ended:
+                    runpy.run_module("lipbench", run_name="__main__")
+                assert ended.value.code not in (0, None)
+                return ended.value.code
+            else:
+                runpy.run_module("lipbench", run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def test_importing_the_command_leaves_the_function():
+    code = (
+        "import lipbench.evaluate; import lipbench; from lipbench import evaluate; "
+        "assert callable(lipbench.evaluate) and lipbench.evaluate is evaluate; "
+        "assert evaluate.__module__ == 'lipbench.evaluation.evaluate'"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
+    weights = tmp_path / "weights=a,b.safetensors"  # as folders of runs are named
+    save_file(network().state_dict(), weights)
+    results = tmp_path / "results"
+    command = [f"model={file}:build", f"checkpoint={weights}", f"results={results}", *QUICK]
+    run(*command)
+    folder = results / "digits" / "net" / "default" / "0"
+    printed = capsys.readouterr().out
+    assert "Each of the 4 layers has a bound" in printed
+    assert str(folder) in printed
+    assert "note: low_accuracy" in printed
+    assert {"config.yaml", "environment.json", "costs.csv", "summary.json", "layers.csv", "gallery.npz"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert str(tmp_path) not in (folder / "config.yaml").read_text()
+    summary = read_summary(folder)
+    assert summary is not None
+    assert summary["attacked_images"] == 12
+    assert summary["median_certificate"] is not None
+    assert [flag["name"] for flag in summary["flags"]] == ["low_accuracy"]
+    table = lipbench.read(results)
+    assert set(table["method"]) == {"certificate", "certificate_float", "deepfool", "fgm"}
+    runs = find_runs(results)
+    board = leaderboard(runs)
+    assert board["experiment"].tolist() == ["net"]
+    text = write_leaderboard(board, runs)
+    assert "## Flags" in text
+    assert "* digits/net/default/0: note: low_accuracy" in (results / "leaderboard.md").read_text()
+    # What is there is kept; another checkpoint is another network.
+    stamp = (folder / "bounds" / "deepfool.csv").stat().st_mtime_ns
+    run(*command)
+    assert (folder / "bounds" / "deepfool.csv").stat().st_mtime_ns == stamp
+    save_file(network().state_dict(), weights)
+    capsys.readouterr()
+    run(*command, code=1)
+    assert "model.checkpoint" in capsys.readouterr().err
+    run(*command, "name=other")
+    assert leaderboard(find_runs(results))["experiment"].tolist() == ["net", "other"]
+    run(*command, "force=true")
+
+
+def test_a_model_that_was_refused_leaves_its_name_free(file, tmp_path, capsys):
+    results = tmp_path / "results"
+    (tmp_path / "net.py").write_text(CODE.replace("beside.WIDTH, 10", "beside.WIDTH, 3"))
+    run(f"model={file}:build", f"results={results}", *QUICK, code=1)
+    assert "expected logits [2, 10]" in capsys.readouterr().err
+    assert not list(results.rglob("config.yaml"))
+    (tmp_path / "net.py").write_text(CODE)
+    run(f"model={file}:build", f"results={results}", *QUICK)
+
+
+@pytest.mark.parametrize("option", ["images=0", "batch_size=-1", "name=.."])
+def test_options_that_are_no_numbers_of_images_or_names(option, file, tmp_path, capsys):
+    last_words = run(f"model={file}:build", f"results={tmp_path / 'results'}", *QUICK, option, code=1)
+    assert option in capsys.readouterr().err + str(last_words)
+    assert not (tmp_path / "results").exists()
+
+
+def test_flags_of_an_attack_stay_with_its_table(file, tmp_path):
+    results = tmp_path / "results"
+    outside = "{far: {_target_: tests.test_bring_command.outside, _partial_: true}}"
+    command = [f"model={file}:build", f"results={results}", *QUICK[:3]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2]))
+        for _ in range(2):
+            run(*command, "attack=[]", f"+attack={outside}")
+            summary = read_json(results / "digits" / "net" / "default" / "0" / "summary.json")
+            names = {flag["name"]: flag["method"] for flag in summary["flags"]}
+            assert names.items() >= {"outside_box": "far", "never_succeeded": "far"}.items()
+
+
+def outside(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """An attack that leaves the box."""
+    return x + 2
+
+
+def test_a_model_without_certificate_is_explained(file, tmp_path, capsys):
+    run(f"model={file}:Net2", f"results={tmp_path}", *QUICK, code=1)
+    assert "Net2" in capsys.readouterr().err
+    file.write_text(CODE + "\n\ndef soft():\n    return Net(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1))\n")
+    run(f"model={file}:soft", f"results={tmp_path}", *QUICK)
+    printed = capsys.readouterr().out
+    assert "what would make it certifiable" in printed
+    table = pd.read_csv(tmp_path / "digits/net/default/0/layers.csv", keep_default_na=False)
+    assert table["layer"].tolist() == ["", "0", "1", "2"]
+    assert np.isinf(table["bound"]).tolist() == [True, False, False, True]
+    assert "subclass of Sequential" in table["why"][0]
+    assert "leave it out" in table["remedy"][3]
+    assert {"probabilities", "never_certified"} <= {
+        flag["name"] for flag in read_json(tmp_path / "digits/net/default/0/summary.json")["flags"]
+    }
+
+
+def test_a_noisy_model_is_judged_and_flagged(file, tmp_path):
+    file.write_text(
+        CODE + "\n\nclass Noisy(nn.Module):\n    def forward(self, x):\n"
+        "        return x.flatten(1)[:, :10] + 0.1 * torch.randn(len(x), 10)\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lipbench.HealthWarning)
+        run(f"model={file}:Noisy", f"results={tmp_path}", *QUICK)
+    flags = read_json(tmp_path / "digits/net/default/0/summary.json")["flags"]
+    assert "randomised" in {flag["name"] for flag in flags}
+
+
+def test_the_command_without_a_model_or_with_a_wrong_word(capsys):
+    run(code=1)
+    assert "Which model?" in capsys.readouterr().err
+    ended = subprocess.run(
+        [sys.executable, "-m", "lipbench", "evaluate", "model=a.py:b", "datset=digits"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "Did you mean dataset?" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_it_judges_by_the_methods_of_a_run():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        a, b = compose("config"), compose("evaluate")
+    shared = ("attack", "certificate", "images", "epsilons", "batch_size", "results", "device")
+    assert {key: a[key] for key in shared} == {key: b[key] for key in shared}
+
+
+def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
+    text = DOC.read_text()
+    first, *notebook = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (shell,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    assert first.startswith("# my_model.py\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("my_model.py").write_text(first)
+    train, command, report = shell.strip().splitlines()
+    assert train == "python my_model.py"
+    subprocess.run([sys.executable, *train.split()[1:]], check=True)
+    assert command.startswith("python -m lipbench evaluate ")
+    run(*command.split()[3:], *QUICK)
+    subprocess.run([sys.executable, *report.split()[1:]], check=True, capture_output=True)
+    folder = tmp_path / "results/runs/digits/my_model/default/0"
+    assert read_json(folder / "summary.json")["accuracy"] > 0.85
+    assert (tmp_path / "results/runs/figures/accuracy_digits.png").exists()
+    assert "what would make it certifiable" in capsys.readouterr().out
+    assert len(notebook[0].strip().splitlines()) <= 8
+    scope: dict = {}
+    for cell in notebook:
+        exec(cell.replace("[:100]", "[:10]"), scope)
+    assert (scope["radii"] > 0).float().mean() > 0.85
+    rows = pd.read_csv(folder / "layers.csv", keep_default_na=False)
+    documented = re.findall(r"^\| (\w*) ?\| (\w+) \| (inf|[\d.]+) \|", text, re.MULTILINE)
+    assert [(layer, kind) for layer, kind, _ in documented] == list(zip(rows["layer"], rows["type"], strict=True))
+    assert [float(bound) for *_, bound in documented] == pytest.approx(rows["bound"].tolist(), rel=0.1)
+    sys.modules.pop("my_model")

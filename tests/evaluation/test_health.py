@@ -1,0 +1,219 @@
+"""Health flags: planted faults are seen, sound networks raise none."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lipbench
+from lipbench.data import digits
+from lipbench.evaluation.evaluate import health
+from lipbench.evaluation.health import model_flags, returned_flags, table_flags
+from lipbench.modules import undisturbed
+from lipbench.results import bounds_table
+from lipbench.results.flags import Flag
+
+SHAPE = (1, 4, 4)
+X = torch.rand(20, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def classifier(*after: nn.Module, gain: float = 1.0) -> nn.Module:
+    """A linear network with three classes, its weights the same each time, and whatever follows."""
+    linear = nn.Linear(16, 3)
+    generator = torch.Generator().manual_seed(1)
+    linear.weight.data = gain * torch.randn(3, 16, generator=generator)
+    linear.bias.data.zero_()
+    return nn.Sequential(nn.Flatten(), linear, *after).eval()
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def names(model: nn.Module) -> set[str]:
+    labels = torch.arange(len(X)) % 3
+    return {flag.name for flag in model_flags(model, X, labels)}
+
+
+def test_a_sound_network_raises_no_flag():
+    assert names(classifier()) == set()
+    assert names(classifier().double().float()) == set()
+    assert names(classifier(nn.Dropout(), gain=1e4)) == set()
+    assert names(classifier(nn.LogSoftmax(1))) == set(), "log-probabilities do not saturate"
+
+
+@pytest.mark.parametrize(
+    ("after", "flag"),
+    [
+        (Function(lambda z: z + 1e-3 * torch.randn_like(z)), "randomised"),
+        (Function(lambda z: z + torch.from_numpy(np.random.normal(size=z.shape)).to(z)), "randomised"),  # noqa: NPY002
+        (Function(lambda z: z - z.mean(0)), "batch_dependent"),
+        (nn.Softmax(1), "probabilities"),
+        (Function(lambda z: z.round() + 0 * z), "zero_gradients"),
+        (Function(lambda z: torch.sqrt(z * 0) + z), "nan_gradients"),
+        (Function(lambda z: z.detach()), "no_gradients"),
+        (Function(lambda z: torch.from_numpy(z.detach().numpy())), "no_gradients"),
+        (Function(lambda z: z if z.dtype == torch.float32 else -z), "float64_differs"),
+        (Function(lambda z: z.float()), "float64"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_fault_is_named_and_nothing_else(after, flag):
+    model = classifier(after)
+    if flag == "zero_gradients":  # where it rounds, not everywhere
+        model = classifier(Function(torch.round))
+    assert names(model) == {flag}
+
+
+def test_saturated_probabilities_have_no_gradient():
+    assert names(classifier(nn.Softmax(1), gain=300.0)) == {"probabilities", "zero_gradients"}
+
+
+def test_looking_changes_nothing():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Dropout())
+    model[1].weight.grad = torch.ones(3, 16)
+    before = X.clone()
+    state = torch.get_rng_state()
+    model_flags(model, X, torch.zeros(len(X), dtype=torch.long))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert torch.equal(model[1].weight.grad, torch.ones(3, 16))
+    assert torch.equal(X, before)
+
+
+def test_what_an_attack_returns():
+    model = classifier()
+    assert returned_flags(model, "a", X) == []
+    bad = X.clone()
+    bad[0, 0, 0, 0], bad[1, 0, 0, 0], bad[2, 0, 0, 0] = 1.1, -1e-6, torch.nan
+    (flag,) = returned_flags(model, "a", bad, batch_size=7)
+    assert (flag.name, flag.method) == ("outside_box", "a")
+    assert flag.message.startswith("3 of 20 ")
+    middle = model(X)[:, 0].median()  # of 20, the tenth
+    broken = classifier(Function(lambda z: z + 0 * (z[:, :1] - middle - 1e-4).log()))
+    (flag,) = returned_flags(broken, "a", X, batch_size=7)
+    assert flag.name == "nan_logits"
+    assert "of 10 of 20 " in flag.message
+
+
+def rows(method: str, side: str, distances: list[float], wrong: int = 0, norm: str = "l2") -> pd.DataFrame:
+    """Images of the labels 0, 1, 0, ...; the first `wrong` ones misclassified."""
+    labels = np.arange(len(distances)) % 2
+    predictions = np.where(np.arange(len(distances)) < wrong, 1 - labels, labels)
+    return bounds_table(range(len(distances)), labels, predictions, method, side, np.array(distances), norm)
+
+
+def found(*tables: pd.DataFrame, **options) -> dict[str, Flag]:
+    return {flag.name: flag for flag in table_flags(pd.concat(tables, ignore_index=True), **options)}
+
+
+def test_a_sound_table_raises_no_flag():
+    good = [1.0, 2.0, 3.0, 4.0]
+    assert found(rows("certificate", "lower", good), rows("a", "upper", good)) == {}
+    assert found(rows("a", "upper", [0.0, *good], wrong=1)) == {}
+
+
+def test_what_never_happens_is_said_of_the_method():
+    inf = float("inf")
+    flags = found(rows("a", "upper", [inf] * 4), rows("b", "upper", [1.0, inf, 2.0, 3.0]))
+    assert flags.keys() == {"never_succeeded", "unbroken"}
+    assert flags["never_succeeded"].method == "a"
+    assert "1 of 4" in flags["unbroken"].message
+    # A misclassified image has the distance 0 whatever the attack does.
+    assert "never_succeeded" in found(rows("a", "upper", [0.0, inf, inf, inf], wrong=1))
+    flags = found(rows("certificate", "lower", [0.0] * 4), rows("a", "upper", [1.0] * 4))
+    assert flags.keys() == {"never_certified"}
+    assert "layer_table" in flags["never_certified"].message
+
+
+def test_a_black_box_that_wins():
+    white = rows("pgd", "upper", [1.0] * 40)
+    near = [0.9] * 3 + [1.2] * 37
+    assert found(white, rows("hop_skip_jump", "upper", near)).keys() == {"black_box_wins"}
+    assert found(white, rows("other", "upper", near)) == {}
+    assert found(white, rows("other", "upper", near), black_box={"other"}).keys() == {"black_box_wins"}
+    assert found(white, rows("hop_skip_jump", "upper", [0.9] + [1.2] * 39)) == {}, "one of forty is luck"
+    assert found(white, rows("hop_skip_jump", "upper", [0.995] * 40)) == {}, "as near"
+    failed = rows("pgd", "upper", [float("inf")] + [1.0] * 39)
+    assert found(failed, rows("hop_skip_jump", "upper", [1.2] * 40)).keys() == {"black_box_wins"}
+    # Another norm is another question.
+    linf = rows("hop_skip_jump", "upper", [0.1] * 40, norm="linf")
+    assert found(white, rows("hop_skip_jump", "upper", [1.2] * 40), linf) == {}
+
+
+def test_accuracy_of_a_guess():
+    assert found(rows("a", "upper", [1.0] * 8, wrong=4)).keys() == {"low_accuracy"}
+    assert found(rows("a", "upper", [1.0] * 8, wrong=3)) == {}
+    # Hardly better than a guess: of many images a tenth of the way to 1, of fewer within the error of a guess.
+    assert found(rows("a", "upper", [1.0] * 4000, wrong=1850)).keys() == {"low_accuracy"}
+    assert found(rows("a", "upper", [1.0] * 4000, wrong=1750)) == {}
+    assert found(rows("a", "upper", [1.0] * 40, wrong=15)).keys() == {"low_accuracy"}
+    assert found(rows("a", "upper", [1.0] * 40, wrong=10)) == {}
+
+
+@pytest.mark.parametrize(
+    ("what", "flagged"),
+    [
+        (lambda x: x, False),
+        (lambda x: x + 0.2, False),
+        (lambda x: x.transpose(2, 3), True),
+        (lambda x: x.rot90(1, (2, 3)), True),
+        (lambda x: x / 255, True),
+        (lambda x: 1 - x, True),
+    ],
+    ids=["as trained", "brighter", "transposed", "turned", "range", "inverted"],
+)
+def test_images_of_another_kind_than_the_training_are_flagged(what, flagged):
+    data = digits()
+    images, labels = data.train.images.flatten(1) / 255, data.train.labels
+    means = torch.stack([images[labels == k].mean(0) for k in range(10)])
+    test = what(data.test.images / 255).flatten(1)
+    predictions = (test @ means.T - means.square().sum(1) / 2).argmax(1)
+    table = bounds_table(
+        range(len(test)), data.test.labels.numpy(), predictions.numpy(), "a", "upper", np.ones(len(test))
+    )
+    assert ("low_accuracy" in found(table)) == flagged
+
+
+def test_evaluate_warns_and_keeps_the_flags():
+    def liar(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return x
+
+    model = classifier(nn.Softmax(1))
+    labels = model(X).argmax(1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = lipbench.evaluate(model, X, labels, {"liar": liar}, progress=False)
+    issued = {str(w.message).split(":")[1].split()[0] for w in caught if w.category is lipbench.HealthWarning}
+    assert issued == {"probabilities", "never_succeeded"}
+    assert all(w.filename == __file__ for w in caught), "they point to the caller"
+    flags = {flag["name"]: flag for flag in table.attrs["flags"]}
+    assert flags.keys() == issued | {"never_certified", "unbroken"}, "notes are kept, not issued"
+    assert flags["never_succeeded"]["method"] == "liar"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = classifier()
+        assert lipbench.evaluate(model, X, model(X).argmax(1), ["deepfool"], progress=False).attrs["flags"] == []
+
+
+def test_nan_logits_are_an_error_that_says_so():
+    broken = classifier(Function(lambda z: z * torch.where(z[:, :1] > z[:, :1].median(), torch.nan, 1.0)))
+    for function in (lambda: health(broken, X, torch.zeros(20).long()), lambda: lipbench.certify(broken, X)):
+        with pytest.raises(ValueError, match=r"NaN or infinite logits on \d+ images"):
+            function()
+
+
+def test_undisturbed_keeps_the_gradients_of_others():
+    model = classifier()
+    model[1].weight.grad = torch.ones(3, 16)
+    with undisturbed(model):
+        model.zero_grad(set_to_none=False)
+    assert torch.equal(model[1].weight.grad, torch.ones(3, 16))

@@ -1,0 +1,339 @@
+"""Figures: each draws what its table says, from files alone, the same bytes every time, nothing cut, or is left out."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.results_tree import ATTACKS, IMAGES, NETWORKS, make_results, make_run, make_sweep
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import lipbench
+from lipbench.figures import FIGURES, Recipe, Results, drawings, save_figure
+from lipbench.figures.tradeoff import pareto
+from lipbench.results import best, bounds_table, run_folders, survival, write_bounds, write_manifest
+from lipbench.results.lineup import lineup
+
+RECIPES = {recipe.name: recipe for recipe in FIGURES}
+# Tested where they are measured; of several data sets.
+MEASURED = {"explanations", "one_class", "plane", "plane_lambda", "robustness"}
+# What needs tables, histories and costs alone.
+FROM_TABLES = {"lineup_made08", "sandwich_made08", "tightness_made08", "costs_made08"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return make_sweep(make_results(tmp_path_factory.mktemp("results")))
+
+
+@pytest.fixture(scope="module")
+def results(root) -> Results:
+    return Results(run_folders(root))
+
+
+@pytest.fixture(scope="module")
+def drawn(results):
+    return {drawing.name: drawing for drawing in drawings(results)}
+
+
+def points(figure, label: str, axis: int = 0) -> np.ndarray:
+    """x and y, [N, 2], of the lines and points of one panel with a label."""
+    panel = figure.axes[axis]
+    lines = [line.get_xydata() for line in panel.get_lines() if line.get_label() == label]
+    return np.concatenate([*lines, *(c.get_offsets() for c in panel.collections if c.get_label() == label)])
+
+
+def pictures(drawing) -> list[np.ndarray]:
+    """Of a gallery, row by row."""
+    return [np.asarray(image.get_array()) for image in drawing.figure.axes[0].images]
+
+
+def test_of_images_that_are_not_kept_the_numbers_are_drawn(tmp_path):
+    make_results(tmp_path)
+    for path in tmp_path.rglob("illustrations.npz"):
+        with np.load(path) as held:
+            kept = {k: v for k, v in held.items() if k not in {"images", "gradients", "adversarial", "pair_images"}}
+        np.savez_compressed(path, **kept)
+    names = {drawing.name for drawing in drawings(Results(run_folders(tmp_path)))}
+    assert names >= {f"{name}_made08" for name in ("spectra", "gradients", "generalisation")}
+    assert not names & {f"{name}_made08" for name in ("adversarial", "saliency", "counterfactuals", "transport")}
+
+
+def test_every_figure_is_drawn_where_its_inputs_are(drawn):
+    mine = [recipe for recipe in FIGURES if recipe.name not in MEASURED]
+    expected = {recipe.name if not recipe.each else f"{recipe.name}_made08" for recipe in mine}
+    assert set(drawn) == expected
+    for drawing in drawn.values():
+        assert len(drawing.table) > 0
+        assert drawing.title
+        assert len(drawing.alt) > 40
+
+
+@pytest.mark.parametrize(("title", "shown"), [("HKR of growing", "made08: HKR of growing"), ("The", "made08: the")])
+def test_a_title_begins_small_behind_its_data_set_unless_it_is_an_abbreviation(tmp_path, title, shown):
+    recipe = Recipe("a", title, "", lambda results: (Figure(), pd.DataFrame()))
+    (drawing,) = drawings(Results(run_folders(make_results(tmp_path))), [recipe])
+    assert drawing.title == shown
+
+
+def test_what_lacks_its_inputs_is_left_out(tmp_path):
+    make_results(tmp_path, illustrated=False)
+    assert {drawing.name for drawing in drawings(Results(run_folders(tmp_path)))} == FROM_TABLES
+    for path in tmp_path.rglob("*.csv"):
+        if path.stem in ATTACKS:
+            path.unlink()
+    for folder in run_folders(tmp_path):
+        write_manifest(folder)
+    assert list(drawings(Results(run_folders(tmp_path)))) == []
+
+
+def test_nothing_is_cut(drawn):
+    for name, drawing in drawn.items():
+        figure = drawing.figure
+        FigureCanvasAgg(figure).draw()
+        width, height = figure.get_size_inches()
+        box = figure.get_tightbbox()
+        slack = 0.03
+        assert box.x0 > -slack, name
+        assert box.y0 > -slack, name
+        assert box.x1 < width + slack, name
+        assert box.y1 < height + slack, name
+        assert width < 7, f"{name} is wider than a page"
+
+
+def test_the_same_results_give_the_same_bytes(root, tmp_path):
+    kinds = tuple(RECIPES[name] for name in ("lineup", "saliency", "transport"))
+    for again in ("a", "b"):
+        for drawing in drawings(Results(run_folders(root)), kinds):
+            save_figure(drawing.figure, tmp_path / again / drawing.name)
+    paths = sorted((tmp_path / "a").iterdir())
+    assert {path.suffix for path in paths} >= {".png", ".pdf"}
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+    assert b"/FontFile2" in (tmp_path / "a" / "lineup_made08.pdf").read_bytes()  # TrueType, embedded
+
+
+def test_accuracy_against_epsilon(results, drawn):
+    drawing = drawn["lineup_made08"]
+    assert set(drawing.table["experiment"]) == set(NETWORKS)
+    for name in NETWORKS:
+        rows = results.tables[results.tables["experiment"] == name]
+        for curve, side in (("combined attack", "upper"), ("certified", "lower")):
+            table = drawing.table[(drawing.table["experiment"] == name) & (drawing.table["curve"] == curve)]
+            assert np.allclose(table["accuracy"], 100 * survival(best(rows, side), table["epsilon"]))
+            assert np.allclose(points(drawing.figure, f"{name} {curve}"), table[["epsilon", "accuracy"]])
+
+
+def test_several_data_sets_are_panels_of_one_figure_and_one_table(root, drawn, tmp_path):
+    shutil.copytree(root, tmp_path / "results")
+    make_results(tmp_path / "results", "other", illustrated=False)
+    (drawing,) = drawings(Results(run_folders(tmp_path / "results")), (RECIPES["robustness"],))
+    assert [axis.get_title() for axis in drawing.figure.axes] == ["made08", "other"]
+    alone = drawn["lineup_made08"].table
+    pd.testing.assert_frame_equal(drawing.table[drawing.table["dataset"] == "made08"], alone)
+    for axis in (0, 1):
+        assert len(points(drawing.figure, "hkr_cnn certified", axis)) == len(alone) / 6
+
+
+def test_the_lineup_prefers_convolutions_and_takes_every_seed(tmp_path):
+    make_results(tmp_path)
+    make_run(tmp_path / "made08" / "hkr_mlp" / "default" / "0", 0)
+    make_run(tmp_path / "made08" / "hkr_cnn" / "default" / "1", 1)
+    found = lineup(Results(run_folders(tmp_path)))
+    assert list(found) == ["plain_cnn", "ce_cnn", "hkr_cnn"]
+    assert [run.key[3] for run in found["hkr_cnn"]] == [0, 1]
+
+
+def test_every_image_of_the_sandwich(results, drawn):
+    drawing = drawn["sandwich_made08"]
+    assert len(drawing.table) == IMAGES * len(NETWORKS)
+    for axis, name in enumerate(NETWORKS):
+        table = drawing.table[drawing.table["experiment"] == name]
+        rows = results.tables[results.tables["experiment"] == name]
+        assert np.allclose(table["distance"], best(rows, "upper"))
+        assert np.allclose(table["certificate"], best(rows, "lower"))
+        assert np.allclose(points(drawing.figure, name, axis), table[["certificate", "distance"]])
+
+
+def test_tightness_by_attack(drawn):
+    table = drawn["tightness_made08"].table.set_index(["experiment", "method"])
+    # The certificate of the plain network is a tenth of the distance.
+    assert set(table.index.get_level_values(0)) == {"ce_cnn", "hkr_cnn"}
+    assert np.isclose(table.loc[("hkr_cnn", "lipbench"), "q50"], 1 / 0.95)
+    assert np.isclose(table.loc[("ce_cnn", "deepfool"), "q50"], 1.1 / 0.9)
+    assert table.loc[("ce_cnn", "fgm"), "q95"] == np.inf
+    assert table.loc[("ce_cnn", "fgm"), "failed"] == 100 / IMAGES
+    assert np.isclose(points(drawn["tightness_made08"].figure, "deepfool")[0, 0], 1.1 / 0.9)
+
+
+def test_cost_and_quality_of_attacks(drawn):
+    table = drawn["costs_made08"].table
+    rows = table[table["experiment"] == "hkr_cnn"].set_index("method")
+    assert np.isclose(rows.loc["lipbench", "quality"], 100)
+    assert np.isclose(rows.loc["deepfool", "quality"], 100 / 1.1)
+    assert np.isclose(rows.loc["fgm", "quality"], 100 / 1.5 * (IMAGES - 1) / IMAGES)  # a failure counts 0
+    assert np.isclose(rows.loc["lipbench", "seconds"], 3.0 / IMAGES * 1000)
+    # fgm takes longer than deepfool and finds less.
+    assert rows["front"].to_dict() == {"deepfool": True, "fgm": False, "lipbench": True}
+    axis = list(NETWORKS).index("hkr_cnn")
+    assert np.allclose(
+        points(drawn["costs_made08"].figure, "DeepFool", axis), rows.loc[["deepfool"], ["seconds", "quality"]]
+    )
+
+
+def test_adversarial_images_and_their_differences(results, drawn):
+    drawing = drawn["adversarial_made08"]
+    arrays = results.runs[0].arrays("illustrations.npz")
+    first = drawing.table.iloc[0]
+    image = int(first["index"])
+    original, adversarial, difference = pictures(drawing)[:3]
+    assert np.allclose(original, arrays["images"][image, 0] / 255)
+    chosen = {name: run.arrays("illustrations.npz") for name, (run, *_) in lineup(results).items()}["plain_cnn"]
+    assert np.allclose(adversarial, chosen["adversarial"][image, 0].astype(float), atol=1e-6)
+    assert np.allclose(difference, adversarial - chosen["images"][image, 0] / 255)
+    assert first["distance"] == chosen["adversarial_distances"][image]
+    assert set(drawing.table["label"]) == {0, 1}
+
+
+def test_colour_images_and_points_of_the_plane(tmp_path):
+    make_results(tmp_path, "colour", shape=(3, 8, 8))
+    make_results(tmp_path, "points", shape=(1, 1, 2))
+    names = ("adversarial", "saliency", "counterfactuals", "transport")
+    drawn = {d.name: d for d in drawings(Results(run_folders(tmp_path)), tuple(RECIPES[name] for name in names))}
+    assert set(drawn) == {f"{name}_colour" for name in names}
+    original, adversarial, difference = pictures(drawn["adversarial_colour"])[:3]
+    assert original.shape == adversarial.shape == (8, 8, 3)
+    strongest = np.take_along_axis(adversarial - original, np.abs(adversarial - original).argmax(2)[..., None], axis=2)
+    assert np.allclose(difference, strongest[..., 0], atol=2e-3)  # half precision
+
+
+def test_unequal_classes_count_alike(tmp_path):
+    folder = tmp_path / "d" / "hkr_cnn" / "default" / "0"
+    labels = np.array([0, 1, 1, 1])
+    for name, side in (("certificate", "lower"), ("fgm", "upper")):
+        distances = np.array([1.0, 3.0, 3.0, 3.0])
+        write_bounds(folder, bounds_table(range(4), labels, labels, name, side, distances), {})
+    write_manifest(folder)
+    (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["lineup"],))
+    between = drawing.table[(drawing.table["epsilon"] > 1) & (drawing.table["epsilon"] < 2.9)]
+    assert len(between)
+    assert np.allclose(between["accuracy"], 50)
+
+
+def test_networks_that_are_always_wrong_or_never_fooled(tmp_path):
+    for name, distance in (("plain_cnn", 0.0), ("hkr_cnn", np.inf)):
+        folder = tmp_path / "d" / name / "default" / "0"
+        for method, side, value in (("certificate", "lower", 0.0), ("fgm", "upper", distance)):
+            rows = bounds_table(range(2), np.array([0, 1]), np.array([1, 0]), method, side, np.full(2, value))
+            write_bounds(folder, rows, {})
+        write_manifest(folder)
+    (drawing,) = drawings(Results(run_folders(tmp_path)))
+    assert drawing.name == "lineup_d"
+    upper = drawing.table[drawing.table["curve"] == "combined attack"].groupby("experiment")["accuracy"]
+    assert upper.max().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
+    assert upper.min().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
+
+
+def test_saliency_maps_are_the_gradients(results, drawn):
+    table, shown = drawn["saliency_made08"].table, pictures(drawn["saliency_made08"])
+    arrays = [run.arrays("illustrations.npz") for (run, *_) in lineup(results).values()]
+    for i, held in enumerate(arrays):
+        row = table.iloc[i]
+        assert np.allclose(shown[1 + i], held["gradients"][int(row["index"]), 0].astype(float))
+        assert row["gradient_norm"] == held["gradient_norms"][int(row["index"])]
+
+
+def test_counterfactuals_move_against_the_gradient(results, drawn):
+    drawing = drawn["counterfactuals_made08"]
+    (run, *_) = lineup(results)["plain_cnn"]
+    held, rows = run.arrays("illustrations.npz"), drawing.table[drawing.table["experiment"] == "plain_cnn"]
+    image = int(rows["index"].iloc[0])
+    mine = rows[rows["index"] == image]
+    assert np.allclose(mine["f"], held["margins"][image] * (1 - mine["t"]))
+    step = held["margins"][image] / held["gradient_norms"][image] * held["gradients"][image, 0].astype(float)
+    for shown, t in zip(pictures(drawing), mine["t"], strict=False):
+        assert np.allclose(shown, np.clip(held["images"][image, 0] / 255 - t * step, 0, 1))
+
+
+def test_singular_values_and_bounds(drawn):
+    drawing = drawn["spectra_made08"]
+    rows = drawing.table[drawing.table["experiment"] == "plain_cnn"]
+    values = rows[rows["quantity"] == "singular value"]
+    assert values[["layer", "value"]].to_numpy().tolist() == [
+        ["0", 0.5],
+        ["0", 1.0],
+        ["0", 1.5],
+        ["2", 1.0],
+        ["2", 1.0],
+    ]
+    assert points(drawing.figure, "plain_cnn")[:, 1].tolist() == values["value"].tolist()
+    assert points(drawing.figure, "plain_cnn", 1)[:, 1].tolist() == NETWORKS["plain_cnn"][1]
+    assert points(drawing.figure, "hkr_cnn", 1)[:, 1].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_unbounded_network_and_flat_lines(tmp_path):
+    make_results(tmp_path)
+    path = tmp_path / "made08" / "plain_cnn" / "default" / "0" / "history.csv"
+    pd.DataFrame({"epoch": [1, 2], "lipschitz": [np.inf, np.inf]}).to_csv(path, index=False)
+    (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["spectra"],))
+    low, high = drawing.figure.axes[1].get_ylim()
+    assert low < 0.7, "the others stay at 1"
+    assert 1.4 < high < 2
+
+
+def test_histogram_of_gradient_norms(results, drawn):
+    table = drawn["gradients_made08"].table
+    for name, rows in table.groupby("experiment"):
+        assert np.isclose(rows["share"].sum(), 100)
+        norms = {n: run.arrays("illustrations.npz") for n, (run, *_) in lineup(results).items()}[name]["norms"]
+        inside = (norms >= rows["norm"].iloc[-1]) & (norms <= rows["upper"].iloc[-1])
+        assert np.isclose(rows["share"].iloc[-1], 100 * inside.mean())
+
+
+def test_transport_pairs_and_the_second_law(drawn):
+    drawing = drawn["transport_made08"]
+    pairs = drawing.table[(drawing.table["quantity"] == "pair") & (drawing.table["experiment"] == "hkr_cnn")]
+    assert np.allclose(pairs["value"], 0.8 * pairs["exact"] / 2.0)  # by the bound of f
+    assert np.allclose(points(drawing.figure, "hkr_cnn", -2), pairs[["x", "value"]])
+    assert points(drawing.figure, "hkr_cnn", -1)[:, 1].tolist() == [0.5, 1.0, 1.5]
+    estimates = drawing.table[drawing.table["quantity"] == "estimate"]
+    assert (estimates["value"] <= estimates["exact"]).all()
+
+
+def test_gap_between_training_and_test(drawn):
+    drawing = drawn["generalisation_made08"]
+    rows = drawing.table.set_index(["experiment", "quantity"])
+    assert np.isclose(rows.loc[("hkr_cnn", "accuracy"), "train"], 100 * 29 / 30)
+    assert rows.loc[("hkr_cnn", "accuracy"), "test"] == 100
+    assert np.isclose(points(drawing.figure, "hkr_cnn")[0, 0], 100 * 29 / 30)
+
+
+def test_tradeoff_along_a_sweep(drawn):
+    table = drawn["tradeoff_made08"].table
+    assert set(table["parameter"]) == {"margin"}  # alpha is the same in all
+    assert table["epsilon"].unique().tolist() == [1.0]
+    assert table["value"].tolist() == [0.5, 1.0, 2.0]
+    assert table["front"].tolist() == [True, True, False]
+    assert np.allclose(points(drawn["tradeoff_made08"].figure, "Pareto front"), [[50, 99], [70, 98]])
+
+
+def test_pareto_front_of_equal_points():
+    x, y = pd.Series([1.0, 1.0, 2.0, 0.5]), pd.Series([3.0, 3.0, 1.0, 2.0])
+    assert pareto(x, y).tolist() == [True, True, True, False]
+
+
+def test_figures_know_no_network():
+    folder = Path(lipbench.__file__).parent / "figures"
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] != "torch", path.name
+                if name.startswith("lipbench"):
+                    assert name.startswith(("lipbench.figures", "lipbench.results", "lipbench.escapes")), (
+                        f"{path.name}: {name}"
+                    )
