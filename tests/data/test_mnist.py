@@ -67,10 +67,10 @@ def test_idx_reads_plain_and_gzip_whatever_the_name(
         (b"", (4, 3, 2), "is empty"),
         (GOOD[:10], (4, 3, 2), "truncated: 10 bytes"),
         (GOOD[:-1], (4, 3, 2), "truncated: its header promises 24 bytes of data, it has 23"),
-        (gzip.compress(GOOD)[:-9], (4, 3, 2), "truncated gzip"),
-        (gzip.compress(GOOD)[:5], (4, 3, 2), "truncated gzip"),
-        (gzip.compress(GOOD)[:-8] + b"\x00" * 8, (4, 3, 2), "corrupt gzip"),
-        (gzip.compress(GOOD)[:10] + b"\xff" * 30, (4, 3, 2), "corrupt gzip"),
+        (gzip.compress(GOOD, mtime=0)[:-9], (4, 3, 2), "truncated gzip"),
+        (gzip.compress(GOOD, mtime=0)[:5], (4, 3, 2), "truncated gzip"),
+        (gzip.compress(GOOD, mtime=0)[:-8] + b"\x00" * 8, (4, 3, 2), "corrupt gzip"),
+        (gzip.compress(GOOD, mtime=0)[:10] + b"\xff" * 30, (4, 3, 2), "corrupt gzip"),
         (gzip.compress(GOOD[:-1]), (4, 3, 2), "truncated: its header"),
         (b"<html>not here</html>", (4, 3, 2), "is a web page"),
         (b"\x00\x00\x0d\x03" + GOOD[4:], (4, 3, 2), "magic number 0x00000d03"),
@@ -108,7 +108,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         }
         for kind, array in arrays.items():
             key, content = f"{part} {kind}", idx(array)
-            archive = gzip.compress(content)
+            archive = gzip.compress(content, mtime=0)
             file = replace(FILES[key], shape=array.shape, md5=md5(content), archive_md5=md5(archive))
             monkeypatch.setitem(FILES, key, file)
             (folder / f"{file.name}.gz").write_bytes(archive)
