@@ -20,7 +20,7 @@ def cases() -> list[tuple[str, str]]:
     """The diffs with their commands."""
     if not PAGE.exists():
         return []
-    return re.findall(r"^```diff\n(.*?)^```\n\n`python -m lipbench\.run ([^`]+)`", PAGE.read_text(), re.M | re.S)
+    return re.findall(r"^```diff\n(.*?)^```\n\n`python -m lipbench run ([^`]+)`", PAGE.read_text(), re.M | re.S)
 
 
 @pytest.mark.parametrize(("diff", "command"), cases(), ids=[c.split()[-1] for _, c in cases()])

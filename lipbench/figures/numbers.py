@@ -9,6 +9,8 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
+from lipbench.escapes import printable
+
 COLUMNS = ["panel", "series", "x", "y"]
 
 
@@ -26,8 +28,8 @@ def drawn(figure: Figure) -> pd.DataFrame:
         for series, points in _series(axis):
             if len(points):
                 table = pd.DataFrame(points, columns=["x", "y"])
-                table.insert(0, "series", "" if series.startswith("_") else series)
-                table.insert(0, "panel", _name(axis, number))
+                table.insert(0, "series", "" if series.startswith("_") else printable(series))
+                table.insert(0, "panel", printable(_name(axis, number)))
                 tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 

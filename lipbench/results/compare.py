@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
+from lipbench.escapes import printable
 from lipbench.files import ResultsError, differences, read_json
 from lipbench.results.layout import RUN_COLUMNS
 from lipbench.results.summary import EPSILONS
@@ -98,7 +99,7 @@ def compare(
 
 
 def _key(folder: Path) -> tuple[str, ...]:
-    return folder.resolve().parts[-4:]
+    return tuple(map(printable, folder.resolve().parts[-4:]))
 
 
 def _paired(first: Path, second: Path) -> tuple[pd.DataFrame, str]:

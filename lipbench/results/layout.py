@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lipbench.escapes import printable
+
 RUN_COLUMNS = ["dataset", "experiment", "variant", "seed"]
 
 
@@ -18,8 +20,10 @@ def run_folders(root: Path) -> list[Path]:
 
 
 def run_key(folder: Path) -> dict[str, Any]:
-    """dataset, experiment, variant and seed of a run, from its path."""
-    parts = folder.resolve().parts[-4:]
+    """dataset, experiment, variant and seed of a run, from its path. Text is printable: not every table holds what a
+    file system allows in a name.
+    """
+    parts = tuple(printable(part) for part in folder.resolve().parts[-4:])
     seed: Any = int(parts[-1]) if parts[-1].isdecimal() else parts[-1]
     return dict(zip(RUN_COLUMNS, (*parts[:-1], seed), strict=True))
 

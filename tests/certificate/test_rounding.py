@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipbench import layers
-from lipbench import modules as state
+from lipbench import layers, precision
 from lipbench.certificate import (
     Affine,
     Unbounded,
@@ -316,7 +315,7 @@ def test_another_arithmetic_than_that_of_float32_is_not_certified(monkeypatch):
     with torch.autocast("cpu"):
         assert "autocast" in why_not(model, x)
         assert (certify_float(model, x, y) == 0).all()
-        with state.float32_products():
+        with precision.float32_products():
             assert why_not(model, x) == ""
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
     assert "ONEDNN" in why_not(model, x)
@@ -331,7 +330,7 @@ def test_convolutions_of_winograd_and_fourier_are_not_certified():
         with torch.backends.nnpack.flags(enabled=True):
             assert "NNPACK" in why_not(model, x)
             assert (certify_float(model, x, y) == 0).all()
-            with state.float32_products():
+            with precision.float32_products():
                 assert certify_float(model, x, y).max() > 0
             assert why_not(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), x) == ""
     finally:

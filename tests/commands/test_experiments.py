@@ -254,7 +254,7 @@ def test_an_unsound_network_breaks_the_transport_law(tmp_path, monkeypatch):
     job = replace(job, certificates={})
     job.run()
     (job.folder / "summary.json").unlink()  # what is finished is not judged again
-    monkeypatch.setattr("lipbench.evaluation.evaluate.gaps", lambda model, shape: torch.full((2, 2), 0.5))
+    monkeypatch.setattr("lipbench.evaluation.transport_law.gaps", lambda model, shape: torch.full((2, 2), 0.5))
     with pytest.raises(LawViolation, match="TRANSPORT"):
         job.run()
 

@@ -17,7 +17,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])  # the file alone, which imports nothing large
-from locks import locked
+from lock import locked
 with locked(Path(sys.argv[1]), methods=["fgm"]):
     print("held", flush=True)
     time.sleep(60)
