@@ -80,11 +80,9 @@ def tables(root, seed):
     return {path.name: path.read_bytes() for path in sorted((folder / "bounds").glob("*.csv"))}
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray", "ray_cluster"])
+@pytest.mark.parametrize("launcher", ["joblib", "ray", "ray_cluster"])
 def test_a_death_and_a_failure_stop_no_other(launcher, sweep, undisturbed, tmp_path, request):
     options = [f"hydra/launcher={launcher}"]
-    if launcher.startswith("submitit"):
-        pytest.importorskip("submitit", reason="pip install 'lipbench[submitit]'")
     if launcher == "ray":
         pytest.importorskip("ray", reason="pip install 'lipbench[ray]'")
     if launcher == "ray_cluster":
