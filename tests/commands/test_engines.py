@@ -15,7 +15,7 @@ TESTS = Path(__file__).parents[1]
 RAY = Path(sys.executable).parent / "ray"
 PORT = 46379
 TINY = ["loss.alpha=0.9", "training.epochs=1", "images=4", "attack=[fgsm]", "measure=[]", "threads=1"]
-VARIANT = "dataset._target_=mortal.moons,loss.alpha=0.9,training.epochs=1"
+VARIANT = "dataset._target_=helpers.mortal.moons,loss.alpha=0.9,training.epochs=1"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def sweep(environment):
         (root / "fates").mkdir()
         for seed, fate in (fates or {}).items():
             (root / "fates" / str(seed)).write_text(fate)
-        data = ["dataset._target_=mortal.moons", f"+dataset.path={root}/fates/${{seed}}"]
+        data = ["dataset._target_=helpers.mortal.moons", f"+dataset.path={root}/fates/${{seed}}"]
         command = [sys.executable, "-m", "lipbench", "run", "suite=two_moons/hkr_mlp", f"seed={seeds}", *data, *TINY]
         # Paths are relative to the working directory, which jobs have to find.
         return subprocess.run(
