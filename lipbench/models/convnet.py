@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lipbench.layers import ConstraintFactory, constrain
-from lipbench.models.heads import ActivationFactory, Head, head, make_activation, normalization
+from lipbench.models.heads import ActivationFactory, Head, dense, make_activation, normalization
 
 
 def convnet(
@@ -57,11 +57,11 @@ def convnet(
     """
     if padding is None:
         padding = kernel_size // 2 if stride == 1 else 0
-    layers: list[nn.Module] = [*normalization(tuple(mean), tuple(std)), *([pooling(2)] if pool_first else [])]
+    layers: list[nn.Module] = [*normalization(mean, std), *([pooling(2)] if pool_first else [])]
     for stage, width in enumerate(channels):
         for _ in range(depth):
             c, h, w = output_shape(layers, shape)
-            if min(h + 2 * padding, w + 2 * padding) < kernel_size:
+            if min(h, w) + 2 * padding < kernel_size:
                 raise ValueError(
                     f"An image of {shape[1]}x{shape[2]} is too small for {len(channels)} stages of kernel "
                     f"{kernel_size}: use fewer channels."
@@ -71,11 +71,7 @@ def convnet(
         if stride == 1 and (pool_last or stage + 1 < len(channels)):
             layers.append(pooling(2))
     features = math.prod(output_shape(layers, shape))
-    layers.append(nn.Flatten())
-    for width in widths:
-        layers += [constrain(nn.Linear(features, width), constraint), make_activation(activation, width)]
-        features = width
-    return nn.Sequential(*layers, *head(features, classes, constraint, head_kind))
+    return nn.Sequential(*layers, nn.Flatten(), *dense(features, widths, classes, constraint, activation, head_kind))
 
 
 @torch.no_grad()
