@@ -51,12 +51,7 @@ def resnet(
     Raises:
         ValueError: an even kernel, or an image that cannot be halved so often.
     """
-    if kernel_size % 2 == 0:
-        raise ValueError(f"A block keeps the image's size: give an odd kernel_size, not {kernel_size}.")
-    if min(shape[1:]) < 2 ** len(depth):
-        raise ValueError(
-            f"An image of {shape[1]}x{shape[2]} cannot be halved {len(depth)} times: use fewer stages (model.depth)."
-        )
+    _check(shape, kernel_size, len(depth))
     outer = constraint if transition is None or is_free(constraint) else transition
     layers = normalization(mean, std)
     for stage, blocks in enumerate(depth):
@@ -67,6 +62,15 @@ def resnet(
             layers += _block(channels, (h // 2, w // 2), kernel_size, constraint, activation)
     features = math.prod(output_shape(layers, shape))
     return nn.Sequential(*layers, nn.Flatten(), *dense(features, widths, classes, outer, activation, head_kind))
+
+
+def _check(shape: tuple[int, int, int], kernel_size: int, stages: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"A block keeps the image's size: give an odd kernel_size, not {kernel_size}.")
+    if min(shape[1:]) < 2**stages:
+        raise ValueError(
+            f"An image of {shape[1]}x{shape[2]} cannot be halved {stages} times: use fewer stages (model.depth)."
+        )
 
 
 def _block(
