@@ -1,20 +1,21 @@
-"""A job of a sweep as a value that any process can call, and how many of them run side by side whatever becomes of one.
+"""A run of a sweep as a value that any process can call, and the loop that starts such jobs and starts them again.
 
 What Hydra's launchers do in one process (compose the configuration of a job, run it, keep its answer) a `Job` does in
-any other one, on any machine that sees the same folders.
+any other process, on any machine that sees the same folders.
 """
 
+import importlib
 import os
-import pickle
 import sys
 import threading
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
@@ -22,6 +23,9 @@ from hydra.core.utils import JobReturn, JobStatus, env_override, filter_override
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+
+if TYPE_CHECKING:
+    from lipbench.runs.outcome import Outcome
 
 # Libraries of linear algebra read their number of threads from these when they are imported.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -35,16 +39,15 @@ class JobDied(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep. Called in any process, it runs there and returns Hydra's answer; an error of the job is part
-    of the answer.
+    """One run of a sweep.
 
     Attributes:
         number: in the sweep.
-        overrides: of the command line, those of this job.
+        overrides: of the command line, those of this run.
         threads: of the CPU, where the configuration does not say.
         minutes: after which the process ends itself; None: never.
         folder: the working directory of the command.
-        variables: of the environment of the command: where data lie.
+        variables: of the environment of the command, which say where data lie.
     """
 
     number: int
@@ -58,8 +61,9 @@ class Job:
     task: TaskFunction
     singletons: Mapping[Any, Any]
 
-    def __call__(self) -> JobReturn:
-        """
+    def __call__(self) -> "Outcome":
+        """Makes the run in this process.
+
         Raises:
             JobDied: this machine does not see the working directory of the command.
         """
@@ -69,31 +73,42 @@ class Job:
         os.environ.update(self.variables)
         Singleton.set_state(self.singletons)
         setup_globals()
+        end = threading.Timer(60 * (self.minutes or 0), self._end)
+        end.daemon = True
+        if self.minutes is not None:
+            end.start()
+        try:
+            return self._run()
+        except Exception as error:  # of Hydra: what a run raises is part of its outcome
+            return self.lost(f"{type(error).__name__}: {error}")
+        finally:
+            end.cancel()
+
+    def _run(self) -> "Outcome":
         config = self.context.config_loader.load_sweep_config(self.config, list(self.overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = self.number
             config.threads = config.get("threads") or self.threads
             config.progress = False  # the bars of several jobs would write over each other
         HydraConfig.instance().set_config(config)
-        end = None if self.minutes is None else threading.Timer(60 * self.minutes, self._end)
-        if end is not None:
-            end.daemon = True
-            end.start()
-        try:
-            answer = run_job(
-                hydra_context=self.context,
-                task_function=self.task,
-                config=config,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-        finally:
-            if end is not None:
-                end.cancel()
-        value = answer._return_value
-        if answer.status == JobStatus.FAILED:
-            value = _sendable(value)
-        return JobReturn(overrides=list(self.overrides), status=answer.status, _return_value=value)
+        answer: Outcome = run_job(
+            hydra_context=self.context,
+            task_function=self.task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        ).return_value
+        return answer
+
+    def _end(self) -> None:
+        print(f"{self.minutes:g} minutes are over: {' '.join(self.overrides)}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def lost(self, why: str) -> "Outcome":
+        """The outcome of a run that gave no answer, from its folder."""
+        from lipbench.commands.sweeps import lost
+
+        return lost(self.overrides, self.config, why)
 
     def checkpoint(self) -> Any:
         """What submitit puts into the queue again when the time of the job is over: the same job, which goes on."""
@@ -101,17 +116,13 @@ class Job:
 
         return DelayedSubmission(self)
 
-    def _end(self) -> None:
-        print(f"{self.minutes:g} minutes are over: {' '.join(self.overrides)}", file=sys.stderr, flush=True)
-        os._exit(1)
-
 
 class Handle(Protocol):
     """A job that was given to an engine. `result` raises where its process died."""
 
     def done(self) -> bool: ...
 
-    def result(self) -> JobReturn: ...
+    def result(self) -> "Outcome": ...
 
 
 class SideBySide(Launcher):
@@ -125,9 +136,6 @@ class SideBySide(Launcher):
         retries: how often a job is started again whose process died or whose time was over. It goes on from its last
             checkpoint. An error of the job itself is final.
     """
-
-    # Whether `start` is given all waiting jobs in one call, or one in each.
-    TOGETHER = False
 
     def __init__(
         self,
@@ -149,65 +157,69 @@ class SideBySide(Launcher):
         """Makes the engine ready for that many jobs: -> how many of them it is given at once."""
 
     @abstractmethod
-    def start(self, jobs: Mapping[int, Job]) -> Mapping[int, Handle]:
-        """Gives jobs to the engine. Keys are places, from 0 up to what `begin` returned; each has one job at a time."""
+    def start(self, place: int, job: Job) -> Handle:
+        """Gives a job to the engine. Places count from 0 up to what `begin` returned; each has one job at a time."""
 
     @abstractmethod
-    def end(self, running: Sequence[Handle]) -> None:
-        """Lets go of the engine. Where jobs are still running the sweep was interrupted."""
+    def end(self, running: Sequence[Any]) -> None:
+        """Lets go of the engine, whose jobs with these handles still run because the sweep was interrupted."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs all jobs: -> their answers in the same order. Those that failed raise when they are asked for it."""
+        """Runs all jobs: -> their outcomes in the same order, which `OUTCOMES` gets too."""
+        from lipbench.commands.sweeps import OUTCOMES
+
+        if self.jobs is not None and not (isinstance(self.jobs, int) and self.jobs >= 1):
+            raise SystemExit(f"hydra.launcher.jobs={self.jobs}: how many at once, 1 or more; null: all that have room.")
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         with env_override({name: str(self.threads) for name in THREADS}):  # new processes inherit it
             setup_globals()
-            jobs = [self._job(number, o) for number, o in enumerate(job_overrides, initial_job_idx)]
-            if self.jobs is not None and not (isinstance(self.jobs, int) and self.jobs >= 1):
-                raise SystemExit(
-                    f"hydra.launcher.jobs={self.jobs}: how many at once, 1 or more; null: all that have room."
-                )
+            jobs = [self._job(number, overrides) for number, overrides in enumerate(job_overrides, initial_job_idx)]
             places = self.begin(len(jobs))
             print(f"{len(jobs)} jobs, {min(places, len(jobs))} at once, threads of each: {self.threads}", flush=True)
-            running: dict[int, tuple[int, Handle]] = {}
+            running: dict[int, tuple[Job, Handle]] = {}
             try:
-                answers = self._run(jobs, places, running)
+                outcomes = self._run(jobs, places, running)
             finally:
                 self.end([handle for _, handle in running.values()])
-        return [answers[position] for position in range(len(jobs))]
+        OUTCOMES.extend(outcomes)
+        return [JobReturn(status=JobStatus.COMPLETED, _return_value=outcome) for outcome in outcomes]
 
-    def _run(self, jobs: Sequence[Job], places: int, running: dict[int, tuple[int, Handle]]) -> dict[int, JobReturn]:
-        """Position of each job -> its answer. `running` is what runs at any moment: place -> (position, handle)."""
-        waiting, lives, answers = deque(range(len(jobs))), [1 + self.retries] * len(jobs), {}
-        names = _names([job.overrides for job in jobs])
+    def _run(self, jobs: Sequence[Job], places: int, running: dict[int, tuple[Job, Handle]]) -> "list[Outcome]":
+        """The outcome of each job. `running` is kept up to date: place -> (job, handle)."""
+        waiting, retries, outcomes = deque(jobs), {job.number: self.retries for job in jobs}, dict[int, Any]()
+        common = set(jobs[0].overrides).intersection(*(job.overrides for job in jobs[1:])) if len(jobs) > 1 else set()
         while waiting or running:
-            for position, place, handle in self._start(jobs, waiting, [p for p in range(places) if p not in running]):
-                running[place] = position, handle
-            for place, (position, handle) in list(running.items()):
+            for place in [place for place in range(places) if place not in running][: len(waiting)]:
+                job = waiting.popleft()
+                running[place] = job, self._given(place, job)
+            for place, (job, handle) in list(running.items()):
                 if not handle.done():
                     continue
                 del running[place]
-                lives[position] -= 1
-                answer, error = _answer(jobs[position], handle)
-                if isinstance(error, JobDied) and lives[position] > 0:
-                    waiting.append(position)
-                    print(f"again: {names[position]}: {error}", flush=True)
-                    continue
-                answers[position] = answer
-                what = "ended" if error is None else f"FAILED, {error}"
-                print(f"[{len(answers)}/{len(jobs)}] {what}: {names[position]}", flush=True)
+                name = " ".join(o for o in filter_overrides(job.overrides) if o not in common)
+                try:
+                    outcome = handle.result()
+                except Exception as error:  # of the engine, not of the job
+                    why = str(error) if isinstance(error, JobDied) else f"{type(error).__name__}: {error}"
+                    retries[job.number] -= 1
+                    if retries[job.number] >= 0:
+                        waiting.append(job)
+                        print(f"again: {name}: {why}", flush=True)
+                        continue
+                    outcome = job.lost(f"its process died ({why})")
+                outcomes[job.number] = outcome
+                said = f"FAILED, {outcome.why}" if outcome.code == 1 else "ended"
+                print(f"[{len(outcomes)}/{len(jobs)}] {said}: {name}", flush=True)
             time.sleep(PAUSE)
-        return answers
+        return [outcomes[job.number] for job in jobs]
 
-    def _start(self, jobs: Sequence[Job], waiting: deque[int], free: Sequence[int]) -> list[tuple[int, int, Handle]]:
-        """Gives waiting jobs to free places: (position, place, handle) of each. What the engine refuses has died."""
-        given = {place: waiting.popleft() for place in free[: len(waiting)]}
-        handles: dict[int, Handle] = {}
-        for places in [list(given)] if self.TOGETHER and given else [[place] for place in given]:
-            try:
-                handles |= self.start({place: jobs[given[place]] for place in places})
-            except Exception as error:
-                handles |= dict.fromkeys(places, Refused(error))
-        return [(position, place, handles[place]) for place, position in given.items()]
+    def _given(self, place: int, job: Job) -> Handle:
+        try:
+            return self.start(place, job)
+        except Exception as error:  # a job that the engine does not take has died
+            refused: Future[Outcome] = Future()
+            refused.set_exception(error)
+            return refused
 
     def _job(self, number: int, overrides: Sequence[str]) -> Job:
         return Job(
@@ -224,48 +236,15 @@ class SideBySide(Launcher):
         )
 
 
-@dataclass(frozen=True)
-class Refused:
-    """The handle of a job that the engine did not take."""
+def need(library: str) -> Any:
+    """A library of an extra of the same name, or the way to install it.
 
-    error: Exception
-
-    def done(self) -> bool:
-        return True
-
-    def result(self) -> JobReturn:
-        raise self.error
-
-
-def need(module: str, extra: str, imported: Callable[[], Any]) -> Any:
-    """What `imported` imports, or the way to install it."""
+    Raises:
+        SystemExit: the library is not installed.
+    """
     try:
-        return imported()
+        return importlib.import_module(library)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != module:
+        if error.name is None or error.name.split(".")[0] != library:
             raise
-        raise SystemExit(f"{module} is not installed: pip install 'lipbench[{extra}]'.") from None
-
-
-def _answer(job: Job, handle: Handle) -> tuple[JobReturn, Exception | None]:
-    try:
-        answer = handle.result()
-    except Exception as error:  # of the engine, not of the job
-        died = JobDied(f"{type(error).__name__}: {error}" if not isinstance(error, JobDied) else str(error))
-        return JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED, _return_value=died), died
-    return answer, answer._return_value if answer.status == JobStatus.FAILED else None
-
-
-def _names(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Of each job the overrides that not all of them have."""
-    common = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set()
-    return [" ".join(o for o in filter_overrides(job) if o not in common) for job in jobs]
-
-
-def _sendable(error: Exception) -> Exception:
-    """The error itself where it survives the way to another process; else one that says the same."""
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-        return error if type(copy) is type(error) else RuntimeError(str(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        raise SystemExit(f"{library} is not installed: pip install 'lipbench[{library}]'.") from None

@@ -68,7 +68,8 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Runs all trials. A trial of which a job failed is a failed trial; the others go on."""
-        optuna = need("optuna", "optuna", _optuna)
+        optuna = need("optuna")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         space, fixed = self._read(arguments)
         study = optuna.create_study(direction=self.direction, sampler=instantiate(self.sampler))
         returns: list[Sequence[JobReturn]] = []
@@ -170,10 +171,3 @@ def _all_values(override: Override) -> list[str]:
 
 def _line(values: Sequence[str], objective: str, value: float | None) -> str:
     return f"{' '.join(values)}: {'failed' if value is None else f'{objective} {value:.4f}'}"
-
-
-def _optuna() -> Any:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna

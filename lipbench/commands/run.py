@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from lipbench.commands.kinds import checked
 from lipbench.commands.options import PATHS, check_overrides, check_results, judging, quoted, report_lines
 from lipbench.commands.suites import CONF, PLACES, CommandError, expand_suites
-from lipbench.commands.sweeps import command_of, recorded
+from lipbench.commands.sweeps import OUTCOMES, command_of
 from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default
 from lipbench.escapes import say
 from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
@@ -88,6 +88,7 @@ def task(cfg: DictConfig) -> Outcome:
         outcome = Outcome(name, str(cfg.results), FAILED, str(error))
     finally:
         processes.stop()
+    OUTCOMES.append(outcome)
     # In a sweep the other jobs go on, and the command says at its end which failed.
     if outcome.code != FINISHED and hydra_config.mode != RunMode.MULTIRUN:
         raise SystemExit(outcome.code)
@@ -108,13 +109,13 @@ def main() -> None:
                 "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
                 "in which every network has one process."
             )
-        with recorded() as outcomes:
-            try:
-                task()
-            finally:
-                if outcomes:
-                    say(summary_lines(outcomes), sys.stderr)
-        raise SystemExit(exit_code(outcomes))
+        OUTCOMES.clear()
+        try:
+            task()
+        finally:
+            if OUTCOMES and {"-m", "--multirun"} & set(sys.argv[1:]):
+                say(summary_lines(OUTCOMES), sys.stderr)
+        raise SystemExit(exit_code(OUTCOMES))
     except CommandError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:

@@ -1,18 +1,13 @@
-"""The runs of a sweep: which ones there are, before any is started, and how they ended, with whatever launcher."""
+"""The runs of a sweep: which ones there are, before any is started, and how they ended."""
 
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from lipbench.commands.suites import CONF, CommandError
@@ -21,6 +16,9 @@ from lipbench.runs import state as states
 from lipbench.runs.outcome import ELSEWHERE, FAILED, FINISHED, Outcome
 from lipbench.runs.state import state_of
 
+# Outcomes of the runs that this process has made, or had a launcher make. Hydra passes them to sweepers alone.
+OUTCOMES: list[Outcome] = []
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -28,8 +26,8 @@ class Planned:
 
     Attributes:
         name: "<dataset>/<experiment>".
-        folder: where it lies, or will.
-        command: what makes it alone.
+        folder: of its results.
+        command: makes this run alone.
     """
 
     name: str
@@ -48,7 +46,7 @@ def planned(arguments: Sequence[str]) -> list[Planned]:
     Raises:
         CommandError: a sweeper that chooses its runs as it goes.
     """
-    # How they are launched is no matter here, and the launcher may not be installed.
+    # The launcher does not change which runs there are, and may not be installed.
     overrides = [a for a in arguments if not a.startswith(("-", "hydra/launcher", "hydra.launcher"))]
     parser = OverridesParser.create()
     fixed = [override.input_line for override in parser.parse_overrides(overrides) if not override.is_sweep_override()]
@@ -56,7 +54,7 @@ def planned(arguments: Sequence[str]) -> list[Planned]:
         config = compose("config", overrides=[str(line) for line in fixed], return_hydra_config=True)
     if not str(config.hydra.sweeper.get("_target_")).endswith(".BasicSweeper"):
         raise CommandError("A sweeper that chooses its runs as it goes has no list of them: give results= alone.")
-    # What an experiment of one's own sweeps by itself, then the command line, which has the last word.
+    # Sweep parameters of the experiment file; the command line overrides them.
     own = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parsed = parser.parse_overrides([*own, *(o for o in overrides if not o.startswith("hydra"))])
     (jobs,) = BasicSweeper.split_arguments(parsed, None)
@@ -71,71 +69,16 @@ def _planned(overrides: Sequence[str], config: DictConfig, parser: OverridesPars
     return Planned(called(folder), folder, command_of(task))
 
 
-@contextmanager
-def recorded() -> Iterator[list[Outcome]]:
-    """While it is open, the outcomes of all jobs that any launcher starts for any sweeper are gathered in the list.
+def lost(overrides: Sequence[str], config: DictConfig, why: str) -> Outcome:
+    """The outcome of a run whose process said nothing, from the state of its folder.
 
-    A launcher that breaks down, because a worker was killed for instance, is started again for the same jobs as long as
-    that finishes more of them: finished ones are skipped, and those that still run elsewhere are left alone.
+    Args:
+        overrides: of the command line, those of this run.
+        config: of the sweep, Hydra's part included.
+        why: how the process ended.
     """
-    outcomes: list[Outcome] = []
-    plugins = Plugins.instance()
-    instantiate = plugins.instantiate_launcher
-
-    def instantiate_recorded(*, config: DictConfig, **options: Any) -> Any:
-        launcher = instantiate(config=config, **options)
-        launch, parser = launcher.launch, OverridesParser.create()
-
-        def launch_recorded(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            plan = [_planned(job, config, parser) for job in job_overrides]
-            returns = _launched(launch, job_overrides, initial_job_idx, plan)
-            outcomes.extend(_outcome(run, one) for run, one in zip(plan, returns, strict=True))
-            return returns
-
-        setattr(launcher, "launch", launch_recorded)  # noqa: B010 (to mypy, a method is not assigned to)
-        return launcher
-
-    setattr(plugins, "instantiate_launcher", instantiate_recorded)  # noqa: B010
-    try:
-        yield outcomes
-    finally:
-        del plugins.instantiate_launcher  # the one of the class again
-
-
-def _launched(launch: Any, jobs: Sequence[Sequence[str]], first: int, plan: Sequence[Planned]) -> Sequence[JobReturn]:
-    finished = _finished(plan)
-    while True:
-        try:
-            returns: Sequence[JobReturn] = launch(jobs, initial_job_idx=first)
-            return returns
-        except Exception as error:
-            why, before = f"its worker died ({type(error).__name__}: {error})", finished
-            finished = _finished(plan)
-            more = before < finished < len(plan)
-            print(f"\nThe launcher broke down: {type(error).__name__}: {error}", file=sys.stderr)
-            print("It is started again for what is left." if more else "It gets no further.", file=sys.stderr)
-            if not more:
-                return [_returned(job, _found(run, why)) for job, run in zip(jobs, plan, strict=True)]
-
-
-def _finished(plan: Sequence[Planned]) -> int:
-    return sum(state_of(run.folder).kind == states.FINISHED for run in plan)
-
-
-def _found(run: Planned, why: str) -> Outcome:
-    """What a folder says of a run whose worker said nothing."""
+    run = _planned(overrides, config, OverridesParser.create())
     state = state_of(run.folder)
     codes = {states.FINISHED: FINISHED, states.RUNNING: ELSEWHERE}
     said = state.detail if state.kind in (states.RUNNING, states.FAILED) else why
     return Outcome(run.name, str(run.folder), codes.get(state.kind, FAILED), said)
-
-
-def _outcome(run: Planned, returned: JobReturn) -> Outcome:
-    if returned.status == JobStatus.COMPLETED and isinstance(returned.return_value, Outcome):
-        return returned.return_value
-    # Nothing that a run raises comes this far: this is Hydra's, or the launcher's.
-    return _found(run, str(getattr(returned, "_return_value", "no answer of its worker")))
-
-
-def _returned(overrides: Sequence[str], outcome: Outcome) -> JobReturn:
-    return JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=outcome)

@@ -8,24 +8,23 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from lipbench.data.contents import START, what_it_is
 from lipbench.data.idx import GZIP_MAGIC, DataError
 
 XZ_MAGIC = b"\xfd7zXZ\x00"
 CHUNK = 1 << 20
-# Bytes of an archive unpacked, of its largest file, and of what stands between two files.
-TOTAL, LIMIT, HEADERS = 2**30, 2**28, 2**20
+# Bytes of all files in an archive, and of its largest one.
+TOTAL, LIMIT = 2**30, 2**28
 
 
 def read_members(archive: Path, limit: int = LIMIT) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each file in a tar archive, plain, gzipped or xz, one after the other, to its very end.
 
-    Nothing is unpacked to the disk. What an archive of data has no use for is refused all the same: links, devices,
-    sparse files, names that lead out of a folder.
+    Nothing is unpacked to the disk. Links, devices and sparse files are refused.
 
     Args:
         limit: bytes of the largest file. All together may have `TOTAL`.
@@ -34,61 +33,26 @@ def read_members(archive: Path, limit: int = LIMIT) -> Iterator[tuple[str, bytes
         DataError: it is no such archive (an HTML page, for example), truncated, corrupt, or one that unpacks to more.
         OSError: it cannot be read.
     """
-    with ExitStack() as stack:
-        file = stack.enter_context(archive.open("rb"))
-        with _refusals(archive):
-            stream = _Metered(_uncompressed(file, archive))
-            # "r|" reads forwards only: nothing but the file at hand is kept in memory.
-            tar = stack.enter_context(tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|"))
-        while True:
-            with _refusals(archive):
-                stream.allow(HEADERS)
-                if (member := tar.next()) is None:
-                    break
-                content = _content(tar, member, stream, limit)
-                tar.members.clear()  # type: ignore[attr-defined]
-            if content is not None:
-                yield member.name.removeprefix("./"), content
-        with _refusals(archive):
-            stream.allow(TOTAL)
-            while stream.read(CHUNK):  # the check sum of the compressed stream comes last
-                pass
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, stream: _Metered, limit: int) -> bytes | None:
-    """Of a file; None for a folder. Raises `DataError` for anything else."""
-    name = f"its member {member.name[:100]!r}"
-    if member.name.startswith(("/", "\\")) or ".." in member.name.replace("\\", "/").split("/"):
-        raise DataError(f"{name} leads out of the archive's folder")
-    if member.isdir():
-        return None
-    if not member.isreg() or member.issparse():
-        raise DataError(f"{name} is a link, a device or a sparse file, which no data set has")
-    if member.size > limit:
-        raise DataError(f"{name} has {member.size:,} bytes; the largest file of a data set has at most {limit:,}")
-    stream.allow(member.size + HEADERS)
-    reader = tar.extractfile(member)
-    return b"" if reader is None else reader.read()
-
-
-class _Metered:
-    """A stream that gives so many bytes until it is allowed to go on: headers of an archive may promise anything."""
-
-    def __init__(self, stream: IO[bytes]):
-        self._stream, self._left, self._total = stream, HEADERS, TOTAL
-
-    def allow(self, size: int) -> None:
-        """Gives at most `size` bytes from here on."""
-        self._left = size
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes. Raises `DataError`."""
-        content = self._stream.read(min(size, CHUNK))
-        self._left -= len(content)
-        self._total -= len(content)
-        if min(self._left, self._total) < 0:
-            raise DataError("it unpacks to far more than a data set has")
-        return content
+    with archive.open("rb") as file, _refusals(archive):
+        stream, left = _uncompressed(file, archive), TOTAL
+        # "r|" reads forwards only: nothing but the file at hand is kept in memory.
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                name = f"its member {member.name[:100]!r}"
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise DataError(f"{name} is a link, a device or a sparse file, which no data set has")
+                left -= member.size
+                if member.size > limit or left < 0:
+                    raise DataError(
+                        f"{name} has {member.size:,} bytes; a file of a data set has at most {limit:,}, all of them "
+                        f"{TOTAL:,}"
+                    )
+                reader = tar.extractfile(member)
+                yield member.name.removeprefix("./"), b"" if reader is None else reader.read()
+        while stream.read(CHUNK):  # the check sum of the compressed stream comes last
+            pass
 
 
 def md5_of(path: Path) -> str:

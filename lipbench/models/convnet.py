@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lipbench.layers import ConstraintFactory, constrain
-from lipbench.models.heads import ActivationFactory, Head, head, make_activation, normalization
+from lipbench.models.heads import ActivationFactory, Head, dense, make_activation, normalization
 
 
 def convnet(
@@ -33,18 +33,16 @@ def convnet(
 ) -> nn.Sequential:
     """Stages `depth x (convolution, activation), pooling(2)`, then dense layers.
 
-    With `stride = kernel_size` there is no pooling after a convolution: under an orthogonal constraint that
-    convolution is a norm-preserving map of patches. With `pool_first` the image itself is pooled once at the start:
-    `nn.PixelUnshuffle` (space-to-depth) followed by stride = kernel convolutions is the cheapest
-    norm-preserving network.
+    With `stride = kernel_size` there is no pooling after a convolution: under an orthogonal constraint that convolution
+    is a norm-preserving map of patches. `pool_first` with `nn.PixelUnshuffle` (space-to-depth) and such convolutions
+    make the cheapest norm-preserving network.
 
     Args:
         shape: of one image, (C, H, W).
         classes: number of classes K.
         channels: output channels of the convolutions of each stage.
         depth: convolutions per stage; all but the first keep the number of channels.
-        kernel_size, stride, padding, padding_mode: of every convolution; padding None is "same" for stride 1, 0
-            otherwise.
+        kernel_size, stride, padding, padding_mode: of every convolution; padding None: "same" for stride 1, else 0.
         widths: hidden dense layers after the convolutions.
         constraint: applied to every weight; kernels are divided by a factor, see `lipbench.layers.patch_factor`.
         activation: makes that of every layer but the last, see `lipbench.models.heads.make_activation`.
@@ -57,25 +55,25 @@ def convnet(
     """
     if padding is None:
         padding = kernel_size // 2 if stride == 1 else 0
-    layers: list[nn.Module] = [*normalization(tuple(mean), tuple(std)), *([pooling(2)] if pool_first else [])]
+    layers: list[nn.Module] = [*normalization(mean, std), *([pooling(2)] if pool_first else [])]
     for stage, width in enumerate(channels):
         for _ in range(depth):
             c, h, w = output_shape(layers, shape)
-            if min(h + 2 * padding, w + 2 * padding) < kernel_size:
-                raise ValueError(
-                    f"An image of {shape[1]}x{shape[2]} is too small for {len(channels)} stages of kernel "
-                    f"{kernel_size}: use fewer channels."
-                )
+            _check_size(shape, min(h, w) + 2 * padding, kernel_size, len(channels))
             conv = nn.Conv2d(c, width, kernel_size, stride, padding, padding_mode=padding_mode)
             layers += [constrain(conv, constraint, size=(h, w)), make_activation(activation, width)]
         if stride == 1 and (pool_last or stage + 1 < len(channels)):
             layers.append(pooling(2))
     features = math.prod(output_shape(layers, shape))
-    layers.append(nn.Flatten())
-    for width in widths:
-        layers += [constrain(nn.Linear(features, width), constraint), make_activation(activation, width)]
-        features = width
-    return nn.Sequential(*layers, *head(features, classes, constraint, head_kind))
+    return nn.Sequential(*layers, nn.Flatten(), *dense(features, widths, classes, constraint, activation, head_kind))
+
+
+def _check_size(shape: tuple[int, int, int], left: int, kernel_size: int, stages: int) -> None:
+    if left < kernel_size:
+        raise ValueError(
+            f"An image of {shape[1]}x{shape[2]} is too small for {stages} stages of kernel {kernel_size}: "
+            "use fewer channels."
+        )
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
-"""The last layer of a network: always an `nn.Linear`, so that the certificate sees the differences of its rows."""
+"""The dense end of a network. Its last layer is always an `nn.Linear`, so that the certificate sees the differences of
+its rows.
+"""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from lipbench.layers import Antipodal, ConstraintFactory, Normalize, UnitRows, constrain, is_free
 
 Head = Literal["auto", "antipodal", "unit_rows", "constrained"]
+ActivationFactory = Callable[..., nn.Module]
 
 
 def head(features: int, classes: int, constraint: ConstraintFactory, kind: Head = "auto") -> list[nn.Module]:
@@ -36,14 +39,27 @@ def head(features: int, classes: int, constraint: ConstraintFactory, kind: Head 
     raise ValueError(f"head is 'auto', 'antipodal', 'unit_rows' or 'constrained', not {kind!r}.")
 
 
-def normalization(mean: list[float] | tuple[float, ...], std: list[float] | tuple[float, ...]) -> list[nn.Module]:
+def dense(
+    features: int,
+    widths: Sequence[int],
+    classes: int,
+    constraint: ConstraintFactory,
+    activation: ActivationFactory,
+    head_kind: Head,
+) -> list[nn.Module]:
+    """Hidden dense layers of these widths, each with its activation, and the head: features [N, D] -> logits [N, K]."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [constrain(nn.Linear(features, width), constraint), make_activation(activation, width)]
+        features = width
+    return [*layers, *head(features, classes, constraint, head_kind)]
+
+
+def normalization(mean: Sequence[float], std: Sequence[float]) -> list[nn.Module]:
     """The normalisation layer, or nothing where it would be the identity."""
     if set(mean) <= {0.0} and set(std) <= {1.0}:
         return []
     return [Normalize(tuple(mean), tuple(std))]
-
-
-ActivationFactory = Callable[..., nn.Module]
 
 
 def make_activation(factory: ActivationFactory, channels: int) -> nn.Module:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from lipbench.layers import ConstraintFactory, constrain
-from lipbench.models.heads import ActivationFactory, Head, head, make_activation, normalization
+from lipbench.layers import ConstraintFactory
+from lipbench.models.heads import ActivationFactory, Head, dense, normalization
 
 
 def mlp(
@@ -31,9 +31,5 @@ def mlp(
         head_kind: see `lipbench.models.heads.head`.
         mean, std: input normalisation per channel, a layer of the model that counts in its constant.
     """
-    layers: list[nn.Module] = [*normalization(tuple(mean), tuple(std)), nn.Flatten()]
-    features = math.prod(shape)
-    for width in widths:
-        layers += [constrain(nn.Linear(features, width), constraint), make_activation(activation, width)]
-        features = width
-    return nn.Sequential(*layers, *head(features, classes, constraint, head_kind))
+    layers = dense(math.prod(shape), widths, classes, constraint, activation, head_kind)
+    return nn.Sequential(*normalization(mean, std), nn.Flatten(), *layers)

@@ -7,7 +7,7 @@ from torch import nn
 
 from lipbench.layers import ConstraintFactory, Residual, constrain, is_free
 from lipbench.models.convnet import output_shape
-from lipbench.models.heads import ActivationFactory, Head, head, make_activation, normalization
+from lipbench.models.heads import ActivationFactory, Head, dense, make_activation, normalization
 
 
 def resnet(
@@ -51,14 +51,9 @@ def resnet(
     Raises:
         ValueError: an even kernel, or an image that cannot be halved so often.
     """
-    if kernel_size % 2 == 0:
-        raise ValueError(f"A block keeps the image's size: give an odd kernel_size, not {kernel_size}.")
-    if min(shape[1:]) < 2 ** len(depth):
-        raise ValueError(
-            f"An image of {shape[1]}x{shape[2]} cannot be halved {len(depth)} times: use fewer stages (model.depth)."
-        )
+    _check(shape, kernel_size, len(depth))
     outer = constraint if transition is None or is_free(constraint) else transition
-    layers: list[nn.Module] = normalization(tuple(mean), tuple(std))
+    layers = normalization(mean, std)
     for stage, blocks in enumerate(depth):
         c, h, w = output_shape(layers, shape)
         channels = width * 2**stage
@@ -66,11 +61,16 @@ def resnet(
         for _ in range(blocks):
             layers += _block(channels, (h // 2, w // 2), kernel_size, constraint, activation)
     features = math.prod(output_shape(layers, shape))
-    layers.append(nn.Flatten())
-    for hidden in widths:
-        layers += [constrain(nn.Linear(features, hidden), outer), make_activation(activation, hidden)]
-        features = hidden
-    return nn.Sequential(*layers, *head(features, classes, outer, head_kind))
+    return nn.Sequential(*layers, nn.Flatten(), *dense(features, widths, classes, outer, activation, head_kind))
+
+
+def _check(shape: tuple[int, int, int], kernel_size: int, stages: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"A block keeps the image's size: give an odd kernel_size, not {kernel_size}.")
+    if min(shape[1:]) < 2**stages:
+        raise ValueError(
+            f"An image of {shape[1]}x{shape[2]} cannot be halved {stages} times: use fewer stages (model.depth)."
+        )
 
 
 def _block(

@@ -1,4 +1,13 @@
-"""`fit`: the training loop."""
+"""`fit`: the training loop.
+
+The order of the images depends on (seed, epoch) alone, so a run that is resumed from its checkpoint ends in the same
+weights as one that was never stopped. The last incomplete batch of an epoch is left out.
+
+Where torch.distributed has several processes, all call `fit` and end with the same weights: each computes its share of
+every batch, the loss and its gradient are those of the whole batch (see `lipbench.training.processes`), and the first
+process alone writes the checkpoint, calls `on_epoch` and shows progress. What a network keeps of its batches (the
+averages of BatchNorm or BatchCentering) is of the first process's share.
+"""
 
 import math
 import time
@@ -49,9 +58,9 @@ def quadratic(progress: float) -> float:
 class Clock:
     """The share of the training that is done, by steps or by the seconds of the first process."""
 
-    def __init__(self, steps: int, seconds: float | None):
+    def __init__(self, steps: int, seconds: float = math.inf):
         self._steps = max(1, steps)
-        self._seconds = seconds
+        self.seconds = seconds
         self._before = 0.0
         self._started = time.perf_counter()
 
@@ -62,10 +71,10 @@ class Clock:
 
     def progress(self, step: int) -> float:
         """In [0, 1], after so many steps in all."""
-        if self._seconds is None:
+        if math.isinf(self.seconds):
             return min(1.0, step / self._steps)
         seconds = self._before + time.perf_counter() - self._started
-        return processes.of_first(min(1.0, max(step / self._steps, seconds / self._seconds)))
+        return processes.of_first(min(1.0, max(step / self._steps, seconds / self.seconds)))
 
 
 @float32_products()
@@ -91,15 +100,7 @@ def fit(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains `model` in place on `dataset.train` and returns the history, a row per epoch. The test set is not touched.
-
-    The order of the images depends on (seed, epoch) alone, so a run that is resumed from its checkpoint ends in the
-    same weights as one that was never stopped. The last incomplete batch of an epoch is left out. The model is
-    returned unbaked: see `lipbench.bake`.
-
-    Where torch.distributed has several processes, all call `fit` and end with the same weights: each computes its
-    share of every batch, the loss and its gradient are those of the whole batch (see `lipbench.training.processes`),
-    and the first process alone writes the checkpoint, calls `on_epoch` and shows progress. What a network keeps of its
-    batches (the averages of BatchNorm or BatchCentering) is of the first process's share.
+    The model is returned unbaked: see `lipbench.bake`.
 
     Args:
         model: a classifier [N, C, H, W] in [0, 1] -> logits [N, K].
@@ -108,27 +109,24 @@ def fit(
         epochs: passes over the training set; with `minutes`, the most there can be.
         batch_size: images of a step, those of all processes together.
         balanced: every batch has equal shares of the classes, for imbalanced data (see
-            `lipbench.training.batches.balanced_batches`): an epoch has as many steps as without, repeats images of the
-            rare classes and leaves out some of the frequent ones. The history's training loss and accuracy are then
-            those of balanced batches.
+            `lipbench.training.batches.balanced_batches`). An epoch has as many steps as without, repeats images of the
+            rare classes and leaves out some of the frequent ones.
         schedule: learning-rate factor as a function of the share of the training done, in [0, 1].
         minutes: training time (epochs alone, without their monitoring) at which to stop, to compare networks of
             unequal speed. The schedule then follows the clock, so the result depends on the machine.
         augment: images -> images, applied to every batch of training images (`random_affine`, `crop_flip_cutout`).
         adversary: (model, images, labels) -> images, applied to every batch after `augment`: adversarial training
-            (`lipbench.training.l2_pgd_adversary`). The history's training loss and accuracy are then those of the
-            adversarial images.
+            (`lipbench.training.l2_pgd_adversary`).
         precision: of the products of the forward and the backward pass: "tf32" on GPUs that have it (float32
-            elsewhere), "bfloat16" by autocast. The weights, the steps and their retraction, the loss and the validation
-            are in float32 with every choice, whatever is on outside (see `lipbench.precision.float32_products`).
+            elsewhere), "bfloat16" by autocast. Weights, steps, retraction, loss and validation are in float32.
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
         checkpoint: file written after every epoch, from which a stopped run is resumed.
         on_epoch: called with each new row, before the checkpoint that holds it is written: after a kill in between the
             row comes again. See `lipbench.training.event_log`.
 
     Returns:
-        per epoch: epoch, steps, train_loss, train_accuracy, then the columns of
-        `lipbench.training.monitor.monitor`, those of each layer included, then seconds (of the epoch alone).
+        per epoch: epoch, steps, train_loss, train_accuracy (of the balanced batches and the adversarial images, where
+        there are any), then the columns of `lipbench.training.monitor.monitor`, then seconds (of the epoch alone).
 
     Raises:
         ValueError: an unknown precision, balanced batches of a training set that lacks a class, or a batch that the
@@ -136,44 +134,29 @@ def fit(
         TrainingDiverged: the loss is NaN or infinite.
         CheckpointError: the checkpoint cannot be read or belongs to another network.
     """
-    if precision not in ("float32", "tf32", "bfloat16"):
-        raise ValueError(f"precision is float32, tf32 or bfloat16, not {precision!r}.")
-    device = torch.device(device)
     model.to(device)
-    train, validation = dataset.train, dataset.validation
-    batch_size = min(batch_size, len(train.labels))
-    if batch_size % processes.count():
-        raise ValueError(
-            f"{processes.count()} processes cannot share a batch of {batch_size} images: give a multiple as batch_size."
-        )
-    batches = partial(balanced_batches, classes=len(dataset.classes)) if balanced else shuffled_batches
-    first = processes.rank() == 0
-    steps = len(train.labels) // batch_size
+    labels = dataset.train.labels
+    size = _batch_size(batch_size, len(labels))
+    draw = partial(balanced_batches, classes=len(dataset.classes)) if balanced else shuffled_batches
+    steps = len(labels) // size
+    clock = Clock(epochs * steps, math.inf if minutes is None else 60 * minutes)
     chosen = optimizer(model)
-    clock = Clock(epochs * steps, None if minutes is None else 60 * minutes)
     rates = LambdaLR(chosen, lambda step: schedule(clock.progress(step)))
     step = _Step(model, processes.together(model), loss, chosen, rates, augment, adversary, precision)
     history: list[dict[str, Any]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = load_checkpoint(Path(checkpoint), model, chosen, rates)
-    most = math.inf if minutes is None else 60 * minutes
-    bar = Progress("training", epochs, "epoch", show=progress and first, done=len(history), most=most)
-    with bar, torch.random.fork_rng(_cuda_devices(device)):
+    first = processes.rank() == 0
+    bar = Progress("training", epochs, "epoch", show=progress and first, done=len(history), most=clock.seconds)
+    with bar, torch.random.fork_rng(_cuda_devices(torch.device(device))):
         for epoch in range(len(history), epochs):
             clock.start(sum(row["seconds"] for row in history))
             if clock.progress(epoch * steps) >= 1:
                 break
             # Each process draws its own augmentations.
             torch.manual_seed(_key(seed, epoch, processes.rank()))
-            started = time.perf_counter()
-            means = _epoch(step, train, clock, batches(train.labels, batch_size, _key(seed, epoch)), epoch)
-            seconds = time.perf_counter() - started
-            row = {
-                "epoch": epoch + 1,
-                **means,
-                **monitor(model, validation, loss, epsilon),
-                "seconds": seconds,
-            }
+            means, took = _epoch(step, dataset.train, clock, partial(draw, labels, size, _key(seed, epoch)), epoch)
+            row = {"epoch": epoch + 1, **means, **monitor(model, dataset.validation, loss, epsilon), "seconds": took}
             history.append(row)
             if on_epoch is not None and first:
                 on_epoch(row)
@@ -182,6 +165,16 @@ def fit(
                 save_checkpoint(Path(checkpoint), model, chosen, rates, history)
     model.eval()
     return history
+
+
+def _batch_size(wanted: int, images: int) -> int:
+    """At most all images. Raises `ValueError` where the processes cannot share a batch."""
+    size = min(wanted, images)
+    if size % processes.count():
+        raise ValueError(
+            f"{processes.count()} processes cannot share a batch of {size} images: give a multiple as batch_size."
+        )
+    return size
 
 
 @dataclass(frozen=True)
@@ -196,6 +189,10 @@ class _Step:
     augment: Callable[[Tensor], Tensor] | None
     adversary: Adversary | None
     precision: str
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "tf32", "bfloat16"):
+            raise ValueError(f"precision is float32, tf32 or bfloat16, not {self.precision!r}.")
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Changes the weights; returns the loss and the number of correct labels before that, over the images of all
@@ -222,7 +219,11 @@ class _Step:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
-def _epoch(step: _Step, train: Split, clock: Clock, batches: list[Tensor], epoch: int) -> dict[str, float]:
+def _epoch(
+    step: _Step, train: Split, clock: Clock, draw: Callable[[], list[Tensor]], epoch: int
+) -> tuple[dict[str, float], float]:
+    """Trains for one epoch: -> its row of the history, without what is measured afterwards, and its seconds."""
+    started, batches = time.perf_counter(), draw()
     step.model.train()
     device = next(step.model.parameters()).device
     # Sums stay on the device: reading them once per epoch, not per step, keeps a GPU busy.
@@ -243,7 +244,8 @@ def _epoch(step: _Step, train: Split, clock: Clock, batches: list[Tensor], epoch
             f"The training loss became {mean} in epoch {epoch + 1}. Lower optimizer.lr, or check the loss's options; "
             "the last checkpoint is from before it."
         )
-    return {"steps": done, "train_loss": mean, "train_accuracy": float(correct) / (done * len(batches[0]))}
+    means = {"steps": done, "train_loss": mean, "train_accuracy": float(correct) / (done * len(batches[0]))}
+    return means, time.perf_counter() - started
 
 
 def _key(seed: int, epoch: int, rank: int = 0) -> int:

@@ -5,19 +5,23 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from helpers.runs_on_disk import make
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import OmegaConf
 
 from hydra_plugins.lipbench_sweeps import _jobs, launchers
 from hydra_plugins.lipbench_sweeps._jobs import JobDied, SideBySide
 from hydra_plugins.lipbench_sweeps.launchers import JoblibLauncher
+from lipbench.commands import sweeps
 from lipbench.commands.options import check_overrides
 from lipbench.commands.suites import CONF, CommandError
+from lipbench.commands.sweeps import lost
+from lipbench.runs.errors import write_error
+from lipbench.runs.lock import locked
+from lipbench.runs.outcome import ELSEWHERE, FAILED, FINISHED, Outcome
 
-LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray", "ray_cluster")
+LAUNCHERS = ("joblib", "submitit_slurm", "ray", "ray_cluster")
 
 
 class Given:
@@ -41,67 +45,97 @@ class Told(SideBySide):
 
     def __init__(self, fates, **options):
         super().__init__(**options)
-        self.fates, self.started, self.most, self.ended = fates, Counter(), 0, None
+        self.fates, self.started, self.busy, self.ended = fates, Counter(), {}, None
 
     def begin(self, count):
-        self.places = [None, None]
         return 2
 
-    def start(self, jobs):
-        handles = {}
-        for place, job in jobs.items():
-            fates = self.fates.get(job.number, ["lives"])
-            fate = fates[min(self.started[job.number], len(fates) - 1)]
-            self.started[job.number] += 1
-            if fate == "refused":
-                raise OSError("no room")
-            answer = JobReturn(overrides=list(job.overrides), status=JobStatus.COMPLETED, _return_value=job.number)
-            handles[place] = Given(MemoryError("killed") if fate == "dies" else answer)
-        return handles
+    def start(self, place, job):
+        before = self.busy.get(place)
+        assert before is None or before.looks > 1, "a place has one job at a time"
+        fates = self.fates.get(job.number, ["lives"])
+        fate = fates[min(self.started[job.number], len(fates) - 1)]
+        self.started[job.number] += 1
+        if fate == "refused":
+            raise OSError("no room")
+        outcome = Outcome(f"run {job.number}", "folder", FAILED if fate == "fails" else FINISHED, "no data")
+        self.busy[place] = Given(MemoryError("killed") if fate == "dies" else outcome)
+        return self.busy[place]
 
     def end(self, running):
         self.ended = len(running)
 
 
+def config_of(root, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=[f"results={root}", *overrides], return_hydra_config=True)
+
+
 @pytest.fixture
 def launched(tmp_path, monkeypatch):
-    """A function that has six jobs run by an engine: -> the engine, the answers."""
+    """A function that has six jobs run by an engine: -> the engine, the outcomes."""
     monkeypatch.setattr(_jobs, "PAUSE", 0.0)
+    monkeypatch.setattr(sweeps, "OUTCOMES", [])
 
     def launch(fates, **options):
         engine = Told(fates, **options)
-        config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
-        engine.setup(hydra_context=None, task_function=None, config=config)
-        return engine, engine.launch([[f"seed={seed}", "images=5"] for seed in range(10, 16)], 10)
+        engine.setup(hydra_context=None, task_function=None, config=config_of(tmp_path))
+        returns = engine.launch([[f"seed={seed}", "images=5", f"results={tmp_path}"] for seed in range(10, 16)], 10)
+        assert [one.return_value for one in returns] == sweeps.OUTCOMES
+        return engine, sweeps.OUTCOMES
 
     return launch
 
 
-def test_answers_come_in_the_order_of_the_jobs(launched):
-    engine, answers = launched({})
-    assert [answer.return_value for answer in answers] == list(range(10, 16))
+def test_outcomes_come_in_the_order_of_the_jobs(launched):
+    engine, outcomes = launched({})
+    assert [outcome.name for outcome in outcomes] == [f"run {number}" for number in range(10, 16)]
     assert engine.ended == 0
 
 
 def test_a_job_that_died_is_started_again(launched, capsys):
-    engine, answers = launched({11: ["dies", "lives"]})
-    assert [answer.return_value for answer in answers] == list(range(10, 16))
+    engine, outcomes = launched({11: ["dies", "lives"]})
+    assert [outcome.code for outcome in outcomes] == [FINISHED] * 6
     assert engine.started == {**dict.fromkeys(range(10, 16), 1), 11: 2}
     assert "again: seed=11: MemoryError: killed" in capsys.readouterr().out
 
 
+def test_a_job_that_failed_is_not_started_again(launched, capsys):
+    engine, outcomes = launched({12: ["fails", "lives"]})
+    assert (outcomes[2].code, engine.started[12]) == (FAILED, 1)
+    assert "FAILED, no data: seed=12" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("fate", ["dies", "refused"])
-def test_one_that_dies_every_time_stops_no_other(launched, fate):
-    engine, answers = launched({10: [fate]}, retries=2)
+def test_one_that_dies_every_time_stops_no_other(launched, fate, tmp_path):
+    engine, outcomes = launched({10: [fate]}, retries=2)
     assert engine.started[10] == 3
-    with pytest.raises(JobDied, match="killed" if fate == "dies" else "no room"):
-        _ = answers[0].return_value
-    assert [answer.return_value for answer in answers[1:]] == list(range(11, 16))
+    assert (outcomes[0].code, outcomes[0].folder) == (FAILED, str(tmp_path / "digits08/hkr_mlp/default/10"))
+    assert ("killed" if fate == "dies" else "no room") in outcomes[0].why
+    assert [outcome.code for outcome in outcomes[1:]] == [FINISHED] * 5
+
+
+def test_a_run_whose_process_died_is_what_its_folder_says(tmp_path):
+    """Its process may have finished it, or failed, or another one may make it."""
+    config = config_of(tmp_path)
+
+    def end_of(seed):
+        return lost([f"seed={seed}", f"results={tmp_path}"], config, "killed")
+
+    make(tmp_path, "hkr_mlp", dataset="digits08")
+    failed = tmp_path / "digits08/hkr_mlp/default/1"
+    failed.mkdir()
+    write_error(failed, ValueError("no good"), "again")
+    assert end_of(0).code == FINISHED
+    assert (end_of(1).code, "no good" in end_of(1).why) == (FAILED, True)
+    assert (end_of(2).code, end_of(2).why) == (FAILED, "killed")
+    with locked(tmp_path / "digits08/hkr_mlp/default/3"):
+        assert end_of(3).code == ELSEWHERE
 
 
 def test_retries_can_be_switched_off(launched):
-    engine, answers = launched({12: ["dies", "lives"]}, retries=0)
-    assert answers[2].status == JobStatus.FAILED
+    engine, outcomes = launched({12: ["dies", "lives"]}, retries=0)
+    assert outcomes[2].code == FAILED
     assert engine.started[12] == 1
 
 
@@ -114,19 +148,9 @@ def test_an_interrupted_sweep_lets_go_of_what_runs(launched, monkeypatch):
     assert ended == [2]
 
 
-def test_an_error_that_cannot_travel_is_told():
-    class Local(Exception):
-        pass
-
-    assert isinstance(_jobs._sendable(ValueError("a")), ValueError)
-    assert str(_jobs._sendable(Local("why"))) == "Local: why"
-
-
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_launcher_composes_and_is_one_of_hydra(launcher, tmp_path):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = [f"hydra/launcher={launcher}", "threads=3", f"results={tmp_path}"]
-        config = compose("config", overrides=overrides, return_hydra_config=True)
+    config = config_of(tmp_path, f"hydra/launcher={launcher}", "threads=3")
     made = Plugins.instance().instantiate_launcher(hydra_context=None, task_function=None, config=config)
     assert isinstance(made, Launcher)
     assert made.threads == 3
@@ -226,7 +250,7 @@ def slurm(monkeypatch, tmp_path):
 
     monkeypatch.setattr(launchers, "time", SimpleNamespace(monotonic=monotonic))
     monkeypatch.setattr(launchers, "subprocess", SimpleNamespace(run=run))
-    return launchers._InQueue(InSlurm(tmp_path), launchers._Queue()), said, tmp_path
+    return launchers.InQueue(InSlurm(tmp_path), launchers.Queue()), said, tmp_path
 
 
 def test_a_job_that_left_the_queue_without_an_answer_has_died(slurm):

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from helpers.runs_on_disk import make
-from hydra.core.utils import JobReturn, JobStatus
 
-from lipbench.commands import run, status, sweeps
+from lipbench.commands import run, status
 from lipbench.commands.options import check_overrides, check_results
 from lipbench.commands.suites import CommandError, expand_suites
-from lipbench.commands.sweeps import Planned, planned
+from lipbench.commands.sweeps import planned
 from lipbench.files import read_json
 from lipbench.results import MANIFEST
 from lipbench.runs import outcome as jobs
@@ -46,7 +45,7 @@ def test_the_runs_of_a_sweep_are_those_of_hydra(tmp_path):
 
 
 def fails(error: Exception):
-    def work() -> None:
+    def work(*_: object) -> None:
         raise error
 
     return work
@@ -207,38 +206,6 @@ def test_the_status_of_a_sweep_names_what_is_missing(tmp_path):
         status.states([f"results={tmp_path}", "experiment=digits08/hkr_mpl"])
 
 
-def plan_of(root: Path, *names: str) -> list[Planned]:
-    return [Planned(f"data/{name}", root / f"data/{name}/default/0", "") for name in names]
-
-
-def test_a_launcher_that_breaks_down_is_started_again_while_that_helps(tmp_path, capsys):
-    plan, calls = plan_of(tmp_path, "a", "b", "c"), []
-
-    def launch(jobs: list, initial_job_idx: int) -> list[JobReturn]:
-        calls.append(len(jobs))
-        if len(calls) < 3:
-            make(tmp_path, "abc"[len(calls) - 1])
-            raise RuntimeError("a worker was killed")
-        raise RuntimeError("again")
-
-    write_error(plan[2].folder, ValueError("no data"), "")
-    returns = sweeps._launched(launch, [["a"], ["b"], ["c"]], 0, plan)
-    assert len(calls) == 3
-    outcomes = [sweeps._outcome(run, one) for run, one in zip(plan, returns, strict=True)]
-    assert [outcome.code for outcome in outcomes] == [FINISHED, FINISHED, FAILED]
-    assert "no data" in outcomes[2].why
-    assert "It gets no further" in capsys.readouterr().err
-
-
-def test_a_launcher_that_cannot_start_is_not_started_again(tmp_path):
-    def launch(jobs: list, initial_job_idx: int) -> list[JobReturn]:
-        raise FileNotFoundError("sbatch")
-
-    (one,) = sweeps._launched(launch, [["a"]], 0, plan_of(tmp_path, "a"))
-    assert one.status == JobStatus.COMPLETED
-    assert (one.return_value.code, "sbatch" in one.return_value.why) == (FAILED, True)
-
-
 def sweep(*arguments: str) -> int | str:
     """The exit code of the command in this process, or its last words."""
     with pytest.MonkeyPatch.context() as patch:
@@ -248,7 +215,7 @@ def sweep(*arguments: str) -> int | str:
     return ended.value.code or 0
 
 
-def test_in_a_sweep_the_others_go_on(tmp_path, capsys):
+def test_in_a_sweep_the_others_go_on(tmp_path, capsys, monkeypatch):
     """In batches of one, after the first of which Hydra would stop; and the second time, only what failed is made."""
     arguments = [
         "-m",
@@ -266,6 +233,9 @@ def test_in_a_sweep_the_others_go_on(tmp_path, capsys):
     assert sweep(*again) == FINISHED
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}, "nothing was written"
     assert sweep(*arguments) == FAILED
+    monkeypatch.setattr(run.Experiment, "run", fails(ValueError("refused")))
+    assert sweep(*again) == FAILED, "a failure counts, although the folder is finished"
+    monkeypatch.undo()
     (finished / "summary.json").unlink()
     with locked(finished):
         assert sweep(*again) == ELSEWHERE

@@ -84,7 +84,7 @@ printf dies > fates/1
 printf fails > fates/2
 export PYTHONPATH=$ROOT:$ROOT/tests OMP_NUM_THREADS=1
 OPTIONS=(suite=two_moons/hkr_mlp seed=0,1,2,3 loss.alpha=0.9 training.epochs=1 images=4 'attack=[fgsm]' 'measure=[]'
-  dataset._target_=mortal.moons "+dataset.path=$WORK/fates/\${seed}" results=runs
+  dataset._target_=helpers.mortal.moons "+dataset.path=$WORK/fates/\${seed}" results=runs
   hydra/launcher=submitit_slurm hydra.launcher.memory=1 hydra.launcher.minutes=10)
 echo "python -m lipbench run ${OPTIONS[*]}"
 code=0
