@@ -17,10 +17,13 @@ from lipbench.results import LawViolation, read, survival
 from lipbench.runs.network import load
 from lipbench.training import fit
 
+__version__ = "0.1.0"
+
 __all__ = [
     "HealthWarning",
     "LawViolation",
     "ResultsError",
+    "__version__",
     "antipodal",
     "attacks",
     "bake",
@@ -37,3 +40,7 @@ __all__ = [
     "survival",
     "training",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

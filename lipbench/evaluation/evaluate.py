@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench import attacks as attack_room
+from lipbench import configuration
 from lipbench.certificate import certify, certify_float
 from lipbench.evaluation.bounds import (
     Attack,
@@ -78,9 +79,10 @@ def evaluate(
         images: uint8, or float in [0, 1]. Where the model takes float32 alone, float64 images are rounded for it;
             bounds are of the given ones.
         labels: integers [N].
-        attacks: names of `ATTACKS`, or a mapping from your own names to functions (model, x, y) -> images; None: all
-            of `ATTACKS`; [] for none.
-        certificates: likewise, functions (model, x, y) -> L2 distances [N]; None: `CERTIFICATES`.
+        attacks: some of `lipbench.attacks.names()`, or a mapping from your own names to functions (model, x, y) ->
+            images; None: all of `ATTACKS`; [] for none.
+        certificates: names of the files in `conf/certificate`, or a mapping from your own names to functions
+            (model, x, y) -> L2 distances [N]; None: `CERTIFICATES`.
 
     Returns:
         the table with the columns index, label, prediction, method, side, norm, distance. Of the norms l2, linf and l1
@@ -213,13 +215,13 @@ def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
     check_labels(y, logits.shape[1])
 
 
-def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, Callable]:
+def _named(chosen: Any, default: Mapping[str, Callable], kind: str) -> dict[str, Callable]:
     """
     Raises:
-        ValueError: names that are unknown, or functions without a name.
+        ValueError: names that are unknown or whose library is missing, or functions without a name.
     """
     if chosen is None:
-        return dict(known)
+        return dict(default)
     if isinstance(chosen, Mapping):
         wrong = [name for name, function in chosen.items() if not isinstance(name, str) or not callable(function)]
         if wrong:
@@ -229,11 +231,11 @@ def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, C
         return dict(chosen)
     if isinstance(chosen, str) or not isinstance(chosen, Iterable):
         raise ValueError(f'{kind}s={chosen!r}: give a list of names, or {{"a name": function}}. {EXPECTED[kind]}')
-    names = list(chosen)
-    unknown = [name for name in names if not isinstance(name, str) or name not in known]
+    asked, known = list(chosen), configuration.names(kind)
+    unknown = [name for name in asked if name not in known]
     if unknown:
         raise ValueError(
             f"Unknown {kind} {', '.join(map(repr, unknown))}: there are {', '.join(known)}. For a function of your own "
             f'give {{"a name": function}}.'
         )
-    return {name: known[name] for name in names}
+    return {name: default.get(name) or configuration.method(kind, name) for name in asked}

@@ -1,7 +1,9 @@
 """The Python API, for anyone's classifier."""
 
 import copy
+import re
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -126,6 +128,33 @@ def test_parameterless_and_float64_models():
     assert len(table) == 144
 
 
-def test_the_face_is_complete():
+def test_the_package_shows_what_is_public_and_nothing_else():
+    assert dir(lipbench) == sorted(lipbench.__all__)
     for name in lipbench.__all__:
         assert getattr(lipbench, name).__doc__, name
+    assert re.fullmatch(r"\d+\.\d+\.\d+", lipbench.__version__)
+
+
+def test_evaluate_knows_every_name_of_the_command_line(digits, need_library_of):
+    names = lipbench.attacks.names()
+    assert set(names) > {"alma", "lipbench", "hop_skip_jump", "torchattacks_pgd"}
+    model, x, y = classifier().eval(), digits.test.images[:3], digits.test.labels[:3]
+    tables = [
+        lipbench.evaluate(model, x, y, attacks, ["certificate_crown"], progress=False)
+        for attacks in (["alma"], {"alma": lipbench.attacks.alma})
+    ]
+    assert set(tables[0]["method"]) == {"alma", "certificate_crown"}
+    assert tables[0].equals(tables[1])
+    for name in ["foolbox_ddn", "torchattacks_pgd"]:
+        need_library_of(name)
+        table = lipbench.evaluate(model, x, y, [name], [], progress=False)
+        assert np.isfinite(table["distance"]).all()
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path, digits):
+    (tmp_path / "attack").mkdir()
+    lines = ["# Needs the extra absent: pip install lipbench[absent]", "absent:", "  _target_: absent.attack"]
+    (tmp_path / "attack" / "absent.yaml").write_text("\n".join(lines))
+    monkeypatch.setattr("lipbench.configuration.CONF", tmp_path)
+    with pytest.raises(ValueError, match=r"'absent'.*pip install lipbench\[absent\]"):
+        lipbench.evaluate(classifier(), digits.test.images[:3], digits.test.labels[:3], ["absent"])
