@@ -2,11 +2,13 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import lipbench
 from lipbench.results import COLUMNS
@@ -133,6 +135,47 @@ def test_the_package_shows_what_is_public_and_nothing_else():
     for name in lipbench.__all__:
         assert getattr(lipbench, name).__doc__, name
     assert re.fullmatch(r"\d+\.\d+\.\d+", lipbench.__version__)
+
+
+def test_images_come_in_any_common_form(digits):
+    model, images = classifier().eval(), digits.test.images[:8]
+    test = lipbench.data.Split(images, model(images / 255).argmax(1))
+    small = replace(digits, test=test)
+    x, y = test.images.numpy(), test.labels.numpy()
+    x.setflags(write=False)
+    loader = DataLoader(TensorDataset(test.images / 255, test.labels), batch_size=3)
+    forms = [(test,), (small,), (loader,), (x, y), (x[::-1][::-1], test.labels), (test.images, y.astype("uint8"))]
+    expected = lipbench.evaluate(model, test.images, test.labels, attacks=["fgm"], progress=False)
+    radii = lipbench.certify(model, test.images, test.labels)
+    assert (radii > 0).all()
+    state = torch.get_rng_state()
+    for form in forms:
+        assert lipbench.evaluate(model, *form, attacks=["fgm"], progress=False).equals(expected)
+        assert torch.equal(lipbench.certify(model, *form), radii)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_other_forms_are_refused_with_the_remedy(digits):
+    model, test = classifier(), digits.test[:4]
+    x, y = test.images.numpy(), test.labels.numpy()
+    lists = DataLoader([{"x": image, "y": label} for image, label in zip(test.images, test.labels, strict=True)])
+    for wrong, kind, remedy in [
+        ((x.transpose(0, 2, 3, 1), y), ValueError, r"transpose\(0, 3, 1, 2\)"),
+        ((np.zeros((4, 32, 32, 3), "uint8"), y), ValueError, r"transpose\(0, 3, 1, 2\)"),
+        ((x.astype(object), y), TypeError, "float32"),
+        ((x.tolist(), y), TypeError, "not a list"),
+        ((x,), TypeError, r"evaluate\(model, images, labels\)"),
+        ((test, y), ValueError, "own labels"),
+        ((lists,), TypeError, "torch.cat"),
+        ((DataLoader(TensorDataset(test.images[:0], test.labels[:0])),), ValueError, "no batches"),
+    ]:
+        with pytest.raises(kind, match=remedy):
+            lipbench.evaluate(model, *wrong)
+
+
+def test_a_data_set_is_shown_in_one_line(digits):
+    assert repr(digits) == "Dataset('digits', 10 classes, train=1222, validation=216, test=359, images 1x8x8)"
+    assert repr(digits.test[:3]) == "Split(3 images 1x8x8, 3 classes)"
 
 
 def test_evaluate_knows_every_name_of_the_command_line(digits, need_library_of):
