@@ -6,6 +6,9 @@ Certificates bound that distance from below, attacks from above; one table holds
     table = lipbench.evaluate(model, images, labels)
 """
 
+from importlib import import_module
+from typing import Any
+
 from lipbench import attacks, certificate, data, layers, losses, models, training
 from lipbench import precision as _precision  # noqa: F401  (before the first product)
 from lipbench.evaluation.evaluate import certify_model as certify
@@ -36,6 +39,7 @@ __all__ = [
     "load",
     "losses",
     "models",
+    "plot",
     "read",
     "survival",
     "training",
@@ -44,3 +48,9 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plot":  # loaded when it is first used: matplotlib takes half a second
+        return import_module("lipbench.plot")
+    raise AttributeError(f"module 'lipbench' has no attribute {name!r}")
