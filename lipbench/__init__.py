@@ -6,6 +6,9 @@ Certificates bound that distance from below, attacks from above; one table holds
     table = lipbench.evaluate(model, images, labels)
 """
 
+from importlib import import_module
+from typing import Any
+
 from lipbench import attacks, certificate, data, layers, losses, models, training
 from lipbench import precision as _precision  # noqa: F401  (before the first product)
 from lipbench.evaluation.evaluate import certify_model as certify
@@ -17,10 +20,13 @@ from lipbench.results import LawViolation, read, survival
 from lipbench.runs.network import load
 from lipbench.training import fit
 
+__version__ = "0.1.0"
+
 __all__ = [
     "HealthWarning",
     "LawViolation",
     "ResultsError",
+    "__version__",
     "antipodal",
     "attacks",
     "bake",
@@ -33,7 +39,18 @@ __all__ = [
     "load",
     "losses",
     "models",
+    "plot",
     "read",
     "survival",
     "training",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plot":  # loaded when it is first used: matplotlib takes half a second
+        return import_module("lipbench.plot")
+    raise AttributeError(f"module 'lipbench' has no attribute {name!r}")

@@ -1,15 +1,19 @@
-"""What is said of work that takes long: a bar on a terminal, elsewhere lines with an estimate."""
+"""What is said of work that takes long: a bar on a terminal or in a notebook, elsewhere lines with an estimate."""
 
 import inspect
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from threading import Timer
 from typing import Any
 
-from tqdm import tqdm
+with warnings.catch_warnings():
+    # Without ipywidgets a notebook shows the bar as text, which needs no warning.
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
 
 # Seconds of work above which its cost is said.
 PATIENCE = 10.0
@@ -18,8 +22,8 @@ PATIENCE = 10.0
 class Progress:
     """The progress of one piece of work, as a context.
 
-    On a terminal it is a bar. In a file or a pipe it is a line after `PATIENCE` seconds without a step, and a line with
-    an estimate after the first step that shows that the work takes longer than that.
+    On a terminal and in a notebook it is a bar. In a file or a pipe it is a line after `PATIENCE` seconds without a
+    step, and a line with an estimate after the first step that shows that the work takes longer than that.
 
     Args:
         name: of the work.
@@ -34,7 +38,8 @@ class Progress:
     ):
         self._name, self._total, self._unit, self._most = name, total, unit, most
         self._before, self._done, self._started = done, done, time.perf_counter()
-        self._bar = tqdm(total=total, initial=done, desc=name, unit=unit, disable=None if show else True, leave=False)
+        hidden = True if not show else False if _in_notebook() else None  # None: outside of a terminal
+        self._bar = tqdm(total=total, initial=done, desc=name, unit=unit, disable=hidden, leave=False)
         self._in_lines = show and bool(self._bar.disable)
         self._timer = Timer(PATIENCE, self._say, [f"after {PATIENCE:.0f} s"])
         self._timer.daemon = True
@@ -67,6 +72,12 @@ class Progress:
     def _say(self, what: str) -> None:
         line = f"{self._name}: {self._done} of {self._total} {self._unit}{'s' * (self._total != 1)} {what}."
         print(line, file=sys.stderr, flush=True)
+
+
+def _in_notebook() -> bool:
+    """Whether the output goes to the page of a notebook, as `tqdm.auto` decides it."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 # What a method calls with its number of units (and their name), where nobody wants to see its progress.

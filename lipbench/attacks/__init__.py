@@ -6,6 +6,7 @@ The model is left as it was: modes, gradients and flags. The caller checks every
 (`lipbench.evaluation`). `start` and `lower` are explained in `minimum_distance`, which makes an attack of a search.
 """
 
+from lipbench import configuration
 from lipbench.attacks.alma import alma
 from lipbench.attacks.carlini_wagner import carlini_wagner
 from lipbench.attacks.combined import strongest
@@ -34,6 +35,7 @@ __all__ = [
     "hop_skip_jump",
     "l2_pgd",
     "minimum_distance",
+    "names",
     "nearest",
     "shoot",
     "strongest",
@@ -42,3 +44,10 @@ __all__ = [
     "transport_path",
     "warm",
 ]
+
+
+def names() -> list[str]:
+    """All attacks that `lipbench.evaluate` and the option `attack` know by name, sorted. Names such as `foolbox_cw`
+    belong to other libraries, which may not be installed.
+    """
+    return configuration.names("attack")

@@ -3,16 +3,10 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-# In an installed package the configuration lies inside it, in a checkout beside it.
-_INSIDE = Path(__file__).resolve().parents[1] / "conf"
-
-
-CONF = _INSIDE if _INSIDE.is_dir() else _INSIDE.parent.parent / "conf"
-
+from lipbench.configuration import CONF
 
 # Options of a data set that say where files lie: no part of what it is, so of no identity.
 PLACES = ("root", "path", "cache")

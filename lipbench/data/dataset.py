@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lipbench.randomness import same_random_numbers
 
 
 # eq=False: comparing two tensors has no truth value, so the generated __eq__ could only raise.
@@ -37,6 +42,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, chosen: slice | Tensor) -> Split:
+        """The chosen images with their labels, such as `dataset.test[:100]`."""
+        return Split(self.images[chosen], self.labels[chosen])
+
+    def __repr__(self) -> str:
+        return f"Split({len(self)} images {_size(self.images)}, {len(self.labels.unique())} classes)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +84,10 @@ class Dataset:
                     f"and {self.shape} (train)."
                 )
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}={len(getattr(self, name))}" for name in ("train", "validation", "test"))
+        return f"Dataset({self.name!r}, {len(self.classes)} classes, {counts}, images {_size(self.train.images)})"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
@@ -99,7 +115,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     image in train. Raises `ValueError` unless 0 < fraction < 1, or when validation would be empty.
     """
     held = held_out(split.labels, fraction, seed)
-    return _select(split, ~held), _select(split, held)
+    return split[~held], split[held]
 
 
 def held_out(labels: Tensor, fraction: float, seed: int) -> Tensor:
@@ -151,5 +167,62 @@ def restrict(dataset: Dataset, keep: Sequence[int] | None, name: str | None = No
     return Dataset(name or dataset.name + "".join(classes), classes, train, validation, test)
 
 
-def _select(split: Split, where: Tensor) -> Split:
-    return Split(split.images[where], split.labels[where])
+def tensors_of(images: Any, labels: Any = None) -> tuple[Tensor, Tensor | None]:
+    """The tensors of the data that `lipbench.evaluate` and `lipbench.certify` take.
+
+    Args:
+        images: a tensor or a numpy array [N, C, H, W]; or, without `labels`, a `Split`, a `Dataset` (its test split)
+            or a `DataLoader` of batches (images, labels), which is read once and in its order.
+        labels: [N], a tensor or a numpy array.
+
+    Returns:
+        images and labels as tensors, labels None where none were given. Anything else is returned as it came.
+
+    Raises:
+        TypeError: a loader of other batches, an array that no tensor holds.
+        ValueError: labels for data that have their own, images [N, H, W, C], a loader without batches.
+    """
+    if not isinstance(images, Dataset | Split | DataLoader):
+        return _tensor(images, "Images"), _tensor(labels, "Labels")
+    if labels is not None:
+        raise ValueError(f"A {type(images).__name__} has its own labels: leave `labels` out.")
+    if isinstance(images, DataLoader):
+        return _concatenated(images)
+    split = images.test if isinstance(images, Dataset) else images
+    return split.images, split.labels
+
+
+def _concatenated(loader: DataLoader) -> tuple[Tensor, Tensor]:
+    with same_random_numbers():  # a loader draws one, even in its order
+        batches = list(loader)
+    if not batches:
+        raise ValueError("The DataLoader has no batches: give one with at least one image.")
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or [isinstance(part, Tensor) for part in batch] != [True, True]:
+            raise TypeError(
+                "A batch of the DataLoader is not a pair (images, labels) of tensors. Give the tensors instead: "
+                "torch.cat all images, and torch.cat all labels."
+            )
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def _tensor(given: Any, name: str) -> Any:
+    if not isinstance(given, np.ndarray):
+        return given
+    # The colours of an image are 1, 3 or 4 numbers, and no image is so narrow.
+    if given.ndim == 4 and given.shape[3] in (1, 3, 4) and given.shape[1] not in (1, 3, 4):
+        raise ValueError(
+            f"Images are [N, C, H, W]; the array {list(given.shape)} looks like [N, H, W, C]. "
+            "Give images.transpose(0, 3, 1, 2)."
+        )
+    try:
+        return torch.from_numpy(np.array(given, order="C"))  # a copy: arrays can be read-only or reversed
+    except TypeError as error:
+        raise TypeError(
+            f"An array of {given.dtype} cannot be {name}: give uint8, float32, float64 or int64."
+        ) from error
+
+
+def _size(images: Tensor) -> str:
+    return "x".join(map(str, images.shape[1:]))

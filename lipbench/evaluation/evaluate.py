@@ -6,12 +6,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lipbench import attacks as attack_room
+from lipbench import configuration
 from lipbench.certificate import certify, certify_float
+from lipbench.data.dataset import Dataset, Split, tensors_of
 from lipbench.evaluation.bounds import (
     Attack,
     Certificate,
@@ -42,6 +46,7 @@ from lipbench.randomness import same_random_numbers
 from lipbench.results.flags import Flag
 from lipbench.results.laws import check
 
+Images = Tensor | np.ndarray | Split | Dataset | DataLoader
 HEADLINE = "lipbench"
 # Images on which it is compared with an attack that uses no gradient: some 1700 forward passes each.
 CHECKED = 10
@@ -59,8 +64,8 @@ CERTIFICATES: dict[str, Certificate] = {"certificate": certify, "certificate_flo
 @torch.inference_mode(False)  # in the caller's, no attack would see a gradient
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Images,
+    labels: Tensor | np.ndarray | None = None,
     attacks: Mapping[str, Attack] | list[str] | None = None,
     certificates: Mapping[str, Certificate] | list[str] | None = None,
     *,
@@ -75,12 +80,14 @@ def evaluate(
 
     Args:
         model: images [N, C, H, W] in [0, 1] -> logits [N, K], K >= 2, on any device.
-        images: uint8, or float in [0, 1]. Where the model takes float32 alone, float64 images are rounded for it;
+        images: a tensor or numpy array, uint8 or float in [0, 1]; or, with their labels, a `Split`, a `Dataset` (its
+            test split) or a `DataLoader`. Where the model takes float32 alone, float64 images are rounded for it;
             bounds are of the given ones.
-        labels: integers [N].
-        attacks: names of `ATTACKS`, or a mapping from your own names to functions (model, x, y) -> images; None: all
-            of `ATTACKS`; [] for none.
-        certificates: likewise, functions (model, x, y) -> L2 distances [N]; None: `CERTIFICATES`.
+        labels: integers [N]; None for data that have labels.
+        attacks: some of `lipbench.attacks.names()`, or a mapping from your own names to functions (model, x, y) ->
+            images; None: all of `ATTACKS`; [] for none.
+        certificates: names of the files in `conf/certificate`, or a mapping from your own names to functions
+            (model, x, y) -> L2 distances [N]; None: `CERTIFICATES`.
 
     Returns:
         the table with the columns index, label, prediction, method, side, norm, distance. Of the norms l2, linf and l1
@@ -89,7 +96,7 @@ def evaluate(
             are issued as `HealthWarning` as well.
 
     Raises:
-        TypeError: no module, images that are no tensor, labels that are no integers.
+        TypeError: no module, images of another type, no labels, labels that are no integers.
         ValueError: images (NaN, out of [0, 1], none, of a shape that the model refuses), labels or logits of a wrong
             kind (float32 and float64 are judged), an unknown name, an attack or a certificate that fails, returns
             something else than images or radii, or changes the model.
@@ -100,10 +107,13 @@ def evaluate(
         raise TypeError(f"The model is a {type(model).__name__}, not a torch.nn.Module: wrap it in one.")
     if batch_size < 1:
         raise ValueError(f"batch_size is the number of images attacked at once, 1 or more, not {batch_size}.")
-    check_batch(images, labels)
+    given, truth = tensors_of(images, labels)
+    if truth is None:
+        raise TypeError("There are images without labels: evaluate(model, images, labels).")
+    check_batch(given, truth)
     chosen_attacks = _named(attacks, ATTACKS, "attack")
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
-    x, y = as_pixels(images), labels.long()
+    x, y = as_pixels(given), truth.long()
     # Not a decorator, so that warnings point to the caller.
     with float32_products(), _baked(model, x, batch_size) as baked, shared_float64(baked):
         _check_labels(baked, x, y)
@@ -159,23 +169,24 @@ def masked_gradients(model: nn.Module, images: Tensor, labels: Tensor, name: str
 
 
 @float32_products()
-def certify_model(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
+def certify_model(model: nn.Module, images: Images, labels: Tensor | np.ndarray | None = None) -> Tensor:
     """Certified radius of each image, [N] float64 in L2: no image of [0, 1] nearer than it changes the model's label.
 
     Args:
         model: as in `evaluate`; a copy is baked and put in evaluation mode.
-        images: uint8, or float in [0, 1].
-        labels: radius 0 where the model disagrees with them; None: the model's own predictions.
+        images: as in `evaluate`.
+        labels: radius 0 where the model disagrees with them; None: those of the data, else the model's predictions.
 
     Raises:
         TypeError, ValueError: as `evaluate`.
     """
-    check_batch(images, labels)
-    with _baked(model, images) as baked:
-        x = model_images(baked, images)
-        y = None if labels is None else to_device(baked, labels.long())
+    given, truth = tensors_of(images, labels)
+    check_batch(given, truth)
+    with _baked(model, given) as baked:
+        x = model_images(baked, given)
+        y = None if truth is None else to_device(baked, truth.long())
         own = predict(baked, x, labels=y)
-        return less_rounding(certify(baked, x, own if y is None else y), images, x)
+        return less_rounding(certify(baked, x, own if y is None else y), given, x)
 
 
 @contextmanager
@@ -213,13 +224,13 @@ def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
     check_labels(y, logits.shape[1])
 
 
-def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, Callable]:
+def _named(chosen: Any, default: Mapping[str, Callable], kind: str) -> dict[str, Callable]:
     """
     Raises:
-        ValueError: names that are unknown, or functions without a name.
+        ValueError: names that are unknown or whose library is missing, or functions without a name.
     """
     if chosen is None:
-        return dict(known)
+        return dict(default)
     if isinstance(chosen, Mapping):
         wrong = [name for name, function in chosen.items() if not isinstance(name, str) or not callable(function)]
         if wrong:
@@ -229,11 +240,11 @@ def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, C
         return dict(chosen)
     if isinstance(chosen, str) or not isinstance(chosen, Iterable):
         raise ValueError(f'{kind}s={chosen!r}: give a list of names, or {{"a name": function}}. {EXPECTED[kind]}')
-    names = list(chosen)
-    unknown = [name for name in names if not isinstance(name, str) or name not in known]
+    asked, known = list(chosen), configuration.names(kind)
+    unknown = [name for name in asked if name not in known]
     if unknown:
         raise ValueError(
             f"Unknown {kind} {', '.join(map(repr, unknown))}: there are {', '.join(known)}. For a function of your own "
             f'give {{"a name": function}}.'
         )
-    return {name: known[name] for name in names}
+    return {name: default.get(name) or configuration.method(kind, name) for name in asked}

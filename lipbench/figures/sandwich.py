@@ -1,5 +1,7 @@
 """The sandwich law, image by image: certificate and empirical distance; and how near each attack comes."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,11 +29,25 @@ def sandwich(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     Returns:
         the figure, and columns dataset, experiment, index, certificate, distance (L2).
     """
-    tables = {name: pairs for name, run in first_seeds(results).items() if len(pairs := _pairs(run))}
+    drawn = sandwich_of({name: run.table for name, run in first_seeds(results).items()})
+    if drawn is None:
+        return None
+    figure, table = drawn
+    table.insert(0, "dataset", results.datasets[0])
+    return figure, table
+
+
+def sandwich_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataFrame] | None:
+    """`sandwich` of networks that need no folder: name -> the rows of its methods.
+
+    Returns:
+        the figure, and columns experiment, index, certificate, distance (L2); None without such images.
+    """
+    tables = {name: pairs for name, rows in networks.items() if len(pairs := _pairs(rows))}
     if not tables:
         return None
     table = pd.concat([rows.assign(experiment=name) for name, rows in tables.items()], ignore_index=True)
-    table = table.assign(dataset=results.datasets[0])[["dataset", "experiment", "index", "certificate", "distance"]]
+    table = table[["experiment", "index", "certificate", "distance"]]
     limit = 1.04 * float(table["distance"].max())
     columns = min(5, len(tables))
     lines = -(-len(tables) // columns)
@@ -56,11 +72,26 @@ def tightness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         the figure, and columns dataset, experiment, method, q05, q25, q50, q75, q95, failed (%); None where every
         certificate is loose.
     """
-    rows = [row for name, run in first_seeds(results).items() for row in _quantiles(name, run)]
-    table = pd.DataFrame(rows)
+    drawn = tightness_of({name: run.table for name, run in first_seeds(results).items()}, LOOSE)
+    if drawn is None:
+        return None
+    figure, table = drawn
+    table.insert(0, "dataset", results.datasets[0])
+    return figure, table
+
+
+def tightness_of(networks: Mapping[str, pd.DataFrame], loose: float) -> tuple[Figure, pd.DataFrame] | None:
+    """`tightness` of networks that need no folder: name -> the rows of its methods.
+
+    Args:
+        loose: a network whose median ratio under the combined attack is larger has no panel.
+
+    Returns:
+        the figure, and columns experiment, method, q05, q25, q50, q75, q95, failed (%); None without a panel.
+    """
+    table = pd.DataFrame([row for name, rows in networks.items() for row in _quantiles(name, rows, loose)])
     if table.empty:
         return None
-    table.insert(0, "dataset", results.datasets[0])
     names, methods = list(dict.fromkeys(table["experiment"])), list(dict.fromkeys(table["method"]))
     finite = table["q95"][np.isfinite(table["q95"])]
     limit = 1 + 1.1 * float(finite.max() - 1) if len(finite) else 2.0
@@ -84,9 +115,9 @@ def _outer_labels(axes: np.ndarray, columns: int, count: int, x: str, y: str) ->
             axis.tick_params(labelbottom=True)
 
 
-def _pairs(run: Run) -> pd.DataFrame:
+def _pairs(table: pd.DataFrame) -> pd.DataFrame:
     """index, certificate, distance of the attacked images that are labelled right."""
-    both = {"certificate": best(run.table, "lower"), "distance": best(run.table, "upper")}
+    both = {"certificate": best(table, "lower"), "distance": best(table, "upper")}
     pairs = pd.concat(both, axis=1, join="inner").rename_axis("index").reset_index()
     return pairs[(pairs["distance"] > 0) & np.isfinite(pairs["distance"])]
 
@@ -104,12 +135,12 @@ def _points(axis: Axes, name: str, rows: pd.DataFrame, limit: float) -> None:
     axis.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
 
 
-def _quantiles(name: str, run: Run) -> list[dict[str, object]]:
-    lower = best(run.table, "lower")
+def _quantiles(name: str, table: pd.DataFrame, loose: float) -> list[dict[str, object]]:
+    lower = best(table, "lower")
     lower = lower[lower > 0]
-    attacks = run.table[(run.table["side"] == "upper") & (run.table["norm"] == "l2")]
+    attacks = table[(table["side"] == "upper") & (table["norm"] == "l2")]
     distances = {str(m): rows.set_index("index")["distance"] for m, rows in attacks.groupby("method", sort=True)}
-    distances[COMBINED] = best(run.table, "upper")
+    distances[COMBINED] = best(table, "upper")
     rows: list[dict[str, object]] = []
     for method, values in distances.items():
         both = pd.concat({"lower": lower, "upper": values}, axis=1, join="inner")
@@ -120,7 +151,7 @@ def _quantiles(name: str, run: Run) -> list[dict[str, object]]:
         found = {f"q{100 * q:02.0f}": ratios[int(np.ceil(q * len(ratios))) - 1] for q in SHARES}
         failed = 100 * float(np.mean(np.isinf(ratios)))
         rows.append({"experiment": name, "method": method, **found, "failed": failed})
-    tight = [row for row in rows if row["method"] == COMBINED and float(str(row["q50"])) <= LOOSE]
+    tight = [row for row in rows if row["method"] == COMBINED and float(str(row["q50"])) <= loose]
     return rows if tight else []
 
 

@@ -14,6 +14,7 @@ from helpers.experiments import experiment
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 import lipbench
 from lipbench.commands.options import check_overrides
@@ -157,6 +158,7 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     rows = table[(table["method"] == "carlini_wagner") & (table["norm"] == "l2")].sort_values("index")
     found = Judge(model)(images, y).numpy()
     correct = ~Judge(model)(x, y).numpy()
+    assert (found & correct).any() or not correct.any()
     distances = (images.double() - x.double()).flatten(1).norm(dim=1).numpy()
     assert np.allclose(rows["distance"].to_numpy()[found & correct], distances[found & correct])
 
@@ -278,12 +280,22 @@ def test_report_of_two_seeds(tmp_path):
     assert "bounds/fgsm.csv is missing" in runs.problems[0].why
 
 
+def weights_of(model: nn.Module) -> list[torch.Size]:
+    """Shapes of the weights, constrained or baked, in their order."""
+    shapes = [part.weight.shape for part in model.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    assert len(shapes) >= 4
+    return shapes
+
+
 def test_the_recipe_rebuilds_a_network(tmp_path):
     job = experiment("digits08/hkr_cnn", tmp_path)
     job.run()
     model = lipbench.load(job.folder)
     assert not model.training
-    assert type(build(read_json(job.folder / "model.json"))) is type(model)
+    rows = lipbench.read(job.folder).query("method == 'certificate' and norm == 'l2'").sort_values("index")
+    x = torch.from_numpy(np.load(job.folder / "gallery.npz")["images"]).float() / 255
+    assert model(x).argmax(1).tolist() == rows["prediction"].tolist()
+    assert weights_of(build(read_json(job.folder / "model.json"))) == weights_of(model)
     (job.folder / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ResultsError, match=r"model\.safetensors has 6 bytes"):
         lipbench.load(job.folder)

@@ -1,10 +1,14 @@
 """The Python API, for anyone's classifier."""
 
 import copy
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import lipbench
 from lipbench.results import COLUMNS
@@ -126,6 +130,74 @@ def test_parameterless_and_float64_models():
     assert len(table) == 144
 
 
-def test_the_face_is_complete():
+def test_the_package_shows_what_is_public_and_nothing_else():
+    assert dir(lipbench) == sorted(lipbench.__all__)
     for name in lipbench.__all__:
         assert getattr(lipbench, name).__doc__, name
+    assert re.fullmatch(r"\d+\.\d+\.\d+", lipbench.__version__)
+
+
+def test_images_come_in_any_common_form(digits):
+    model, images = classifier().eval(), digits.test.images[:8]
+    test = lipbench.data.Split(images, model(images / 255).argmax(1))
+    small = replace(digits, test=test)
+    x, y = test.images.numpy(), test.labels.numpy()
+    x.setflags(write=False)
+    loader = DataLoader(TensorDataset(test.images / 255, test.labels), batch_size=3)
+    forms = [(test,), (small,), (loader,), (x, y), (x[::-1][::-1], test.labels), (test.images, y.astype("uint8"))]
+    expected = lipbench.evaluate(model, test.images, test.labels, attacks=["fgm"], progress=False)
+    radii = lipbench.certify(model, test.images, test.labels)
+    assert (radii > 0).all()
+    state = torch.get_rng_state()
+    for form in forms:
+        assert lipbench.evaluate(model, *form, attacks=["fgm"], progress=False).equals(expected)
+        assert torch.equal(lipbench.certify(model, *form), radii)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_other_forms_are_refused_with_the_remedy(digits):
+    model, test = classifier(), digits.test[:4]
+    x, y = test.images.numpy(), test.labels.numpy()
+    lists = DataLoader([{"x": image, "y": label} for image, label in zip(test.images, test.labels, strict=True)])
+    for wrong, kind, remedy in [
+        ((x.transpose(0, 2, 3, 1), y), ValueError, r"transpose\(0, 3, 1, 2\)"),
+        ((np.zeros((4, 32, 32, 3), "uint8"), y), ValueError, r"transpose\(0, 3, 1, 2\)"),
+        ((x.astype(object), y), TypeError, "float32"),
+        ((x.tolist(), y), TypeError, "not a list"),
+        ((x,), TypeError, r"evaluate\(model, images, labels\)"),
+        ((test, y), ValueError, "own labels"),
+        ((lists,), TypeError, "torch.cat"),
+        ((DataLoader(TensorDataset(test.images[:0], test.labels[:0])),), ValueError, "no batches"),
+    ]:
+        with pytest.raises(kind, match=remedy):
+            lipbench.evaluate(model, *wrong)
+
+
+def test_a_data_set_is_shown_in_one_line(digits):
+    assert repr(digits) == "Dataset('digits', 10 classes, train=1222, validation=216, test=359, images 1x8x8)"
+    assert repr(digits.test[:3]) == "Split(3 images 1x8x8, 3 classes)"
+
+
+def test_evaluate_knows_every_name_of_the_command_line(digits, need_library_of):
+    names = lipbench.attacks.names()
+    assert set(names) > {"alma", "lipbench", "hop_skip_jump", "torchattacks_pgd"}
+    model, x, y = classifier().eval(), digits.test.images[:3], digits.test.labels[:3]
+    tables = [
+        lipbench.evaluate(model, x, y, attacks, ["certificate_crown"], progress=False)
+        for attacks in (["alma"], {"alma": lipbench.attacks.alma})
+    ]
+    assert set(tables[0]["method"]) == {"alma", "certificate_crown"}
+    assert tables[0].equals(tables[1])
+    for name in ["foolbox_ddn", "torchattacks_pgd"]:
+        need_library_of(name)
+        table = lipbench.evaluate(model, x, y, [name], [], progress=False)
+        assert np.isfinite(table["distance"]).all()
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path, digits):
+    (tmp_path / "attack").mkdir()
+    lines = ["# Needs the extra absent: pip install lipbench[absent]", "absent:", "  _target_: absent.attack"]
+    (tmp_path / "attack" / "absent.yaml").write_text("\n".join(lines))
+    monkeypatch.setattr("lipbench.configuration.CONF", tmp_path)
+    with pytest.raises(ValueError, match=r"'absent'.*pip install lipbench\[absent\]"):
+        lipbench.evaluate(classifier(), digits.test.images[:3], digits.test.labels[:3], ["absent"])

@@ -40,6 +40,9 @@ def test_norm_is_at_most_one_after_training(constraint, kind):
     start = layer.weight.detach().clone()
     train(layer, shape, lambda m: sgd(m, lr=0.5))
     assert not torch.equal(layer.weight, start), "a constraint that freezes its weight proves nothing"
+    for _, weight in constrained_weights(layer):
+        weight.data.mul_(4)  # one large step, after which the norm exceeds 1 without a constraint
+    retract(layer)
     training = layer.weight.detach().clone()
     x = torch.rand(4, *shape)
     before = layer(x)
