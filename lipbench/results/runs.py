@@ -7,8 +7,7 @@ from typing import Any
 
 from lipbench.escapes import printable
 from lipbench.files import ResultsError
-from lipbench.results import MANIFEST, RUN_COLUMNS, LawViolation, check_laws, read_summary, run_folders, run_key
-from lipbench.results.checked import checked
+from lipbench.results import RUN_COLUMNS
 from lipbench.results.flags import Flag
 
 
@@ -68,66 +67,3 @@ class Runs:
     def of(self, datasets: Collection[str]) -> "Runs":
         """Those of some data sets."""
         return replace(self, finished=[run for run in self.finished if run.summary["dataset"] in datasets])
-
-
-def find_runs(root: Path) -> Runs:
-    """Looks at every run under `root`: none that is damaged or unfinished stops it. The laws of each are checked.
-
-    Raises:
-        ResultsError: there is no such folder, or no finished run in it; says what was found instead and what to do.
-    """
-    if not root.is_dir():
-        raise ResultsError(f"There is no results folder {root}. Make one: make benchmark, or {_example(root)}")
-    finished: dict[tuple[Any, ...], Run] = {}
-    problems = []
-    folders = run_folders(root)
-    for folder in folders:
-        try:
-            run = _run(folder)
-            if run.key in finished:
-                raise ResultsError(
-                    f"the same run as {_name(finished[run.key].folder, root)}; report one results folder at a time."
-                )
-            finished[run.key] = run
-        except ResultsError as error:
-            problems.append(Problem.of(error, _name(folder, root), root))
-    begun = [path.parent for name in ("config.yaml", MANIFEST) for path in root.glob(f"*/*/*/*/{name}")]
-    without = sorted(set(begun) - set(folders))
-    problems += [Problem(_name(folder, root), "unfinished: it has no tables. Run it again.") for folder in without]
-    if not finished:
-        listed = "".join(f"\n  {problem}" for problem in problems)
-        raise ResultsError(f"{root} holds no finished run. Make some: make benchmark, or {_example(root)}{listed}")
-    return Runs(root, list(finished.values()), problems)
-
-
-def _example(root: Path) -> str:
-    return f"python -m lipbench run experiment=digits08/hkr_mlp results={root}"
-
-
-def _name(folder: Path, root: Path) -> str:
-    return printable(folder.relative_to(root).as_posix() if folder != root else folder.name)
-
-
-def _run(folder: Path) -> Run:
-    """
-    Raises:
-        ResultsError: it is unfinished or broken.
-    """
-    key = run_key(folder)
-    violation = ""
-    try:
-        summary = read_summary(folder)
-        if summary is None:
-            raise ResultsError(f"unfinished: it has no {MANIFEST}. Run it again.")
-        summary, flags = checked(summary, key)
-        try:
-            check_laws(folder, summary, quick=True)
-            summary["violations"] = 0
-        except LawViolation as error:
-            violation = str(error)
-            summary["violations"] = error.pairs["index"].nunique()
-    except ResultsError:
-        raise
-    except Exception as error:  # of files that are folders, cannot be opened, or hold something else
-        raise ResultsError(f"one of its files cannot be read ({error}). Run it again with force=true.") from error
-    return Run(folder, summary, flags, violation)
