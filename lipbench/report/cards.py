@@ -11,11 +11,10 @@ from urllib.parse import quote
 import pandas as pd
 from omegaconf import OmegaConf
 
-from lipbench.figures import BROKEN
 from lipbench.files import read_config, read_json
 from lipbench.report.columns import COLUMNS, GROUP
 from lipbench.results.flags import Flag
-from lipbench.results.runs import Run, Runs
+from lipbench.results.runs import BROKEN, Run, Runs
 
 Found = TypeVar("Found")
 
