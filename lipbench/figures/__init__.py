@@ -1,20 +1,48 @@
 """Figures: tables in, matplotlib figures out. Nothing here imports torch."""
 
+from lipbench.figures import (
+    constructions,
+    curves,
+    explanations,
+    galleries,
+    generalisation,
+    one_class,
+    plane,
+    robustness,
+    sandwich,
+    spectra,
+    tradeoff,
+    training,
+    transport,
+)
 from lipbench.figures.constructions import best_variants, construction_comparison
 from lipbench.figures.curves import accuracy_curves
 from lipbench.figures.numbers import drawn
-from lipbench.figures.recipes import FIGURES, Drawing, Recipe, drawings
+from lipbench.figures.recipes import Drawing, Recipe, drawings
 from lipbench.figures.style import save_figure
 from lipbench.figures.training import training_comparison, training_curves
-from lipbench.results.inputs import BROKEN, Results, Run
+
+# In the order of the report's page.
+RECIPES = (
+    *robustness.RECIPES,
+    *galleries.RECIPES,
+    *plane.RECIPES,
+    *spectra.RECIPES,
+    *transport.RECIPES,
+    *generalisation.RECIPES,
+    *sandwich.RECIPES,
+    *tradeoff.RECIPES,
+    *explanations.RECIPES,
+    *one_class.RECIPES,
+    *curves.RECIPES,
+    *training.RECIPES,
+    *constructions.RECIPES,
+)
 
 __all__ = [
-    "BROKEN",
-    "FIGURES",
+    "RECIPES",
     "Drawing",
     "Recipe",
-    "Results",
-    "Run",
     "accuracy_curves",
     "best_variants",
     "construction_comparison",

@@ -1,12 +1,18 @@
 """One body, every construction: accuracy, certified accuracy, tightness and speed side by side."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
+from lipbench.results.runs import Runs
 
+COLUMNS = ["construction", "variant", "seed", "validation", "accuracy", "certified", "tightness", "ms", "epsilon"]
 FAMILIES = {
     "Identity": "unconstrained",
     "Clip": "weight clipping",
@@ -77,3 +83,56 @@ def construction_comparison(table: pd.DataFrame, epsilon: float, title: str = ""
         if title:
             figure.suptitle(title, fontsize=8)
     return figure
+
+
+def constructions(runs: Runs) -> tuple[Figure, pd.DataFrame] | None:
+    """`construction_comparison` of one experiment of which several constructions were trained.
+
+    Returns:
+        the figure, and the table of `best_variants` with the column epsilon; None where there are fewer than two.
+    """
+    rows = [row for run in runs.finished for row in _rows(run.summary)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    if table["construction"].nunique() < 2:
+        return None
+    epsilon = float(table["epsilon"].iloc[0])
+    best = best_variants(table.drop(columns="epsilon"))
+    title = f"{'/'.join(map(str, runs.finished[0].key[:2]))}: one body, every construction"
+    return construction_comparison(best, epsilon, title=title), best.assign(epsilon=epsilon)
+
+
+def _rows(summary: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """The row of a run, if it tells its construction and was certified at the epsilon that chooses the variants."""
+    epsilon = summary.get("validation_epsilon")
+    certified = None if epsilon is None else (summary["certified_accuracy"] or {}).get(f"{epsilon:g}")
+    if "construction" in summary and certified is not None:
+        yield (
+            summary["construction"],
+            summary["variant"],
+            summary["seed"],
+            100 * summary["validation_certified_accuracy"],
+            100 * summary["accuracy"],
+            100 * certified,
+            summary["tightness"],
+            1000 * summary["step_seconds"],
+            epsilon,
+        )
+
+
+def _alt(table: pd.DataFrame) -> str:
+    first = table.iloc[0]
+    return (
+        f"A row of dots per construction: accuracy, certified accuracy at {first['epsilon']:g}, tightness and "
+        f"milliseconds per training step; {first['construction']} certifies most, {first['certified']:.1f} %."
+    )
+
+
+RECIPES = (
+    Recipe(
+        "constructions",
+        "One body, every construction",
+        _alt,
+        constructions,
+        each="experiment",
+    ),
+)

@@ -8,9 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lipbench.figures.numbers import drawn
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import METHODS, ONE_COLUMN, TWO_COLUMNS, legend_below, method_look, shortened, style
 from lipbench.files import ResultsError
 from lipbench.results import IMBALANCED, RUN_COLUMNS, balanced_survival, best, imbalance, survival
+from lipbench.results.runs import Runs
 
 COLUMNS = 4
 NORM_LABELS = {"l2": "L2", "linf": "L-infinity", "l1": "L1"}
@@ -105,3 +108,20 @@ def _panel(axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], l
     axis.set_xlim(0, limit)
     axis.set_ylim(0, 102)
     axis.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def accuracy(runs: Runs) -> tuple[Figure, pd.DataFrame]:
+    """`accuracy_curves` of one data set, without the variants of a sweep, and what is drawn."""
+    figure = accuracy_curves(runs.of_defaults().tables, title=f"{runs.datasets[0]}: accuracy against epsilon")
+    return figure, drawn(figure)
+
+
+RECIPES = (
+    Recipe(
+        "accuracy",
+        "Accuracy against epsilon, attack by attack",
+        "Curves of accuracy that fall as the L2 norm of the perturbation grows, one panel per network: one curve per "
+        "attack, the combined attack in black, the certificate dashed below it.",
+        accuracy,
+    ),
+)

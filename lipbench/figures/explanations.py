@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, style
-from lipbench.results.inputs import Results, Run
 from lipbench.results.lineup import lineup
+from lipbench.results.runs import Run, Runs
 
 # (metric, value of removed pixels) -> its name, and which values are better.
 BLACK, GREY = 0.0, 0.5
@@ -39,7 +40,7 @@ COLUMNS = ["network", "attribution", "metric", "baseline", "mean", "low", "high"
 NORMAL = 1.96
 
 
-def explanations(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def explanations(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Means of every metric over the images, with 95 % intervals: a row per network of one data set, a mark per
     attribution; below, the published values of mu-fidelity.
 
@@ -107,3 +108,14 @@ def _panel(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
 
 def _label(network: str) -> str:
     return network if network.endswith("(published)") else network_look(network).label
+
+
+RECIPES = (
+    Recipe(
+        "explanations",
+        "What explanations are worth",
+        "Dots with intervals, one row per network and one panel per metric (mu-fidelity, deletion, insertion, "
+        "stability), a colour per attribution; the last rows are published values of mu-fidelity.",
+        explanations,
+    ),
+)

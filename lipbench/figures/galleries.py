@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.sheet import Sheet, full_scale, is_picture
 from lipbench.figures.style import network_look
-from lipbench.results.inputs import Results
 from lipbench.results.lineup import first_seeds
+from lipbench.results.runs import Runs
 
 # Images of a gallery; of the counterfactuals, which take a row per network.
 ROWS, PATHS = 4, 2
@@ -42,7 +43,7 @@ class _Shown:
         return self.arrays["images"][image].astype(float) / 255
 
 
-def adversarial_images(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def adversarial_images(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Per image the original, and per network the nearest adversarial image of any attack and its difference to the
     original, in one scale of colours per image.
 
@@ -69,7 +70,7 @@ def adversarial_images(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return sheet.figure, pd.DataFrame(table)
 
 
-def saliency_maps(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def saliency_maps(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Per image and network the gradient of f, each in its own scale of colours.
 
     f is the margin of the predicted class over its strongest rival. Red: more of this pixel speaks for the class.
@@ -94,7 +95,7 @@ def saliency_maps(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return sheet.figure, pd.DataFrame(table)
 
 
-def counterfactuals(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def counterfactuals(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Images x - t f(x) grad f(x) / ||grad f(x)||^2 for growing t, clipped to [0, 1]; where ||grad f|| = 1, as of the
     optimal network of HKR, these are the source's x - t f(x) grad f(x). Below each is f of the image: negative beyond
     the boundary.
@@ -125,7 +126,7 @@ def counterfactuals(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return sheet.figure, pd.DataFrame(table)
 
 
-def _networks(results: Results) -> list[_Shown]:
+def _networks(results: Runs) -> list[_Shown]:
     """Those whose images are there: of images that nobody may pass on, results keep the numbers alone."""
     known = {name: run.arrays("illustrations.npz") for name, run in first_seeds(results).items()}
     return [
@@ -168,6 +169,31 @@ def _class(network: _Shown, image: int) -> str:
     return f"\u201c{network.name(int(network.arrays['labels'][image]))}\u201d"
 
 
-def _row(results: Results, network: _Shown, image: int, **values: Any) -> dict[str, Any]:
+def _row(results: Runs, network: _Shown, image: int, **values: Any) -> dict[str, Any]:
     label = int(network.arrays["labels"][image])
     return {"dataset": results.datasets[0], "index": image, "label": label, "experiment": network.experiment, **values}
+
+
+RECIPES = (
+    Recipe(
+        "adversarial",
+        "Nearest adversarial images",
+        "Rows of test images: the original, then for each network the nearest adversarial image of any attack with "
+        "the label that it gets, and its difference to the original (red: more, blue: less) with the L2 distance.",
+        adversarial_images,
+    ),
+    Recipe(
+        "saliency",
+        "Saliency maps: gradients of the margin in the image",
+        "Rows of test images: the original, then for each network the gradient of the margin of its prediction (red: "
+        "more of a pixel speaks for the class, blue: against it), with its L2 norm.",
+        saliency_maps,
+    ),
+    Recipe(
+        "counterfactuals",
+        "Counterfactuals: x - t f(x) grad f(x) for growing t",
+        "Rows of one test image and network that moves against the gradient of its margin f, by more from left to "
+        "right; below each image is f, negative once the label has changed.",
+        counterfactuals,
+    ),
+)

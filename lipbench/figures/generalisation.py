@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import best
-from lipbench.results.inputs import Results, Run
 from lipbench.results.lineup import first_seeds
+from lipbench.results.runs import Run, Runs
 
 HALF = 0.5
 # Per cent: of a network that certifies less there is nothing to compare.
@@ -19,7 +20,7 @@ NOTHING = 1.0
 QUANTITIES = {"accuracy": "accuracy (%)", "certified": "certified accuracy at \u03b5 = {epsilon:g} (%)"}
 
 
-def generalisation(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def generalisation(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """A row per network: accuracy, and certified accuracy at one epsilon, on training images (filled) and on the test
     set (open). The longer the line between them, the more the network has overfitted.
 
@@ -82,3 +83,13 @@ def _lines(axis: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), [network_look(name).label for name in reversed(names)])
     axis.set_ylim(-0.6, len(names) - 0.4)
     axis.grid(axis="y", visible=False)
+
+
+RECIPES = (
+    Recipe(
+        "generalisation",
+        "Training and test",
+        "A row per network: accuracy and certified accuracy on training images and on the test set, joined by a line.",
+        generalisation,
+    ),
+)

@@ -8,8 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
-from lipbench.results.inputs import Results, Run
+from lipbench.results.runs import Run, Runs
 
 # Certified AUROC on MNIST, mean of the ten digits (Béthune et al., 2023, arXiv 2303.01978), % at epsilon * 255.
 PUBLISHED = {0: 95.5, 8: 93.2, 16: 89.9, 36: 78.4, 72: 57.5}
@@ -17,7 +18,7 @@ PUBLISHED = {0: 95.5, 8: 93.2, 16: 89.9, 36: 78.4, 72: 57.5}
 MNIST = "mnist_oneclass"
 
 
-def one_class(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def one_class(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Left the mean over the inlier classes of the AUROC against epsilon, solid under attack, dashed as certified; on
     MNIST the published certificates beside it. Right each inlier class: a line from the largest epsilon to 0.
 
@@ -25,7 +26,7 @@ def one_class(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         the figure, and columns experiment, inlier, seed, epsilon, certified, attacked (%), lipschitz; None where no run
         of the data set has a table of AUROC (measure=[one_class]).
     """
-    parts = [_rows(run, held) for run in results.runs if (held := run.measured("one_class.csv")) is not None]
+    parts = [_rows(run, held) for run in results.finished if (held := run.measured("one_class.csv")) is not None]
     if not parts:
         return None
     table = pd.concat(parts, ignore_index=True)
@@ -92,3 +93,14 @@ def _classes(axis: Axes, table: pd.DataFrame) -> None:
     axis.set_title(f"certified at 0 (full) and {largest:.2f} (empty)")
     axis.set_xlabel("AUROC (%)")
     axis.set_ylabel("inlier class")
+
+
+RECIPES = (
+    Recipe(
+        "one_class",
+        "Outlier detection: AUROC against epsilon",
+        "Left, curves of AUROC that fall as epsilon grows: solid under attack, dashed as certified, below it. Right, "
+        "one line per inlier class from its certified AUROC at the largest epsilon to that at 0.",
+        one_class,
+    ),
+)

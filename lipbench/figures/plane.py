@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, network_look, style
-from lipbench.results.inputs import Results, Run
+from lipbench.results.runs import Run, Runs
 
 KINDS = ("plain", "hkr")
 # Points that are drawn, and of them those with an arrow; both of each class.
@@ -22,7 +23,7 @@ LONGEST = 0.3
 COLORS = LinearSegmentedColormap.from_list("sides", [PALETTE[0], "#f7f7f7", PALETTE[1]])
 
 
-def plane(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def plane(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """A row per data set of points, a column per kind of network: f in colour, its level lines, its frontier f = 0
     (black), and arrows from points x to x - f grad f / ||grad f||^2, where f would be 0 if it were linear. For a
     1-Lipschitz f with ||grad f|| = 1 that is the nearest point of the frontier.
@@ -32,7 +33,7 @@ def plane(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         gradient_low, gradient_high (5 and 95 % quantiles of ||grad f|| over the square), f_low, f_high; None where no
         run has a table of the plane (measure=[plane]).
     """
-    grid = [[_first(results.of(dataset), kind) for kind in KINDS] for dataset in results.datasets]
+    grid = [[_first(results.of([dataset]), kind) for kind in KINDS] for dataset in results.datasets]
     grid = [row for row in grid if any(row)]
     if not grid:
         return None
@@ -46,7 +47,7 @@ def plane(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return figure, pd.DataFrame(rows)
 
 
-def plane_lambda(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def plane_lambda(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """HKR of growing lambda = alpha / (1 - alpha) on one data set of points: panels as in `plane`. Without the hinge
     (lambda = 0) f is known up to a constant alone, and its frontier says nothing.
 
@@ -54,7 +55,7 @@ def plane_lambda(results: Results) -> tuple[Figure, pd.DataFrame] | None:
         as `plane`; None unless the plane is there for two values of alpha or more.
     """
     found: dict[float, Run] = {}
-    for run in results.runs:
+    for run in results.finished:
         chosen = re.fullmatch(r"loss\.alpha=([0-9.]+)", str(run.key[2]))
         if chosen is not None and (run.folder / "plane.csv").exists():
             found.setdefault(float(chosen.group(1)), run)
@@ -69,11 +70,11 @@ def plane_lambda(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return figure, pd.DataFrame(rows)
 
 
-def _first(results: Results, kind: str) -> Run | None:
+def _first(results: Runs, kind: str) -> Run | None:
     """The run of the lowest seed of a kind of network, of the variant "default", that has a plane."""
     chosen = [
         run
-        for run in results.runs
+        for run in results.finished
         if str(run.key[1]).startswith(f"{kind}_") and run.key[2] == "default" and (run.folder / "plane.csv").exists()
     ]
     return chosen[0] if chosen else None
@@ -132,3 +133,22 @@ def _steps(points: pd.DataFrame, longest: float = LONGEST) -> np.ndarray:
     step = -points[["f"]].to_numpy(float) * slope / squared
     length = np.hypot(*step.T)[:, None]
     return step * np.minimum(1, longest / np.maximum(length, 1e-12))
+
+
+RECIPES = (
+    Recipe(
+        "plane",
+        "Networks on points of the plane",
+        "Squares with points of two classes, the classical network left and the 1-Lipschitz one right: the frontier is "
+        "a black line; level lines are evenly spaced around it for the 1-Lipschitz network and crowd for the other.",
+        plane,
+        each="all",
+    ),
+    Recipe(
+        "plane_lambda",
+        "HKR of growing lambda",
+        "The same points in several squares: the larger lambda, the closer the frontier follows the points. "
+        "For lambda = 0, without the hinge, it is anywhere.",
+        plane_lambda,
+    ),
+)

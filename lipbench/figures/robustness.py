@@ -6,23 +6,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import NETWORKS, TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import IMBALANCED, balanced_survival, best, imbalance, survival
-from lipbench.results.inputs import Results, Run
 from lipbench.results.lineup import lineup
+from lipbench.results.runs import Run, Runs
 
 # Panels in a row; more data sets go on in the next one.
 PANELS = 3
 EPSILONS = 200
 
 
-def robustness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """`robustness_of_one`, one panel per data set.
 
     Returns:
         the same; None where networks of fewer than two data sets were attacked.
     """
-    curves = [curve for dataset in results.datasets for curve in _curves(results.of(dataset))]
+    curves = [curve for dataset in results.datasets for curve in _curves(results.of([dataset]))]
     table = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=["dataset"])
     datasets = list(dict.fromkeys(table["dataset"]))
     if len(datasets) < 2:
@@ -42,7 +43,7 @@ def robustness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return figure, table
 
 
-def robustness_of_one(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def robustness_of_one(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Accuracy under the combined attack (solid) and certified accuracy (dashed) against epsilon on one data set, one
     curve per network of its line-up (see `lipbench.results.lineup`), seeds pooled.
 
@@ -84,7 +85,7 @@ def _kind(experiment: str) -> str:
     return word if word in NETWORKS else ""
 
 
-def _curves(results: Results) -> list[pd.DataFrame]:
+def _curves(results: Runs) -> list[pd.DataFrame]:
     """The curves of one data set."""
     distances = {name: _pooled(runs) for name, runs in lineup(results).items()}
     attacked = {name: rows for name, rows in distances.items() if len(rows)}
@@ -141,3 +142,22 @@ def _panel(axis: Axes, table: pd.DataFrame) -> None:
     axis.set_xlim(0, table["epsilon"].max())
     axis.set_ylim(0, 102)
     axis.set_xlabel("epsilon (L2, pixels in [0, 1])")
+
+
+RECIPES = (
+    Recipe(
+        "robustness",
+        "Accuracy against epsilon",
+        "Curves of accuracy that fall as the L2 norm of the perturbation grows, one panel per data set and one colour "
+        "per network: solid under the combined attack, dashed as certified. A certificate lies below its attack.",
+        robustness,
+        each="all",
+    ),
+    Recipe(
+        "lineup",
+        "Accuracy against epsilon",
+        "Curves of accuracy that fall as the L2 norm of the perturbation grows, one colour per network: solid under "
+        "the combined attack, dashed as certified. A certificate lies below its attack.",
+        robustness_of_one,
+    ),
+)

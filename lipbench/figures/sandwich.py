@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import TWO_COLUMNS, legend_below, method_look, network_look, plain_log, style
 from lipbench.results import best
-from lipbench.results.inputs import Results, Run
 from lipbench.results.lineup import first_seeds
+from lipbench.results.runs import Run, Runs
 
 COMBINED = "combined attack"
 # A certificate that is this many times smaller than the distance says little: such networks have no panel of tightness.
@@ -22,7 +23,7 @@ TICKS = (1.001, 1.002, 1.005, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 4.0, 5.
 APART = 0.18
 
 
-def sandwich(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def sandwich(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Every attacked image that is labelled right as a point: its certificate against its distance under the combined
     attack, a panel per network. The law: no point lies below the line of equality.
 
@@ -63,7 +64,7 @@ def sandwich_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataFr
     return figure, table
 
 
-def tightness(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def tightness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """How near each attack comes to the certificate: distance / certificate over the images with a certificate, its
     median (upright), quartiles (thick) and the 5 % and 95 % of images (thin), a panel per network. 1 is perfect: no
     nearer image exists. Where an attack fails, its line goes on to the right.
@@ -193,7 +194,7 @@ def _from_one(axis: Axes, limit: float) -> None:
     axis.set_xlim(1 - (0.03 * reach) ** 2, limit)
 
 
-def attack_costs(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def attack_costs(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """The plane of cost and quality of the attacks, a panel per network: seconds per 1000 images against the mean of
     best distance / distance over the images that are labelled right (100 %: none was nearer; a failure counts 0).
     The line goes along the attacks that no other beats in both.
@@ -257,3 +258,28 @@ def _plane(axis: Axes, rows: pd.DataFrame) -> None:
         axis.scatter(
             [row["seconds"]], [row["quality"]], s=26, color=look.color, marker=look.marker, label=look.label, zorder=2
         )
+
+
+RECIPES = (
+    Recipe(
+        "sandwich",
+        "Certificate against empirical distance, image by image",
+        "A panel per network with a point per test image: its certificate to the right, its distance under the "
+        "combined attack upwards. No point may lie below the line of equality; of tight networks they lie just on it.",
+        sandwich,
+    ),
+    Recipe(
+        "tightness",
+        "Tightness by attack: distance over certificate",
+        "A row per attack and a panel per network: median, quartiles and 5 to 95 % of distance over certificate, from "
+        "1 (perfect) to the right.",
+        tightness,
+    ),
+    Recipe(
+        "costs",
+        "Cost and quality of the attacks",
+        "A panel per network with a point per attack: seconds per 1000 images to the right, the best distance over its "
+        "own upwards. A line joins the attacks that no other beats in both.",
+        attack_costs,
+    ),
+)

@@ -9,16 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_below, network_look, plain_log, style
-from lipbench.results.inputs import Results
 from lipbench.results.lineup import first_seeds
+from lipbench.results.runs import Runs
 
 PREFIX = "singular/"
 # Bins of the histogram of norms, per factor of ten.
 BINS = 20
 
 
-def spectra(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def spectra(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Left: the singular values of each layer at the end of the training, a dot each. Right: the Lipschitz bound of the
     network over the training.
 
@@ -49,7 +50,7 @@ def spectra(results: Results) -> tuple[Figure, pd.DataFrame] | None:
     return figure, table
 
 
-def gradient_norms(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def gradient_norms(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """How long the gradients of the margin are at the attacked test images; dashed the bound of a network, where it is
     within the picture: the norm of a 1-Lipschitz f that solves the transport problem is 1 almost everywhere.
 
@@ -92,7 +93,7 @@ def _width(number: int) -> float:
     return max(0.9, 2.2 - 0.4 * number)
 
 
-def _singular_values(results: Results) -> pd.DataFrame:
+def _singular_values(results: Runs) -> pd.DataFrame:
     """Columns experiment, quantity, layer, x, value."""
     tables = []
     for name, run in first_seeds(results).items():
@@ -103,7 +104,7 @@ def _singular_values(results: Results) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _bounds(results: Results) -> pd.DataFrame:
+def _bounds(results: Runs) -> pd.DataFrame:
     """Columns experiment, quantity, layer, x, value."""
     tables = []
     for name, run in first_seeds(results).items():
@@ -136,3 +137,21 @@ def _dots(axis: Axes, values: pd.DataFrame) -> None:
 def _handles(table: pd.DataFrame) -> dict[str, Line2D]:
     looks = [network_look(name) for name in dict.fromkeys(table["experiment"])]
     return {look.label: Line2D([], [], color=look.color) for look in looks}
+
+
+RECIPES = (
+    Recipe(
+        "spectra",
+        "Singular values of the layers, and the Lipschitz bound over training",
+        "Left, the singular values of each layer as dots, near 1 for constrained networks and spread for the classical "
+        "one. Right, the Lipschitz bound over the training: it grows for the classical network and is flat for the "
+        "constrained ones.",
+        spectra,
+    ),
+    Recipe(
+        "gradients",
+        "Norms of the gradient of the margin",
+        "A histogram per network of the L2 norm of the margin's gradient at test images; its bound is dashed.",
+        gradient_norms,
+    ),
+)

@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
 from lipbench.files import fingerprint
-from lipbench.results.inputs import Results, Run
+from lipbench.results.runs import Run, Runs
 
 # Of the loss; in the order of the panels.
 PARAMETERS = {"alpha": "alpha", "margin": "margin", "offset": "margin (offset)", "temperature": "temperature"}
@@ -18,7 +19,7 @@ PARAMETERS = {"alpha": "alpha", "margin": "margin", "offset": "margin (offset)",
 FEWEST = 3
 
 
-def tradeoff(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def tradeoff(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Accuracy and certified accuracy on the test set of networks that differ in one parameter of their loss (means
     over seeds), a panel per parameter, a line per sweep in the order of the values; ringed is the Pareto front of all.
     The panels have one scale of accuracy, but each its own of certified accuracy: some parameters hardly move it.
@@ -57,8 +58,8 @@ def pareto(x: pd.Series, y: pd.Series) -> pd.Series:
     return pd.Series(beaten, index=x.index) == False  # noqa: E712 (elementwise)
 
 
-def _sweeps(results: Results) -> pd.DataFrame:
-    runs = pd.DataFrame([row for run in results.runs for row in _described(run)])
+def _sweeps(results: Runs) -> pd.DataFrame:
+    runs = pd.DataFrame([row for run in results.finished for row in _described(run)])
     if runs.empty:
         return runs
     tables = []
@@ -133,3 +134,14 @@ def _panel(axis: Axes, rows: pd.DataFrame) -> None:
         label="Pareto front",
     )
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
+
+
+RECIPES = (
+    Recipe(
+        "tradeoff",
+        "Accuracy against certified accuracy along a parameter of the loss",
+        "A panel per parameter: certified accuracy to the right, accuracy upwards, a line through the networks of each "
+        "sweep; the Pareto front is ringed.",
+        tradeoff,
+    ),
+)

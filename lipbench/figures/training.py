@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, shortened, style
 from lipbench.results import RUN_COLUMNS, layer_columns
+from lipbench.results.runs import Runs
 
 # A panel whose values span more than this factor is logarithmic: the bound of a plain network explodes.
 LOG_SPAN = 20
@@ -195,3 +197,40 @@ def _names(runs: Sequence[pd.DataFrame]) -> list[str]:
     if len({variant for _, variant in keys}) == 1:
         return [experiment for experiment, _ in keys]
     return [name if variant == "default" else f"{name} {shortened(variant, 20)}" for name, variant in keys]
+
+
+def comparison(runs: Runs) -> tuple[Figure, pd.DataFrame] | None:
+    """`training_comparison` of one data set, without the variants of a sweep, and the histories; None where there is
+    none.
+    """
+    histories = runs.of_defaults().histories.dropna(axis=1, how="all")
+    if not len(histories):
+        return None
+    return training_comparison(histories, title=f"{runs.datasets[0]}: training"), histories
+
+
+def of_one_run(runs: Runs) -> tuple[Figure, pd.DataFrame] | None:
+    """`training_curves` of one run, and its history; None where there is none."""
+    (run,) = runs.finished
+    if not len(run.history):
+        return None
+    return training_curves(run.history, title=" ".join(map(str, run.key))), run.history
+
+
+RECIPES = (
+    Recipe(
+        "training",
+        "Training: Lipschitz bound, gradient norm, singular values",
+        "The networks compared over their training: Lipschitz bound of the network, norm of the gradient with respect "
+        "to the image, and the range of the singular values of all layers at the end.",
+        comparison,
+    ),
+    Recipe(
+        "training",
+        "Training, layer by layer",
+        "One run over its epochs: the range of the singular values of each layer, Lipschitz bound and gradient norm of "
+        "the network and its layers, and the accuracies.",
+        of_one_run,
+        each="run",
+    ),
+)

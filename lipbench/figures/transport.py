@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from lipbench.figures.recipes import Recipe
 from lipbench.figures.sheet import is_picture
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
-from lipbench.results.inputs import Results, Run
 from lipbench.results.lineup import first_seeds
+from lipbench.results.runs import Run, Runs
 
 
-def transport(results: Results) -> tuple[Figure, pd.DataFrame] | None:
+def transport(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Above: pairs of test images that the optimal plan between the two classes matches, with their L2 distance. Below
     left: for every pair f(b) - f(a), divided by the bound of f, against the distance; the optimal f lies on the line of
     equality and no 1-Lipschitz function above it. Below right: the second law over the training, the
@@ -109,3 +110,14 @@ def _law(axis: Axes, estimates: pd.DataFrame) -> None:
     axis.axhline(exact, color="black", linestyle="--", linewidth=1)
     axis.annotate(f"exact W1 = {exact:.2f}", (98, exact), (0, 3), textcoords="offset points", ha="right", fontsize=7)
     axis.set_ylim(min(0.0, 1.05 * estimates["value"].min()), 1.15 * exact)
+
+
+RECIPES = (
+    Recipe(
+        "transport",
+        "Optimal transport between the classes, and the second law",
+        "Above, pairs of images that the optimal plan matches. Below, the rise of f over each pair against its length, "
+        "and the Kantorovich-Rubinstein estimate over the training, which stays under the exact distance.",
+        transport,
+    ),
+)

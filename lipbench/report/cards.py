@@ -11,11 +11,10 @@ from urllib.parse import quote
 import pandas as pd
 from omegaconf import OmegaConf
 
-from lipbench.figures import BROKEN
 from lipbench.files import read_config, read_json
-from lipbench.report.leaderboard import GROUP
+from lipbench.report.columns import COLUMNS, GROUP
 from lipbench.results.flags import Flag
-from lipbench.results.runs import Run, Runs
+from lipbench.results.runs import BROKEN, Run, Runs
 
 Found = TypeVar("Found")
 
@@ -113,12 +112,12 @@ def _part(read: Callable[[Path], Found], run: Run, name: str, cautions: list[str
 
 def _seeds(runs: Sequence[Run]) -> list[list[str]]:
     """Accuracy and the medians of each seed: their spread is to be seen."""
-    columns = {"accuracy": ("accuracy", 100, ".2f"), "median certificate": ("median_certificate", 1, ".3f")}
-    columns |= {"median distance": ("median_distance", 1, ".3f"), "tightness": ("tightness", 1, ".3f")}
-    rows = [["seed", "accuracy (%)", *list(columns)[1:], "test images", "attacked images"]]
+    columns = [column for column in COLUMNS if column.card]
+    names = [f"{column.name} (%)" if column.percent else column.name for column in columns]
+    rows = [["seed", *names, "test images", "attacked images"]]
     for run in runs:
-        values = [(run.summary[key], scale, form) for key, scale, form in columns.values()]
-        numbers = ["-" if value is None else format(scale * value, form) for value, scale, form in values]
+        values = [(column.values(run.summary)[column.name], column.card) for column in columns]
+        numbers = ["-" if value is None else format(value, form) for value, form in values]
         counts = [str(run.summary.get(key, "-")) for key in ("test_images", "attacked_images")]
         rows.append([str(run.summary["seed"]), *numbers, *counts])
     return rows

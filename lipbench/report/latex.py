@@ -9,29 +9,11 @@ import pandas as pd
 
 from lipbench.escapes import file_name
 from lipbench.files import write_text
-from lipbench.report.leaderboard import BY_CLASS, GROUP, LAWS, hidden, written
+from lipbench.report.columns import COLUMNS, GROUP, heading, hidden, split, written
 from lipbench.report.lineup import lineup_table
 from lipbench.results.runs import Problem
 
-HEADINGS = {
-    "accuracy": ("", "acc."),
-    "balanced accuracy": ("", "bal."),
-    "sensitivity": ("", "sens."),
-    "specificity": ("", "spec."),
-    "median certificate": ("median", "cert."),
-    "median distance": ("median", "dist."),
-    "tightness": ("", "tight."),
-    "violations": ("", "viol."),
-}
-RADII = {
-    "rob": r"robust at $\varepsilon$",
-    "cert": r"certified at $\varepsilon$",
-    "balanced rob": r"robust at $\varepsilon$, balanced",
-    "balanced cert": r"certified at $\varepsilon$, balanced",
-}
 HEAD = "% Needs \\usepackage{booktabs}. Accuracies in %; distances are L2, pixels in [0, 1]. Means over seeds."
-# Of these the best of a column is bold: the largest.
-BEST = ("accuracy", *BY_CLASS, *(f"{kind} @" for kind in RADII), "median")
 
 
 def write_latex(table: pd.DataFrame, root: Path) -> tuple[list[Path], list[Problem]]:
@@ -59,7 +41,8 @@ def write_latex(table: pd.DataFrame, root: Path) -> tuple[list[Path], list[Probl
 def _tabular(rows: pd.DataFrame) -> str:
     groups = rows["dataset"].reset_index(drop=True)
     same = ["dataset"] if groups.nunique() == 1 else []
-    shown = rows.drop(columns=[*same, *hidden(rows), *LAWS], errors="ignore").dropna(axis=1, how="all")
+    details = [column.name for column in COLUMNS if column.is_detail]
+    shown = rows.drop(columns=[*same, *hidden(rows), *details], errors="ignore").dropna(axis=1, how="all")
     shown = shown.reset_index(drop=True)
     if "variant" in shown and set(shown["variant"]) == {"default"}:
         shown = shown.drop(columns="variant")
@@ -67,8 +50,8 @@ def _tabular(rows: pd.DataFrame) -> str:
     for column in shown.columns.drop(words):
         # As they are read: what looks equal is equally good.
         shown[column] = pd.to_numeric(shown[column].map(partial(written, str(column))), errors="coerce")
-    headings = {c: _heading(str(c)) for c in shown}
-    best: list[Hashable] = [headings[c] for c in shown if str(c).startswith(BEST)]
+    headings = {c: heading(str(c), lambda column: column.latex) for c in shown}
+    best: list[Hashable] = [headings[c] for c in shown if _is_better_large(str(c))]
     formats: dict[Any, Any] = {headings[c]: partial(written, str(c)) for c in shown}
     shown.columns = pd.MultiIndex.from_tuples(headings.values())
     look = shown.style.hide(axis="index").format(formats, escape="latex", na_rep="-")
@@ -81,6 +64,6 @@ def _tabular(rows: pd.DataFrame) -> str:
     return f"{HEAD}\n{tabular}"
 
 
-def _heading(column: str) -> tuple[str, str]:
-    name, _, radius = column.partition(" @ ")
-    return (RADII[name], radius) if radius else HEADINGS.get(column, ("", column))
+def _is_better_large(name: str) -> bool:
+    column, _ = split(name)
+    return column is not None and column.larger_is_better

@@ -1,48 +1,16 @@
 """The leaderboard: one row per network, as a table, as Markdown, CSV and LaTeX."""
 
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import pandas as pd
 
 from lipbench.escapes import csv, markdown
 from lipbench.files import write_text
+from lipbench.report.columns import COLUMNS, GROUP, Column, hidden, split, written
 from lipbench.report.lineup import lineup_table
-from lipbench.results import IMBALANCED, RUN_COLUMNS
+from lipbench.results import RUN_COLUMNS
 from lipbench.results.runs import Runs
-
-GROUP = RUN_COLUMNS[:3]
-# Shown in a second table, so that both fit a page.
-SHORT = {
-    "accuracy": "acc",
-    "balanced accuracy": "bal",
-    "sensitivity": "sens",
-    "specificity": "spec",
-    "median certificate": "cert",
-    "median distance": "dist",
-    "tightness": "tight",
-    "violations": "viol",
-}
-# Kinds of columns "<kind> @ <epsilon>" -> beginning of the short name, and the entry of a summary. Those of each class
-# alike stand in for the others where classes are of unequal size.
-CURVES = {"rob": ("r@", "robust_accuracy"), "cert": ("c@", "certified_accuracy")}
-BALANCED_CURVES = {
-    "balanced rob": ("br@", "balanced_robust_accuracy"),
-    "balanced cert": ("bc@", "balanced_certified_accuracy"),
-}
-BY_CLASS = ["balanced accuracy", "sensitivity", "specificity"]
-LAWS = ["lipschitz", "KR / L", "W1", "transport law", "train seconds", "attack seconds"]
-EXPLAINED = (
-    "acc: accuracy on the test set, %. bal, sens, spec: balanced accuracy, sensitivity (of class 1) and "
-    "specificity (of class 0), %, where the classes are of unequal size. r@eps: robust accuracy, combined attack "
-    "on the attacked images, %. c@eps: certified accuracy on the test set, %. br@eps, bc@eps: their means over the "
-    "classes, which stand for them where the classes are of unequal size. cert, dist: median certificate and "
-    "distance of the combined attack, L2, pixels in [0, 1]. tight: median of distance / certificate, 1 is perfect. "
-    "viol: violations of the sandwich law. lipschitz: bound of the network (of f, for two classes). Means over "
-    "seeds."
-)
-
 
 LINEUP = (
     "Of each data set one network per kind of training, at the radii that all of them have. Where the classes are of "
@@ -56,22 +24,27 @@ def leaderboard(runs: Runs) -> pd.DataFrame:
     accuracy (for each class alike: balanced accuracy) and certified accuracy are over the whole test set, robust
     accuracy (combined attack) over the attacked images, in percent; violations are summed.
     """
-    table = pd.DataFrame([_row(run.summary) for run in runs.finished])
-    # A column that no run has a number for, such as the training time of brought models, is one of numbers still.
-    numbers = [str(c) for c in table if c not in (*RUN_COLUMNS, "violations", "transport law")]
+    rows = [{name: run.summary[name] for name in RUN_COLUMNS} | _values(run.summary) for run in runs.finished]
+    table = pd.DataFrame(rows)
+    names = {column: _names(table, column) for column in COLUMNS}
+    # A column that no run has a number for, such as the training time of external models, is one of numbers still.
+    numbers = [name for column in COLUMNS if column.combine == "mean" for name in names[column]]
     table[numbers] = table[numbers].astype(float)
     groups = table.groupby(GROUP, sort=True)
-    table = groups.mean(numeric_only=True).drop(columns="seed")
-    # Whichever run came first, and whatever it lacks.
-    kinds = (*CURVES, *BALANCED_CURVES)
-    radii = {name: [c for c in table if str(c).startswith(f"{name} @ ")] for name in kinds}
-    ordered = [c for name in radii for c in sorted(radii[name], key=_radius)]
-    first = ["accuracy", *(c for c in BY_CLASS if c in table), *ordered]
-    table = table[[*first, *(c for c in table if c not in first)]]
-    table["violations"] = groups["violations"].sum()
-    table.insert(0, "seeds", groups["seed"].nunique())
-    table["transport law"] = groups["transport law"].agg(_verdict)
-    return table.reset_index()
+    # Words come last.
+    ordered = sorted(COLUMNS, key=lambda column: column.is_text)
+    combined = [groups[name].agg(column.combine) for column in ordered for name in names[column]]
+    return pd.concat(combined, axis=1).reset_index()
+
+
+def _values(summary: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for column in COLUMNS for name, value in column.values(summary).items()}
+
+
+def _names(table: pd.DataFrame, column: Column) -> list[str]:
+    """Of a curve one for each radius, in their order, whichever run came first."""
+    names = [str(name) for name in table if split(str(name))[0] is column]
+    return sorted(names, key=lambda name: float(split(name)[1] or 0))
 
 
 def write_leaderboard(table: pd.DataFrame, runs: Runs) -> str:
@@ -94,24 +67,16 @@ def _flags(lines: list[str]) -> list[str]:
 
 
 def _markdown(table: pd.DataFrame) -> list[str]:
-    parts = ["# Leaderboard", EXPLAINED]
+    legends = [column.legend for column in COLUMNS if column.legend]
+    parts = ["# Leaderboard", " ".join([*legends, "Means over seeds."])]
+    details = [column.name for column in COLUMNS if column.is_detail]
     lineup = lineup_table(table)
     if lineup["dataset"].nunique() > 1:
         parts += ["## The line-up on all data sets", LINEUP, _table(lineup)]
     for dataset, rows in table.groupby("dataset", sort=True):
-        shown = rows.drop(columns=[*hidden(rows), *LAWS], errors="ignore")
-        parts += [f"## {markdown(str(dataset))}", _table(shown), _table(rows[[*GROUP, *LAWS]])]
+        shown = rows.drop(columns=[*hidden(rows), *details], errors="ignore")
+        parts += [f"## {markdown(str(dataset))}", _table(shown), _table(rows[[*GROUP, *details]])]
     return parts
-
-
-def hidden(rows: pd.DataFrame) -> list[str]:
-    """The columns that say nothing of the rows of one data set: of classes, where they are of equal size; and where
-    they are not, those that the same of each class alike stand in for.
-    """
-    # Summaries that are older than the column have none.
-    unequal = "imbalance" in rows and bool((rows["imbalance"] >= IMBALANCED).any())
-    replaced = [str(c) for c in rows if str(c).split(" @ ")[0] in (CURVES if unequal else BALANCED_CURVES)]
-    return ["imbalance", *([] if unequal else BY_CLASS), *replaced]
 
 
 def _table(rows: pd.DataFrame) -> str:
@@ -130,58 +95,6 @@ def _table(rows: pd.DataFrame) -> str:
     return shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)
 
 
-def _short(column: str) -> str:
-    kind, _, radius = column.partition(" @ ")
-    return (CURVES | BALANCED_CURVES)[kind][0] + radius if radius else SHORT.get(column, column)
-
-
-def _radius(column: Any) -> float:
-    """Of a column such as "cert @ 0.5"."""
-    return float(str(column).split(" @ ")[1])
-
-
-def written(column: str, value: Any) -> str:
-    """A value of a column, rounded for readers; "-" where there is none."""
-    if value is None or pd.isna(value):
-        return "-"
-    if not isinstance(value, Real):
-        return str(value)
-    if column in ("seeds", "violations"):
-        return format(value, ".0f")
-    if column == "lipschitz":
-        return format(value, ".3g")
-    return format(value, ".1f" if column in ("accuracy", *BY_CLASS) or "@" in column or "seconds" in column else ".3f")
-
-
-def _row(summary: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {column: summary[column] for column in RUN_COLUMNS}
-    row["accuracy"] = 100 * summary["accuracy"]
-    for column in BY_CLASS:
-        value = summary.get(column.replace(" ", "_"))
-        if value is not None:
-            row[column] = 100 * value
-    if "imbalance" in summary:
-        row["imbalance"] = summary["imbalance"]
-    unequal = summary.get("imbalance", 1.0) >= IMBALANCED
-    for kind, (_, name) in (CURVES | (BALANCED_CURVES if unequal else {})).items():
-        for eps, value in (summary.get(name) or {}).items():
-            row[f"{kind} @ {eps}"] = 100 * value
-    row["median certificate"] = summary["median_certificate"]
-    row["median distance"] = summary["median_distance"]
-    row["tightness"] = summary["tightness"]
-    row["violations"] = summary["violations"]
-    row["lipschitz"] = summary["lipschitz"]
-    kr, bound = summary.get("kr"), summary["lipschitz"]
-    row["KR / L"] = kr / bound if kr is not None and bound else None
-    row["W1"] = summary.get("wasserstein")
-    row["transport law"] = summary.get("transport_law")
-    row["train seconds"] = summary["training_seconds"]
-    row["attack seconds"] = summary["attack_seconds"]
-    return row
-
-
-def _verdict(values: pd.Series) -> str | None:
-    known = values.dropna()
-    if not len(known):
-        return None
-    return "holds" if known.astype(bool).all() else "VIOLATED"
+def _short(name: str) -> str:
+    column, radius = split(name)
+    return (column.short or name) + radius if column is not None else name

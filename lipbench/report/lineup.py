@@ -2,11 +2,12 @@
 
 import pandas as pd
 
+from lipbench.report.columns import COLUMNS
 from lipbench.results import IMBALANCED
 from lipbench.results.lineup import lineup_names
 
-KINDS = ("rob", "cert")
-MEDIANS = ["median certificate", "median distance", "tightness"]
+# The curves.
+KINDS = [column.name for column in COLUMNS if column.is_curve and column.classes == "equal"]
 
 
 def lineup_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -28,10 +29,11 @@ def lineup_table(table: pd.DataFrame) -> pd.DataFrame:
     shared = {
         kind: sorted(set.intersection(*map(set, held)), key=float) if held else [] for kind, held in radii.items()
     }
-    columns = [f"{kind} @ {eps}" for kind, found in shared.items() for eps in found]
-    return pd.concat(parts, ignore_index=True).reindex(
-        columns=["dataset", "experiment", "accuracy", *columns, *MEDIANS]
-    )
+    names = ["dataset", "experiment"]
+    for column in COLUMNS:
+        names += [f"{column.name} @ {radius}" for radius in shared.get(column.name, [])]
+        names += [column.name] if column.card else []
+    return pd.concat(parts, ignore_index=True).reindex(columns=names)
 
 
 def _of_one(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,40 +13,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lipbench.escapes import printable
 from lipbench.files import write_text
 from lipbench.report.cards import Card, cards
+from lipbench.report.columns import GROUP, heading, hidden, split, written
 from lipbench.report.comparison import HEADINGS, compared_rows, explained
-from lipbench.report.leaderboard import GROUP, hidden, written
 from lipbench.report.pictures import pictures
 from lipbench.results import Comparison
 from lipbench.results.runs import Problem, Runs
 
-# Column -> group of columns, heading, what it says. Radii stand in between.
-WORDS = {
-    "seeds": ("", "seeds", "number of seeds; every other number is the mean over them"),
-    "accuracy": ("", "accuracy", "accuracy on the test set, %"),
-    "balanced accuracy": ("", "balanced", "mean over the classes of their accuracies, %"),
-    "sensitivity": ("", "sensitivity", "accuracy on class 1, %"),
-    "specificity": ("", "specificity", "accuracy on class 0, %"),
-    "median certificate": ("median", "certificate", "median certified radius, L2, pixels in [0, 1]"),
-    "median distance": ("median", "distance", "median distance of the combined attack, L2, pixels in [0, 1]"),
-    "tightness": ("", "tightness", "median of distance / certificate; 1 is perfect"),
-    "violations": ("", "violations", "images on which an attack beats a certificate; 0 is right"),
-    "lipschitz": ("transport", "Lipschitz", "Lipschitz bound of the network (of f, for two classes)"),
-    "KR / L": ("transport", "KR / L", "Kantorovich-Rubinstein estimate over the Lipschitz bound; at most W1"),
-    "W1": ("transport", "W1", "exact Wasserstein-1 distance of the two classes"),
-    "transport law": ("transport", "law", "whether KR / L is at most W1"),
-    "train seconds": ("seconds", "training", "seconds of training"),
-    "attack seconds": ("seconds", "attacks", "seconds of all attacks"),
-}
-RADII = {
-    "rob": ("robust accuracy at ε", "of the combined attack on the attacked images, %"),
-    "cert": ("certified accuracy at ε", "on the test set, %"),
-    "balanced rob": ("balanced robust accuracy at ε", "mean over the classes, of classes of unequal size, %"),
-    "balanced cert": ("balanced certified accuracy at ε", "mean over the classes, of classes of unequal size, %"),
-}
-
 
 @dataclass(frozen=True)
-class Column:
+class Shown:
     """A column of the leaderboard on the page."""
 
     name: str
@@ -110,21 +85,20 @@ def _compared(comparison: Comparison) -> dict[str, Any]:
     return {"explained": explained(comparison), "headings": HEADINGS, "rows": rows, "notes": comparison.notes}
 
 
-def _columns(table: pd.DataFrame) -> list[Column]:
+def _columns(table: pd.DataFrame) -> list[Shown]:
     unseen = [set(hidden(rows)) for _, rows in table.groupby("dataset")]
     shown = table.drop(columns=[*GROUP, *set.intersection(*unseen)], errors="ignore").dropna(axis=1, how="all")
     columns = []
     for name in map(str, shown):
-        kind, _, radius = name.partition(" @ ")
-        group, heading, meaning = (
-            (RADII[kind][0], radius, RADII[kind][1]) if radius else WORDS.get(name, ("", name, ""))
-        )
-        meaning = f"{group} {radius}, {meaning}" if radius else meaning
-        columns.append(Column(name, group, heading, meaning, name != "transport law"))
+        column, radius = split(name)
+        assert column is not None  # the names of the runs are dropped
+        group, own = heading(name, lambda column: column.page)
+        meaning = f"{group} {radius}, {column.meaning}" if radius else column.meaning
+        columns.append(Shown(name, group, own, meaning, not column.is_text))
     return columns
 
 
-def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+def _groups(columns: Sequence[Shown]) -> list[tuple[str, int]]:
     """Headings over several columns: name and number of columns."""
     groups: list[tuple[str, int]] = []
     for column in columns:
@@ -135,7 +109,7 @@ def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
     return groups
 
 
-def _rows(table: pd.DataFrame, columns: Sequence[Column], found: Sequence[Card]) -> list[tuple[Card, list[Cell]]]:
+def _rows(table: pd.DataFrame, columns: Sequence[Shown], found: Sequence[Card]) -> list[tuple[Card, list[Cell]]]:
     known = {(card.dataset, card.experiment, card.variant): card for card in found}
     return [
         (known[tuple(str(row[name]) for name in GROUP)], [_cell(column, row[column.name]) for column in columns])  # type: ignore[index]
@@ -143,7 +117,7 @@ def _rows(table: pd.DataFrame, columns: Sequence[Column], found: Sequence[Card])
     ]
 
 
-def _cell(column: Column, value: Any) -> Cell:
+def _cell(column: Shown, value: Any) -> Cell:
     missing = value is None or bool(pd.isna(value))
     return Cell(written(column.name, value), "" if missing else repr(float(value)) if column.is_number else str(value))
 

@@ -1,20 +1,43 @@
-"""The runs of a results folder: those that are finished, and of every other one what is wrong with it."""
+"""The finished runs of a results folder: what the report and its figures read."""
 
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+from yaml import YAMLError
 
 from lipbench.escapes import printable
-from lipbench.files import ResultsError
-from lipbench.results import MANIFEST, RUN_COLUMNS, LawViolation, check_laws, read_summary, run_folders, run_key
-from lipbench.results.checked import checked
+from lipbench.files import ResultsError, read_arrays, read_config
+from lipbench.results import RUN_COLUMNS, read, read_histories
 from lipbench.results.flags import Flag
+
+# What reading a file raises that is cut, damaged or something else, and what drawing its content raises.
+BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    BadZipFile,
+    zlib.error,
+    YAMLError,
+)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
+    """A finished run. Its tables, histories and arrays are read when they are first asked for.
 
     Attributes:
         folder: where it lies; its last four parts are its key.
@@ -32,6 +55,50 @@ class Run:
     def key(self) -> tuple[Any, ...]:
         """dataset, experiment, variant, seed."""
         return tuple(self.summary[column] for column in RUN_COLUMNS)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Its rows, as `lipbench.read` returns them."""
+        return read(self.folder)
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """Its history, its layers in their order; empty where there is none."""
+        with _named(self.folder / "history.csv"):
+            return read_histories(self.folder)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """As in `config.yaml`; empty where there is none."""
+        path = self.folder / "config.yaml"
+        return read_config(path) if path.exists() else {}
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a file such as "gallery.npz"; empty where there is none."""
+        path = self.folder / name
+        return read_arrays(path) if path.exists() else {}
+
+    def measured(self, name: str) -> pd.DataFrame | None:
+        """A table such as "plane.csv"; None where there is none."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        with _named(path):
+            return pd.read_csv(path)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error says which file of which run is broken, and what to do.
+
+    Raises:
+        ResultsError: the file cannot be read.
+    """
+    try:
+        yield
+    except BROKEN as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ResultsError(f"{path} cannot be read ({why}). Delete it and run the experiment again.") from error
 
 
 @dataclass(frozen=True)
@@ -69,65 +136,22 @@ class Runs:
         """Those of some data sets."""
         return replace(self, finished=[run for run in self.finished if run.summary["dataset"] in datasets])
 
+    def of_defaults(self) -> "Runs":
+        """Those of the variant "default": not the many of a sweep. All where there is none."""
+        return replace(self, finished=[run for run in self.finished if run.key[2] == "default"] or self.finished)
 
-def find_runs(root: Path) -> Runs:
-    """Looks at every run under `root`: none that is damaged or unfinished stops it. The laws of each are checked.
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets, sorted."""
+        return sorted({str(run.key[0]) for run in self.finished})
 
-    Raises:
-        ResultsError: there is no such folder, or no finished run in it; says what was found instead and what to do.
-    """
-    if not root.is_dir():
-        raise ResultsError(f"There is no results folder {root}. Make one: make benchmark, or {_example(root)}")
-    finished: dict[tuple[Any, ...], Run] = {}
-    problems = []
-    folders = run_folders(root)
-    for folder in folders:
-        try:
-            run = _run(folder)
-            if run.key in finished:
-                raise ResultsError(
-                    f"the same run as {_name(finished[run.key].folder, root)}; report one results folder at a time."
-                )
-            finished[run.key] = run
-        except ResultsError as error:
-            problems.append(Problem.of(error, _name(folder, root), root))
-    begun = [path.parent for name in ("config.yaml", MANIFEST) for path in root.glob(f"*/*/*/*/{name}")]
-    without = sorted(set(begun) - set(folders))
-    problems += [Problem(_name(folder, root), "unfinished: it has no tables. Run it again.") for folder in without]
-    if not finished:
-        listed = "".join(f"\n  {problem}" for problem in problems)
-        raise ResultsError(f"{root} holds no finished run. Make some: make benchmark, or {_example(root)}{listed}")
-    return Runs(root, list(finished.values()), problems)
+    @cached_property
+    def tables(self) -> pd.DataFrame:
+        """The rows of all runs, as `lipbench.read` returns them."""
+        return pd.concat([run.table for run in self.finished], ignore_index=True)
 
-
-def _example(root: Path) -> str:
-    return f"python -m lipbench run experiment=digits08/hkr_mlp results={root}"
-
-
-def _name(folder: Path, root: Path) -> str:
-    return printable(folder.relative_to(root).as_posix() if folder != root else folder.name)
-
-
-def _run(folder: Path) -> Run:
-    """
-    Raises:
-        ResultsError: it is unfinished or broken.
-    """
-    key = run_key(folder)
-    violation = ""
-    try:
-        summary = read_summary(folder)
-        if summary is None:
-            raise ResultsError(f"unfinished: it has no {MANIFEST}. Run it again.")
-        summary, flags = checked(summary, key)
-        try:
-            check_laws(folder, summary, quick=True)
-            summary["violations"] = 0
-        except LawViolation as error:
-            violation = str(error)
-            summary["violations"] = error.pairs["index"].nunique()
-    except ResultsError:
-        raise
-    except Exception as error:  # of files that are folders, cannot be opened, or hold something else
-        raise ResultsError(f"one of its files cannot be read ({error}). Run it again with force=true.") from error
-    return Run(folder, summary, flags, violation)
+    @cached_property
+    def histories(self) -> pd.DataFrame:
+        """The histories of all runs, as `lipbench.results.read_histories` returns them."""
+        known = [run.history for run in self.finished if len(run.history)]
+        return pd.concat(known, ignore_index=True) if known else pd.DataFrame(columns=RUN_COLUMNS)

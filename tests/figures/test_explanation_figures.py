@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.results_tree import runs_of
 
-from lipbench.figures import FIGURES, Results, drawings
+from lipbench.figures import RECIPES, drawings
 from lipbench.figures.explanations import explanations
 from lipbench.figures.one_class import one_class
 from lipbench.figures.plane import _steps, plane, plane_lambda
@@ -26,14 +27,14 @@ def test_explanations_are_means_with_intervals_beside_the_published(tmp_path):
         "value": [0.1, 0.3, 0.5, 0.7],
     }
     made = [folder(tmp_path, f"mnist08/{name}/default", "explanations", rows) for name in ("hkr_cnn", "plain_cnn")]
-    figure, table = explanations(Results(made))
+    figure, table = explanations(runs_of(made))
     own = table[table["network"] == "hkr_cnn"].iloc[0]
     assert own["mean"] == pytest.approx(0.4)
     assert own["high"] - own["mean"] == pytest.approx(1.96 * np.std([0.1, 0.3, 0.5, 0.7], ddof=1) / 2)
     assert set(table[table["images"] == 0]["mean"]) == {0.244, 0.052, 0.156, -0.001}
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[:2] == ["classical", "1-Lipschitz, HKR"]
-    assert explanations(Results([])) is None
+    assert explanations(runs_of([])) is None
 
 
 def test_one_class_averages_the_inlier_classes(tmp_path):
@@ -46,13 +47,13 @@ def test_one_class_averages_the_inlier_classes(tmp_path):
             "lipschitz": 1.0,
         }
         made.append(folder(tmp_path, f"mnist_oneclass/hkr_mlp/dataset.inlier={inlier}", "one_class", auroc))
-    figure, table = one_class(Results(made))
+    figure, table = one_class(runs_of(made))
     assert sorted(set(table["inlier"])) == [3, 7]
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     assert np.allclose(lines["1-Lipschitz, HKR, certified"], [90, 70])
     assert np.allclose(lines["1-Lipschitz, HKR, attacked"], [90, 80])
     assert np.allclose(lines["published, mean of 10, certified"], [95.5, 93.2, 89.9, 78.4, 57.5])
-    assert one_class(Results([])) is None
+    assert one_class(runs_of([])) is None
 
 
 def squares(root, key):
@@ -75,15 +76,15 @@ def squares(root, key):
 def test_the_plane_of_a_signed_distance(tmp_path):
     made = [squares(tmp_path, f"two_moons/{name}/default") for name in ("plain_mlp", "hkr_mlp")]
     made += [squares(tmp_path, f"two_moons/hkr_mlp/loss.alpha={alpha}") for alpha in (0.0, 0.9)]
-    _, table = plane(Results(made))
+    _, table = plane(runs_of(made))
     assert table["frontier_distance"].tolist() == pytest.approx([0.35, 0.35])
     assert table["gradient_low"].tolist() == table["gradient_high"].tolist() == [1.0, 1.0]
-    figure, table = plane_lambda(Results(made))
+    figure, table = plane_lambda(runs_of(made))
     assert [axis.get_title() for axis in figure.axes] == ["\u03bb = 0", "\u03bb = 9"]
     assert len(table) == 2
-    assert plane_lambda(Results(made[:2])) is None
-    mine = tuple(recipe for recipe in FIGURES if recipe.name.startswith("plane"))
-    names = {drawing.name for drawing in drawings(Results(made), mine)}
+    assert plane_lambda(runs_of(made[:2])) is None
+    mine = tuple(recipe for recipe in RECIPES if recipe.name.startswith("plane"))
+    names = {drawing.name for drawing in drawings(runs_of(made), mine)}
     assert names == {"plane", "plane_lambda_two_moons"}
 
 

@@ -7,19 +7,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.results_tree import ATTACKS, IMAGES, NETWORKS, make_results, make_run, make_sweep
+from helpers.results_tree import ATTACKS, IMAGES, NETWORKS, make_results, make_run, make_sweep, runs_in
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import lipbench
-from lipbench.figures import FIGURES, Recipe, Results, drawings, save_figure
+from lipbench.figures import RECIPES as EVERY
+from lipbench.figures import Recipe, drawings, save_figure
 from lipbench.figures.tradeoff import pareto
 from lipbench.results import best, bounds_table, run_folders, survival, write_bounds, write_manifest
 from lipbench.results.lineup import lineup
+from lipbench.results.runs import Runs
 
-RECIPES = {recipe.name: recipe for recipe in FIGURES}
 # Tested where they are measured; of several data sets.
 MEASURED = {"explanations", "one_class", "plane", "plane_lambda", "robustness"}
+# Tested with the histories and summaries that they need; and with the accuracies.
+ELSEWHERE = {"accuracy", "training", "constructions"}
+RECIPES = {recipe.name: recipe for recipe in EVERY if recipe.name not in ELSEWHERE}
+MINE = tuple(RECIPES.values())
 # What needs tables, histories and costs alone.
 FROM_TABLES = {"lineup_made08", "sandwich_made08", "tightness_made08", "costs_made08"}
 
@@ -30,13 +35,13 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(root) -> Results:
-    return Results(run_folders(root))
+def results(root) -> Runs:
+    return runs_in(root)
 
 
 @pytest.fixture(scope="module")
 def drawn(results):
-    return {drawing.name: drawing for drawing in drawings(results)}
+    return {drawing.name: drawing for drawing in drawings(results, MINE)}
 
 
 def points(figure, label: str, axis: int = 0) -> np.ndarray:
@@ -57,14 +62,14 @@ def test_of_images_that_are_not_kept_the_numbers_are_drawn(tmp_path):
         with np.load(path) as held:
             kept = {k: v for k, v in held.items() if k not in {"images", "gradients", "adversarial", "pair_images"}}
         np.savez_compressed(path, **kept)
-    names = {drawing.name for drawing in drawings(Results(run_folders(tmp_path)))}
+    names = {drawing.name for drawing in drawings(runs_in(tmp_path), MINE)}
     assert names >= {f"{name}_made08" for name in ("spectra", "gradients", "generalisation")}
     assert not names & {f"{name}_made08" for name in ("adversarial", "saliency", "counterfactuals", "transport")}
 
 
 def test_every_figure_is_drawn_where_its_inputs_are(drawn):
-    mine = [recipe for recipe in FIGURES if recipe.name not in MEASURED]
-    expected = {recipe.name if not recipe.each else f"{recipe.name}_made08" for recipe in mine}
+    mine = [recipe for recipe in MINE if recipe.name not in MEASURED]
+    expected = {recipe.name if recipe.each == "all" else f"{recipe.name}_made08" for recipe in mine}
     assert set(drawn) == expected
     for drawing in drawn.values():
         assert len(drawing.table) > 0
@@ -75,19 +80,19 @@ def test_every_figure_is_drawn_where_its_inputs_are(drawn):
 @pytest.mark.parametrize(("title", "shown"), [("HKR of growing", "made08: HKR of growing"), ("The", "made08: the")])
 def test_a_title_begins_small_behind_its_data_set_unless_it_is_an_abbreviation(tmp_path, title, shown):
     recipe = Recipe("a", title, "", lambda results: (Figure(), pd.DataFrame()))
-    (drawing,) = drawings(Results(run_folders(make_results(tmp_path))), [recipe])
+    (drawing,) = drawings(runs_in(make_results(tmp_path)), [recipe])
     assert drawing.title == shown
 
 
 def test_what_lacks_its_inputs_is_left_out(tmp_path):
     make_results(tmp_path, illustrated=False)
-    assert {drawing.name for drawing in drawings(Results(run_folders(tmp_path)))} == FROM_TABLES
+    assert {drawing.name for drawing in drawings(runs_in(tmp_path), MINE)} == FROM_TABLES
     for path in tmp_path.rglob("*.csv"):
         if path.stem in ATTACKS:
             path.unlink()
     for folder in run_folders(tmp_path):
         write_manifest(folder)
-    assert list(drawings(Results(run_folders(tmp_path)))) == []
+    assert list(drawings(runs_in(tmp_path), MINE)) == []
 
 
 def test_nothing_is_cut(drawn):
@@ -107,7 +112,7 @@ def test_nothing_is_cut(drawn):
 def test_the_same_results_give_the_same_bytes(root, tmp_path):
     kinds = tuple(RECIPES[name] for name in ("lineup", "saliency", "transport"))
     for again in ("a", "b"):
-        for drawing in drawings(Results(run_folders(root)), kinds):
+        for drawing in drawings(runs_in(root), kinds):
             save_figure(drawing.figure, tmp_path / again / drawing.name)
     paths = sorted((tmp_path / "a").iterdir())
     assert {path.suffix for path in paths} >= {".png", ".pdf"}
@@ -130,7 +135,7 @@ def test_accuracy_against_epsilon(results, drawn):
 def test_several_data_sets_are_panels_of_one_figure_and_one_table(root, drawn, tmp_path):
     shutil.copytree(root, tmp_path / "results")
     make_results(tmp_path / "results", "other", illustrated=False)
-    (drawing,) = drawings(Results(run_folders(tmp_path / "results")), (RECIPES["robustness"],))
+    (drawing,) = drawings(runs_in(tmp_path / "results"), (RECIPES["robustness"],))
     assert [axis.get_title() for axis in drawing.figure.axes] == ["made08", "other"]
     alone = drawn["lineup_made08"].table
     pd.testing.assert_frame_equal(drawing.table[drawing.table["dataset"] == "made08"], alone)
@@ -142,7 +147,7 @@ def test_the_lineup_prefers_convolutions_and_takes_every_seed(tmp_path):
     make_results(tmp_path)
     make_run(tmp_path / "made08" / "hkr_mlp" / "default" / "0", 0)
     make_run(tmp_path / "made08" / "hkr_cnn" / "default" / "1", 1)
-    found = lineup(Results(run_folders(tmp_path)))
+    found = lineup(runs_in(tmp_path))
     assert list(found) == ["plain_cnn", "ce_cnn", "hkr_cnn"]
     assert [run.key[3] for run in found["hkr_cnn"]] == [0, 1]
 
@@ -186,7 +191,7 @@ def test_cost_and_quality_of_attacks(drawn):
 
 def test_adversarial_images_and_their_differences(results, drawn):
     drawing = drawn["adversarial_made08"]
-    arrays = results.runs[0].arrays("illustrations.npz")
+    arrays = results.finished[0].arrays("illustrations.npz")
     first = drawing.table.iloc[0]
     image = int(first["index"])
     original, adversarial, difference = pictures(drawing)[:3]
@@ -202,7 +207,7 @@ def test_colour_images_and_points_of_the_plane(tmp_path):
     make_results(tmp_path, "colour", shape=(3, 8, 8))
     make_results(tmp_path, "points", shape=(1, 1, 2))
     names = ("adversarial", "saliency", "counterfactuals", "transport")
-    drawn = {d.name: d for d in drawings(Results(run_folders(tmp_path)), tuple(RECIPES[name] for name in names))}
+    drawn = {d.name: d for d in drawings(runs_in(tmp_path), tuple(RECIPES[name] for name in names))}
     assert set(drawn) == {f"{name}_colour" for name in names}
     original, adversarial, difference = pictures(drawn["adversarial_colour"])[:3]
     assert original.shape == adversarial.shape == (8, 8, 3)
@@ -217,7 +222,7 @@ def test_unequal_classes_count_alike(tmp_path):
         distances = np.array([1.0, 3.0, 3.0, 3.0])
         write_bounds(folder, bounds_table(range(4), labels, labels, name, side, distances), {})
     write_manifest(folder)
-    (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["lineup"],))
+    (drawing,) = drawings(runs_in(tmp_path), (RECIPES["lineup"],))
     between = drawing.table[(drawing.table["epsilon"] > 1) & (drawing.table["epsilon"] < 2.9)]
     assert len(between)
     assert np.allclose(between["accuracy"], 50)
@@ -230,7 +235,7 @@ def test_networks_that_are_always_wrong_or_never_fooled(tmp_path):
             rows = bounds_table(range(2), np.array([0, 1]), np.array([1, 0]), method, side, np.full(2, value))
             write_bounds(folder, rows, {})
         write_manifest(folder)
-    (drawing,) = drawings(Results(run_folders(tmp_path)))
+    (drawing,) = drawings(runs_in(tmp_path), MINE)
     assert drawing.name == "lineup_d"
     upper = drawing.table[drawing.table["curve"] == "combined attack"].groupby("experiment")["accuracy"]
     assert upper.max().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
@@ -278,7 +283,7 @@ def test_an_unbounded_network_and_flat_lines(tmp_path):
     make_results(tmp_path)
     path = tmp_path / "made08" / "plain_cnn" / "default" / "0" / "history.csv"
     pd.DataFrame({"epoch": [1, 2], "lipschitz": [np.inf, np.inf]}).to_csv(path, index=False)
-    (drawing,) = drawings(Results(run_folders(tmp_path)), (RECIPES["spectra"],))
+    (drawing,) = drawings(runs_in(tmp_path), (RECIPES["spectra"],))
     low, high = drawing.figure.axes[1].get_ylim()
     assert low < 0.7, "the others stay at 1"
     assert 1.4 < high < 2

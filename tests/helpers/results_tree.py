@@ -1,13 +1,14 @@
 """A made-up results folder, small and without any network: what figures are drawn from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lipbench.files import write_json, write_text
-from lipbench.results import bounds_table, write_bounds, write_manifest, write_summary
+from lipbench.files import read_json, write_json, write_text
+from lipbench.results import bounds_table, run_folders, run_key, write_bounds, write_manifest, write_summary
+from lipbench.results.runs import Run, Runs
 
 IMAGES, GREY = 8, (1, 6, 6)
 Shape = tuple[int, int, int]
@@ -60,6 +61,20 @@ def make_run(
             **{**illustrations(labels, nearest, generator, shape), "classes": np.array(classes)},
         )
     write_manifest(folder)
+
+
+def runs_of(folders: Iterable[Path]) -> Runs:
+    """The runs in some folders, none of which is checked."""
+    found = []
+    for folder in sorted(folders):
+        path = folder / "summary.json"
+        found.append(Run(folder, (read_json(path) if path.exists() else {}) | run_key(folder), []))
+    return Runs(Path("results"), found)
+
+
+def runs_in(root: Path) -> Runs:
+    """The runs of a results folder, none of which is checked."""
+    return runs_of(run_folders(root))
 
 
 def make_sweep(root: Path) -> Path:

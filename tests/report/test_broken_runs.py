@@ -13,8 +13,8 @@ from helpers.runs_on_disk import make
 from lipbench.files import read_json, write_json
 from lipbench.report import find_runs, leaderboard, write_page
 from lipbench.report.cards import cards
+from lipbench.report.find import CHECKS
 from lipbench.results import MANIFEST, write_manifest
-from lipbench.results.checked import NEEDED, OPTIONAL
 
 FACTS = {
     "kr": 0.5,
@@ -126,7 +126,7 @@ WRONG += [{"0.5": 2}, {"nan": 1}, {"-1": 1}, {"1_0": 1}, {"0.50": 1}, [{}], [{"n
 def test_every_entry_of_a_summary_with_every_wrong_value(tmp_path):
     make(tmp_path, "sound")
     summary = read_json(make(tmp_path, "all", **FACTS) / "summary.json")
-    names = [*NEEDED, *OPTIONAL]
+    names = [*CHECKS]
     assert set(names) <= summary.keys()
     refused = 0
     for name in names:

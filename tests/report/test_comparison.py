@@ -1,5 +1,7 @@
 """One body, every construction: the sweep in the experiment, the choice on validation, the figure."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from helpers.experiments import experiment
@@ -8,8 +10,7 @@ from omegaconf import OmegaConf
 
 from lipbench.commands.run import experiment_of
 from lipbench.commands.suites import CONF, CommandError, expand_suites
-from lipbench.figures import best_variants, construction_comparison
-from lipbench.report import draw as report_figures
+from lipbench.figures import RECIPES, best_variants, construction_comparison, drawings
 from lipbench.report import find_runs, leaderboard
 
 DATASETS = (
@@ -95,11 +96,16 @@ def test_the_report_compares_what_was_swept(tmp_path):
         job = experiment("digits08/layers_cnn", tmp_path, f"constraint={constraint}", *options)
         object.__setattr__(job, "folder", tmp_path / "digits08/layers_cnn" / f"constraint={constraint}" / "0")
         job.run()
-    ((name, epsilon, table),) = report_figures.constructions(find_runs(tmp_path), "digits08")
-    assert (name, epsilon) == ("layers_cnn", 0.5)
-    assert set(table["construction"]) == {"aoc", "aol"}
-    assert (table["ms"] > 0).all()
-    assert report_figures.constructions(find_runs(tmp_path), "digits") == []
+    (recipe,) = [recipe for recipe in RECIPES if recipe.name == "constructions"]
+    (drawing,) = drawings(find_runs(tmp_path), [recipe])
+    assert drawing.name == "constructions_digits08_layers_cnn"
+    assert set(drawing.table["construction"]) == {"aoc", "aol"}
+    assert set(drawing.table["epsilon"]) == {0.5}
+    assert (drawing.table["ms"] > 0).all()
+    first = drawing.table.iloc[0]
+    assert f"{first['construction']} certifies most, {first['certified']:.1f} %" in drawing.alt
+    alone = find_runs(tmp_path)
+    assert list(drawings(replace(alone, finished=alone.finished[:1]), [recipe])) == [], "nothing to compare"
 
 
 def test_a_run_without_attacks_certifies_alone_and_stands_in_the_leaderboard(tmp_path):

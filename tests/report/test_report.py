@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.reports import run_report
-from helpers.results_tree import make_results
+from helpers.results_tree import make_results, runs_in
 from helpers.runs_on_disk import IMAGES, make
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lipbench.figures import FIGURES, Results, drawings, save_figure
+from lipbench.figures import RECIPES, drawings, save_figure
 from lipbench.figures.numbers import drawn
 from lipbench.files import ResultsError, read_json, write_json
 from lipbench.report import find_runs, leaderboard, write_latex, write_leaderboard, write_page
 from lipbench.report.cards import cards
 from lipbench.report.lineup import lineup_table
-from lipbench.results import read_bounds, run_folders, write_bounds, write_manifest
+from lipbench.results import read_bounds, write_bounds, write_manifest
 
 
 def test_a_folder_with_nothing_says_what_to_do(tmp_path):
@@ -65,7 +65,7 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
     assert set(left_out) == {"columns", "cell", "json", "list", "history", "costs", "copy", "old"}
     for name, file in (("columns", "bounds/fgm.csv"), ("list", "summary.json"), ("costs", "costs.csv is missing")):
         assert file in left_out[name]
-    assert "0_backup" in left_out["copy"]
+    assert "a whole number; this one is called 0_backup" in left_out["copy"]
     assert "lacks tightness" in left_out["old"]
     assert "Not drawn: " in told.err
     assert str(tmp_path) not in (tmp_path / "report.html").read_text()
@@ -125,8 +125,8 @@ def test_a_broken_run_costs_the_pictures_of_its_data_set_alone(tmp_path, how):
     path.write_bytes(CUT[how](before))
     assert path.read_bytes() != before
     failed = {}
-    recipes = [recipe for recipe in FIGURES if recipe.name in (*ILLUSTRATED, "robustness")]
-    names = {one.name for one in drawings(Results(run_folders(tmp_path)), recipes, failed.setdefault)}
+    recipes = [recipe for recipe in RECIPES if recipe.name in (*ILLUSTRATED, "robustness")]
+    names = {one.name for one in drawings(runs_in(tmp_path), recipes, failed.setdefault)}
     assert names >= {"robustness", *(f"{name}_amade" for name in ILLUSTRATED)}
     if how != "other arrays":  # without those that a figure needs, the network is left out
         assert set(failed) == {f"{name}_made08" for name in ILLUSTRATED}
@@ -135,17 +135,17 @@ def test_a_broken_run_costs_the_pictures_of_its_data_set_alone(tmp_path, how):
 
 @pytest.mark.parametrize("content", ["", "kind\n", "kind,x,y,f\ngrid,a,b,c\n", "\0\0", '"'])
 def test_a_figure_of_all_data_sets_leaves_out_the_broken_one(tmp_path, content):
-    plane = [recipe for recipe in FIGURES if recipe.name == "plane"]
+    plane = [recipe for recipe in RECIPES if recipe.name == "plane"]
     for dataset in ("moons", "circles"):
         folder = make(tmp_path, "hkr_mlp", dataset=dataset)
         grid = pd.DataFrame([(x, y, x - y) for x in (0, 1) for y in (0, 1)], columns=["x", "y", "f"])
         slopes = {"gradient_x": 1.0, "gradient_y": -1.0, "label": 0}
         pd.concat([grid.assign(kind=kind, **slopes) for kind in ("grid", "point")]).to_csv(folder / "plane.csv")
     failed = {}
-    (whole,) = drawings(Results(run_folders(tmp_path)), plane, failed.setdefault)
+    (whole,) = drawings(runs_in(tmp_path), plane, failed.setdefault)
     assert not failed
     (tmp_path / "moons/hkr_mlp/default/0/plane.csv").write_text(content)
-    (left,) = drawings(Results(run_folders(tmp_path)), plane, failed.setdefault)
+    (left,) = drawings(runs_in(tmp_path), plane, failed.setdefault)
     assert left.table["dataset"].tolist() == ["circles"] != whole.table["dataset"].tolist()
     assert list(failed) == ["plane, moons"]
 
