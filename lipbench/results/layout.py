@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 RUN_COLUMNS = ["dataset", "experiment", "variant", "seed"]
+# Of tables of bounds. The second is that of older versions, which is read but not written.
+SUFFIXES = (".parquet", ".csv")
 
 
 def run_folders(root: Path) -> list[Path]:
     """Every run under `root`, or `root` itself if it is one: the folders that hold tables."""
     found = []
     for folder, inside, _ in os.walk(root):
-        if "bounds" in inside and any(Path(folder, "bounds").glob("*.csv")):
+        if "bounds" in inside and table_paths(Path(folder)):
             found.append(Path(folder))
             inside.clear()  # no run lies in another
     return sorted(found)
@@ -27,3 +29,16 @@ def run_key(folder: Path) -> dict[str, Any]:
 def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:
     """`<root>/<dataset>/<experiment>/<variant>/<seed>` of an experiment named "<dataset>/<experiment>"."""
     return root / experiment / variant / str(seed)
+
+
+def table_path(folder: Path, method: str) -> Path:
+    """The table of one method of a run: where it is, or where it will be."""
+    path = folder / "bounds" / f"{method}.parquet"
+    old = path.with_suffix(".csv")
+    return old if old.exists() and not path.exists() else path
+
+
+def table_paths(folder: Path) -> list[Path]:
+    """The tables of bounds of a run, in the order of their methods' names."""
+    found = {path.stem for suffix in SUFFIXES for path in folder.glob(f"bounds/[!.]*{suffix}")}
+    return [table_path(folder, method) for method in sorted(found)]

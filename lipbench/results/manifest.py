@@ -11,7 +11,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from lipbench.files import ResultsError, digest, read_json, write_json
+from lipbench.results.layout import SUFFIXES
 
 MANIFEST = "manifest.json"
 # Files of a run besides its tables. A run has those that its methods and its kind of network make.
@@ -151,6 +155,11 @@ def _entry(path: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": digest(path)}
     if path.suffix == ".csv":
         entry["rows"] = max(0, path.read_bytes().count(b"\n") - 1)
+    elif path.suffix == ".parquet":
+        try:
+            entry["rows"] = int(pq.read_metadata(path).metadata[b"rows"])
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise ResultsError(f"{path} is damaged ({error}). Delete it and run the experiment again.") from error
     return entry
 
 
@@ -164,7 +173,7 @@ def _present(folder: Path) -> list[str]:
 
 
 def _tables(folder: Path) -> list[str]:
-    paths = [path for kind in ("csv", "json") for path in folder.glob(f"bounds/[!.]*.{kind}")]
+    paths = [path for suffix in (*SUFFIXES, ".json") for path in folder.glob(f"bounds/[!.]*{suffix}")]
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
