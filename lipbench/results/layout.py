@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 RUN_COLUMNS = ["dataset", "experiment", "variant", "seed"]
+# The committed results: a checkout has them, an installed package does not.
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 # Of tables of bounds. The second is that of older versions, which is read but not written.
 SUFFIXES = (".parquet", ".csv")
 
@@ -42,3 +44,17 @@ def table_paths(folder: Path) -> list[Path]:
     """The tables of bounds of a run, in the order of their methods' names."""
     found = {path.stem for suffix in SUFFIXES for path in folder.glob(f"bounds/[!.]*{suffix}")}
     return [table_path(folder, method) for method in sorted(found)]
+
+
+def named_run(name: str | Path) -> Path:
+    """The folder of a run that holds a network, or of its variant "default" and seed 0.
+
+    Args:
+        name: a folder, such as `results/runs/mnist08/hkr_mlp`, or a run of the committed results, such as
+            "mnist08/hkr_mlp". A folder comes first.
+
+    Returns:
+        the first that there is; `name` itself where there is none.
+    """
+    places = [root / inside for root in (Path(name), REFERENCE / name) for inside in ("", "0", "default/0")]
+    return next((place for place in places if (place / "model.json").is_file()), Path(name))

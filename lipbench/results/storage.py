@@ -156,6 +156,7 @@ def _check(table: pa.Table) -> None:
     Raises:
         ValueError: a value is none that a run writes.
     """
+    table.validate(full=True)  # Arrow does not check by itself that the codes of a text lie in its dictionary
     if any(column.null_count for column in table.columns):
         raise ValueError("it has a value that is missing.")
     for column, known in (("side", SIDES), ("norm", NORMS)):
