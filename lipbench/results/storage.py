@@ -120,7 +120,6 @@ def _of_file(path: Path) -> pa.Table:
     content = path.read_bytes()
     try:
         table = _of_csv(content) if path.suffix == ".csv" else _of_parquet(content)
-        _check(table)
     except Exception as error:  # of the parsers, in many ways
         raise ResultsError(f"{path} is damaged: {error} Delete it and run the experiment again.") from error
     return table
@@ -131,12 +130,13 @@ def _of_parquet(content: bytes) -> pa.Table:
     facts = {key: int(value) for key, value in (file.metadata.metadata or {}).items() if key in FACTS}
     if facts.get(b"schema_version") != SCHEMA_VERSION:
         raise ValueError(f"it has no schema of version {SCHEMA_VERSION}.")
-    if not file.metadata.num_rows <= facts[b"rows"] <= ROWS:
-        raise ValueError(f"it promises {facts[b'rows']:,} rows.")
+    if not file.metadata.num_rows <= facts[b"rows"] <= ROWS or facts.get(b"pixels", 1) < 1:
+        raise ValueError(f"it promises {facts[b'rows']:,} rows, or images of no pixels.")
     if file.schema_arrow.remove_metadata() != ENCODED:
         raise ValueError(f"it has columns {file.schema_arrow.names}; expected {COLUMNS} of their types.")
-    stored = file.read(use_threads=False).replace_schema_metadata()
-    table = _derived(stored, facts[b"pixels"]) if b"pixels" in facts else stored
+    table = _checked(file.read(use_threads=False).replace_schema_metadata())
+    if b"pixels" in facts:
+        table = _derived(table, facts[b"pixels"])
     if len(table) != facts[b"rows"]:
         raise ValueError(f"it has {len(table)} rows, expected {facts[b'rows']}.")
     return table
@@ -148,11 +148,12 @@ def _of_csv(content: bytes) -> pa.Table:
     if list(table.columns) != COLUMNS:
         raise ValueError(f"it has columns {list(table.columns)}; expected {COLUMNS}.")
     table["distance"] = table["distance"].to_numpy().astype(float)
-    return _arrow(table).cast(ENCODED)
+    return _checked(_arrow(table).cast(ENCODED))
 
 
-def _check(table: pa.Table) -> None:
-    """
+def _checked(table: pa.Table) -> pa.Table:
+    """The same table.
+
     Raises:
         ValueError: a value is none that a run writes.
     """
@@ -164,6 +165,7 @@ def _check(table: pa.Table) -> None:
             raise ValueError(f"it has a {column} that is none of {known}.")
     if not (table["distance"].to_numpy() >= 0).all():
         raise ValueError("it has a distance that is negative or NaN.")
+    return table
 
 
 def _arrow(table: pd.DataFrame) -> pa.Table:
