@@ -20,6 +20,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from helpers import cifar_files, runs_on_disk
+from helpers.tables import in_the_old_layout
 
 import lipbench
 from lipbench.data import DataError, arrays, folder
@@ -261,6 +262,10 @@ def _of_run(*patterns: str) -> Callable[[Path], list[Path]]:
     return make
 
 
+def _old_tables(place: Path) -> list[Path]:
+    return [in_the_old_layout(path) for path in sorted(_run(place).glob("bounds/*.parquet"))]
+
+
 def _report(place: Path) -> None:
     runs = find_runs(place)
     leaderboard(runs)
@@ -321,7 +326,8 @@ LOADERS = {
     "ONNX": Loader(_onnx, lambda p: load_onnx(p / "a.onnx"), (OnnxError,)),
     "config.yaml": Loader(_of_run("config.yaml"), _read_each("config.yaml", read_config), (ResultsError,), text=True),
     "JSON of a run": Loader(_of_run("*.json"), _read_each("*.json", read_json), (ResultsError,), text=True),
-    "bounds": Loader(_of_run("bounds/*.csv"), lambda p: read_bounds(p / RUN), (ResultsError,), text=True),
+    "bounds": Loader(_of_run("bounds/*.parquet"), lambda p: read_bounds(p / RUN), (ResultsError,)),
+    "bounds (CSV)": Loader(_old_tables, lambda p: read_bounds(p / RUN), (ResultsError,), text=True),
     "history.csv": Loader(_of_run("history.csv"), read_histories, (ResultsError,), text=True),
     "illustrations.npz": Loader(_of_run("*.npz"), _read_each("*.npz", read_arrays), (ResultsError,)),
     "report of a run": Loader(_of_run("*.json", "*.yaml", "*.csv", "bounds/*"), _report, (ResultsError,), text=True),

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from lipbench.modules import _other_convolutions
 
+# Relative slack of every computed bound: a few float64 operations are off by 1e-15, and long sums add what they are.
+OUTWARD = 1 + 1e-9
+
 
 def own_precision(weight: Tensor) -> AbstractContextManager[object]:
     """Autocast and TF32 are off inside, on the device of `weight`.

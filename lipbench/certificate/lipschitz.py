@@ -15,12 +15,11 @@ from torch import nn
 
 from lipbench.certificate.exactness import Unbounded, rule_of, unknown, watch
 from lipbench.certificate.remedies import without_rule
+from lipbench.precision import OUTWARD
 
 Shape = tuple[int, ...]
 ConstantRule = Callable[..., float]
 
-# Relative slack of every computed bound: a few float64 operations are off by 1e-15, and long sums add what they are.
-OUTWARD = 1 + 1e-9
 # Binary digits of a bound that is rounded outward: 6e-11 of it at most.
 DIGITS = 35
 # Products below this may have lost digits, or all of them.

@@ -8,24 +8,20 @@ so an L2 radius r certifies r / sqrt d in L-infinity and r in L1, and any advers
 The image was sought in L2: its other distances are upper bounds that are not tight.
 """
 
-import math
-
+import torch
 from torch import Tensor
 
-from lipbench.certificate.lipschitz import OUTWARD
+from lipbench.results import table
 
 
 def radii(l2: Tensor, pixels: int) -> dict[str, Tensor]:
-    """Certified radii in every norm, [N] float64 each, of L2 radii [N].
-
-    Rounded down by more than float64 can err in a norm: where a radius is at most an L2 distance as computed, what
-    follows from it is at most the other distances as computed.
+    """Certified radii in every norm, [N] float64 each on the CPU, of L2 radii [N]: see `lipbench.results.table.radii`.
 
     Args:
         pixels: numbers in an image, C * H * W.
     """
-    l2 = l2.double()
-    return {"l2": l2, "linf": l2 / (math.sqrt(pixels) * OUTWARD), "l1": l2 / OUTWARD}
+    found = table.radii(l2.double().cpu().numpy(), pixels)
+    return {norm: torch.from_numpy(values) for norm, values in found.items()}
 
 
 def distances(x: Tensor, images: Tensor, l2: Tensor) -> dict[str, Tensor]:

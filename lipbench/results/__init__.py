@@ -6,8 +6,9 @@ from lipbench.results.compare import COMBINED, Comparison, compare
 from lipbench.results.equality import Equality, equalities
 from lipbench.results.history import layer_columns, read_histories
 from lipbench.results.laws import LawViolation, check_laws, transport_holds, violations
-from lipbench.results.layout import RUN_COLUMNS, run_folders, run_key
+from lipbench.results.layout import RUN_COLUMNS, named_run, run_folders, run_key, table_path, table_paths
 from lipbench.results.manifest import MANIFEST, Damaged, damage, read_manifest, touched, verify, write_manifest
+from lipbench.results.storage import read, read_bounds, read_table, write_bounds
 from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
 from lipbench.results.table import (
     COLUMNS,
@@ -16,10 +17,7 @@ from lipbench.results.table import (
     balanced_survival,
     best,
     bounds_table,
-    read,
-    read_bounds,
     survival,
-    write_bounds,
 )
 
 __all__ = [
@@ -47,16 +45,20 @@ __all__ = [
     "equalities",
     "imbalance",
     "layer_columns",
+    "named_run",
     "read",
     "read_bounds",
     "read_histories",
     "read_manifest",
     "read_summary",
+    "read_table",
     "run_folders",
     "run_key",
     "summarize",
     "survival",
     "table_hashes",
+    "table_path",
+    "table_paths",
     "touched",
     "transport_holds",
     "verify",

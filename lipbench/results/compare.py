@@ -12,8 +12,8 @@ from scipy.stats import bootstrap
 from lipbench.escapes import printable
 from lipbench.files import ResultsError, differences, read_json
 from lipbench.results.layout import RUN_COLUMNS
+from lipbench.results.storage import read_bounds
 from lipbench.results.summary import EPSILONS
-from lipbench.results.table import read_bounds
 
 COLUMNS = [
     *RUN_COLUMNS[:3],

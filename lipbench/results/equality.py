@@ -1,4 +1,4 @@
-"""Two folders of one run, table by table: which are the same byte for byte, and by how much the others differ."""
+"""Two folders of one run, table by table: which are the same, and by how much the others differ."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from lipbench.files import ResultsError
+from lipbench.results.layout import table_paths
+from lipbench.results.storage import read_table
 
 # Columns that are measured by a clock.
 CLOCK = ("seconds",)
@@ -17,8 +19,9 @@ class Equality:
     """Of one table.
 
     Attributes:
-        name: of its file, such as "bounds/certificate.csv".
-        equal: byte for byte (in history.csv: but for the seconds).
+        name: "bounds/certificate" of a table of bounds, otherwise that of the file, such as "history.csv".
+        equal: of a table of bounds, every value to the last bit; of another, byte for byte (in history.csv: but for the
+            seconds).
         how: what differs; "" where it is equal.
     """
 
@@ -29,24 +32,34 @@ class Equality:
 
 def equalities(first: Path, second: Path) -> list[Equality]:
     """One per table that either folder of a run has: of the methods, of the history, of the measures."""
-    names = {
-        path.relative_to(folder).as_posix()
-        for folder in (first, second)
-        for pattern in ("bounds/*.csv", "*.csv")
-        for path in folder.glob(pattern)
-    }
-    return [_equality(name, first / name, second / name) for name in sorted(names - {"costs.csv", "violations.csv"})]
+    one, two = ({**_bounds(folder), **_others(folder)} for folder in (first, second))
+    return [_equality(name, one.get(name), two.get(name)) for name in sorted({*one} | {*two})]
 
 
-def _equality(name: str, first: Path, second: Path) -> Equality:
-    for path, which in ((first, "first"), (second, "second")):
-        if not path.exists():
-            return Equality(name, False, f"missing in the {which} folder")
+def _bounds(folder: Path) -> dict[str, Path]:
+    """In the layout of this version, or of an older one."""
+    return {f"bounds/{path.stem}": path for path in table_paths(folder)}
+
+
+def _others(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in folder.glob("*.csv") if path.name not in ("costs.csv", "violations.csv")}
+
+
+def _text(path: Path) -> pd.DataFrame:
+    """A table as text: what is the same number is the same text, and an empty cell stays one."""
+    if path.parent.name == "bounds":
+        table = read_table(path)
+        return table.assign(distance=table["distance"].map(repr)).astype(str)
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _equality(name: str, first: Path | None, second: Path | None) -> Equality:
+    if first is None or second is None:
+        return Equality(name, False, f"missing in the {'first' if first is None else 'second'} folder")
     if first.read_bytes() == second.read_bytes():
         return Equality(name, True)
     try:
-        # As text: what is the same number is the same text, and an empty cell stays one.
-        tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in (first, second)]
+        tables = [_text(path) for path in (first, second)]
     except ValueError as error:
         raise ResultsError(f"{name} of one of the folders is damaged ({error}).") from error
     one, two = (table.drop(columns=[c for c in CLOCK if c in table]) for table in tables)
@@ -54,7 +67,8 @@ def _equality(name: str, first: Path, second: Path) -> Equality:
         return Equality(name, False, f"{len(one)} rows of {list(one.columns)}, then {len(two)} of {list(two.columns)}")
     differ = one != two
     if not differ.to_numpy().any():
-        return Equality(name, name == "history.csv", "" if name == "history.csv" else "the same values, other bytes")
+        same = name == "history.csv" or name.startswith("bounds/")
+        return Equality(name, same, "" if same else "the same values, other bytes")
     return Equality(
         name,
         False,

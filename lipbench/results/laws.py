@@ -8,7 +8,8 @@ import pandas as pd
 
 from lipbench.files import ResultsError, read_json
 from lipbench.results.manifest import touched
-from lipbench.results.table import FLOAT32_CERTIFICATE, read_bounds
+from lipbench.results.storage import read_bounds
+from lipbench.results.table import FLOAT32_CERTIFICATE
 
 # Columns of a measure that bound each other: the first is at least the second.
 AUROCS = ("attacked_auroc", "certified_auroc")

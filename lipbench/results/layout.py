@@ -7,13 +7,17 @@ from typing import Any
 from lipbench.escapes import printable
 
 RUN_COLUMNS = ["dataset", "experiment", "variant", "seed"]
+# The committed results: a checkout has them, an installed package does not.
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+# Of tables of bounds. The second is that of older versions, which is read but not written.
+SUFFIXES = (".parquet", ".csv")
 
 
 def run_folders(root: Path) -> list[Path]:
     """Every run under `root`, or `root` itself if it is one: the folders that hold tables."""
     found = []
     for folder, inside, _ in os.walk(root):
-        if "bounds" in inside and any(Path(folder, "bounds").glob("*.csv")):
+        if "bounds" in inside and table_paths(Path(folder)):
             found.append(Path(folder))
             inside.clear()  # no run lies in another
     return sorted(found)
@@ -31,3 +35,30 @@ def run_key(folder: Path) -> dict[str, Any]:
 def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:
     """`<root>/<dataset>/<experiment>/<variant>/<seed>` of an experiment named "<dataset>/<experiment>"."""
     return root / experiment / variant / str(seed)
+
+
+def table_path(folder: Path, method: str) -> Path:
+    """The table of one method of a run: where it is, or where it will be."""
+    path = folder / "bounds" / f"{method}.parquet"
+    old = path.with_suffix(".csv")
+    return old if old.exists() and not path.exists() else path
+
+
+def table_paths(folder: Path) -> list[Path]:
+    """The tables of bounds of a run, in the order of their methods' names."""
+    found = {path.stem for suffix in SUFFIXES for path in folder.glob(f"bounds/[!.]*{suffix}")}
+    return [table_path(folder, method) for method in sorted(found)]
+
+
+def named_run(name: str | Path) -> Path:
+    """The folder of a run that holds a network, or of its variant "default" and seed 0.
+
+    Args:
+        name: a folder, such as `results/runs/mnist08/hkr_mlp`, or a run of the committed results, such as
+            "mnist08/hkr_mlp". A folder comes first.
+
+    Returns:
+        the first that there is; `name` itself where there is none.
+    """
+    places = [root / inside for root in (Path(name), REFERENCE / name) for inside in ("", "0", "default/0")]
+    return next((place for place in places if (place / "model.json").is_file()), Path(name))

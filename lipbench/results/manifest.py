@@ -8,10 +8,14 @@ import json
 import os
 import stat
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from lipbench.files import ResultsError, digest, read_json, write_json
+from lipbench.results.layout import SUFFIXES
 
 MANIFEST = "manifest.json"
 # Files of a run besides its tables. A run has those that its methods and its kind of network make.
@@ -151,6 +155,9 @@ def _entry(path: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": digest(path)}
     if path.suffix == ".csv":
         entry["rows"] = max(0, path.read_bytes().count(b"\n") - 1)
+    elif path.suffix == ".parquet":
+        with suppress(ValueError, KeyError, TypeError):  # a damaged table is refused when it is read
+            entry["rows"] = int(pq.read_metadata(path).metadata[b"rows"])
     return entry
 
 
@@ -164,7 +171,7 @@ def _present(folder: Path) -> list[str]:
 
 
 def _tables(folder: Path) -> list[str]:
-    paths = [path for kind in ("csv", "json") for path in folder.glob(f"bounds/[!.]*.{kind}")]
+    paths = [path for suffix in (*SUFFIXES, ".json") for path in folder.glob(f"bounds/[!.]*{suffix}")]
     return [path.relative_to(folder).as_posix() for path in paths]
 
 

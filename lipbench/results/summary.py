@@ -10,9 +10,10 @@ import pandas as pd
 from lipbench.files import ResultsError, file_hash, read_json, write_json
 from lipbench.results.classwise import class_accuracies, imbalance
 from lipbench.results.laws import violations
-from lipbench.results.layout import run_key
+from lipbench.results.layout import run_key, table_paths
 from lipbench.results.manifest import verify
-from lipbench.results.table import NORMS, balanced_survival, best, read_bounds, survival
+from lipbench.results.storage import read_bounds
+from lipbench.results.table import NORMS, balanced_survival, best, survival
 
 EPSILONS = (0.25, 0.5, 1.0, 1.5, 1.58, 2.0)
 
@@ -102,11 +103,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 def table_hashes(folder: Path) -> dict[str, str]:
     """Method -> hash of its table."""
-    return {path.stem: file_hash(path) for path in _tables(folder)}
-
-
-def _tables(folder: Path) -> list[Path]:
-    return sorted((folder / "bounds").glob("*.csv"))
+    return {path.stem: file_hash(path) for path in table_paths(folder)}
 
 
 def _curve(distances: pd.Series, epsilons: Sequence[float], labels: pd.Series | None = None) -> dict[str, float] | None:

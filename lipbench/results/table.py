@@ -1,19 +1,13 @@
-"""The table: one row is one bound on one image. This is the only file that defines columns.
+"""The table: one row is one bound on one image. This is the only file that defines columns."""
 
-Tables of a run lie in `<root>/<dataset>/<experiment>/<variant>/<seed>/bounds/`.
-"""
-
-import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from lipbench.files import ResultsError, write_json, write_text
-from lipbench.results.layout import run_folders, run_key
-from lipbench.results.manifest import MANIFEST, verify_tables
+from lipbench.files import ResultsError
+from lipbench.precision import OUTWARD
 
 COLUMNS = ["index", "label", "prediction", "method", "side", "norm", "distance"]
 # Distances to images that only the float32 network misclassifies are "upper_float32": no adversarial examples.
@@ -64,80 +58,16 @@ def bounds_table(
     )[COLUMNS]
 
 
-def write_bounds(folder: Path, table: pd.DataFrame, identity: Mapping[str, Any]) -> Path:
-    """Writes `bounds/<method>.csv` and, before it, `bounds/<method>.json` with what the table depends on."""
-    (method,) = table["method"].unique()
-    path = folder / "bounds" / f"{method}.csv"
-    write_json(path.with_suffix(".json"), dict(identity))
-    # 17 significant digits: a float64 survives the round trip, and the law is checked on the exact numbers.
-    write_text(path, table.to_csv(index=False, float_format="%.17g", lineterminator="\n"))
-    return path
+def radii(l2: np.ndarray, pixels: int) -> dict[str, np.ndarray]:
+    """Certified radii in every norm, [N] float64 each, of L2 radii [N].
 
-
-def read_bounds(folder: Path) -> pd.DataFrame:
-    """All tables of one run, in the order of their methods' names.
-
-    Raises:
-        ResultsError: no table, or one with other columns or values.
-    """
-    paths = sorted((folder / "bounds").glob("*.csv"))
-    if not paths:
-        raise ResultsError(f"{folder} holds no tables: nothing matches bounds/*.csv. Run the experiment first.")
-    return pd.concat([_read_table(path) for path in paths], ignore_index=True)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        # Python's float() returns the very number that was written; pandas' own parser may miss the last bit.
-        table = pd.read_csv(path, dtype={"distance": object}, keep_default_na=False)
-        if list(table.columns) != COLUMNS:
-            raise ResultsError(f"{path} has columns {list(table.columns)}; expected {COLUMNS}.")
-        table["distance"] = table["distance"].to_numpy().astype(float)
-    except (OSError, ResultsError):
-        raise
-    except Exception as error:  # of pandas' parser, in many ways
-        raise ResultsError(f"{path} is damaged ({error}). Delete it and run the experiment again.") from error
-    problems = {
-        "an index, label or prediction that is no whole number": not all(
-            pd.api.types.is_integer_dtype(table[column]) for column in COLUMNS[:3]
-        ),
-        f"a side that is none of {SIDES}": not set(table["side"].unique()).issubset(SIDES),
-        f"a norm that is none of {NORMS}": not set(table["norm"].unique()).issubset(NORMS),
-        "a distance that is negative or NaN": not (table["distance"] >= 0).all(),
-    }
-    if len(table) and any(problems.values()):
-        found = next(problem for problem, is_there in problems.items() if is_there)
-        raise ResultsError(f"{path} is damaged: it has {found}. Delete it and run the experiment again.")
-    return table
-
-
-def read(root: str | Path) -> pd.DataFrame:
-    """All tables under a folder, with the columns dataset, experiment, variant, seed, then those of a table.
-
-    A run that is not finished is left out, with a warning.
+    Rounded down by more than float64 can err in a norm: where a radius is at most an L2 distance as computed, what
+    follows from it is at most the other distances as computed.
 
     Args:
-        root: a results folder such as `results/runs`, any folder inside it, or one run.
-
-    Raises:
-        ResultsError: there is no table of a finished run under it.
-        Damaged: a table of a finished run was changed, removed or added after the run.
+        pixels: numbers in an image, C * H * W.
     """
-    folders = run_folders(Path(root))
-    if not folders:
-        raise ResultsError(f"{root} holds no results: no <dataset>/<experiment>/<variant>/<seed>/bounds/*.csv in it.")
-    tables = []
-    for folder in folders:
-        if verify_tables(folder) is None:
-            warnings.warn(f"{folder} is left out: it has no {MANIFEST}, so the run is unfinished.", stacklevel=2)
-            continue
-        table = read_bounds(folder)
-        for position, (column, value) in enumerate(run_key(folder).items()):
-            table.insert(position, column, value)
-        tables.append(table)
-    if not tables:
-        raise ResultsError(f"{root} holds no finished run. Run the experiments again: they go on where they stopped.")
-    return pd.concat(tables, ignore_index=True)
+    return {"l2": l2, "linf": l2 / (math.sqrt(pixels) * OUTWARD), "l1": l2 / OUTWARD}
 
 
 def best(table: pd.DataFrame, side: str, norm: str = "l2") -> pd.Series:

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lipbench.files import ResultsError, differences, read_config, read_json, write_text
-from lipbench.results import MANIFEST, Damaged, as_json, damage, read_manifest
+from lipbench.results import MANIFEST, Damaged, as_json, damage, read_manifest, table_paths
 from lipbench.runs.identity import read_back
 from lipbench.runs.lock import LOCK
 
@@ -93,7 +93,7 @@ class Claim:
         if recorded is not None and hashlib.sha256(text.encode()).hexdigest() != recorded["sha256"]:
             return f"{name} is missing or damaged, and was not what this command would write.\n"
         made = [path for path in self.trained if (self.folder / path).exists()]
-        if recorded is None and (made or any(self.folder.glob("bounds/*.csv"))):
+        if recorded is None and (made or table_paths(self.folder)):
             return f"{name} is missing, which would say what the other files are made of.\n"
         return ""
 
@@ -123,7 +123,7 @@ class Claim:
         Raises:
             ResultsError: one is of another network.
         """
-        for table in sorted(self.folder.glob("bounds/[!.]*.csv")):
+        for table in table_paths(self.folder):
             path = table.with_suffix(".json")
             if table.stem in asked or table.relative_to(self.folder).as_posix() in self.remade:
                 continue
@@ -164,7 +164,7 @@ def empty(folder: Path) -> None:
     (folder / "config.yaml").unlink(missing_ok=True)
 
 
-def _pair(name: str) -> tuple[str, ...]:
+def _pair(name: str) -> list[str]:
     """The other file of a table: what it holds, or what it is made of."""
-    other = {".csv": ".json", ".json": ".csv"}.get(Path(name).suffix)
-    return () if other is None else (Path(name).with_suffix(other).as_posix(),)
+    others = {".csv": [".json"], ".parquet": [".json"], ".json": [".csv", ".parquet"]}.get(Path(name).suffix, [])
+    return [Path(name).with_suffix(other).as_posix() for other in others]

@@ -34,6 +34,7 @@ from lipbench.results import (
     check_laws,
     read_bounds,
     table_hashes,
+    table_path,
     verify,
     violations,
     write_bounds,
@@ -197,7 +198,7 @@ class RunFolder(ABC):
 
     def _table(self, name: str) -> Path:
         """The table of a method or measure."""
-        return self.folder / f"{name}.csv" if name in self.measures else self.folder / "bounds" / f"{name}.csv"
+        return self.folder / f"{name}.csv" if name in self.measures else table_path(self.folder, name)
 
     def _made_of(self, name: str) -> dict[str, Any]:
         """What the table of a method or measure depends on."""

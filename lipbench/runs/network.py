@@ -17,7 +17,7 @@ from torch import nn
 from lipbench.files import ResultsError, atomic, read_json, write_json
 from lipbench.layers import bake
 from lipbench.modules import bounded_memory
-from lipbench.results import verify
+from lipbench.results import named_run, verify
 from lipbench.runs.trust import check_targets
 
 WEIGHTS = "model.safetensors"
@@ -53,7 +53,8 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     folder from anybody can be loaded.
 
     Args:
-        folder: of the run.
+        folder: of the run, `<results>/<dataset>/<experiment>/<variant>/<seed>`; the last two may be left out
+            (default, 0). A name such as "mnist08/hkr_mlp" is looked up in the committed results, `results/reference`.
         trust: packages of your own that the recipe may name as well, such as ("mypackage",): their code is run.
 
     Raises:
@@ -61,12 +62,13 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
         Damaged: the network of a finished run was changed after the run.
         UntrustedError: the recipe names something else; nothing was built then.
     """
-    folder = Path(folder)
+    folder = named_run(folder)
     path = folder / "model.json"
     if not (path.exists() and (folder / WEIGHTS).exists()):
         raise ResultsError(
             f"{folder} holds no trained network (model.json and model.safetensors). A run's folder is "
-            "<results>/<dataset>/<experiment>/<variant>/<seed>."
+            "<results>/<dataset>/<experiment>/<variant>/<seed>. A name such as mnist08/hkr_mlp is looked up in "
+            "results/reference of a checkout of lipbench."
         )
     verify(folder, ("model.json", WEIGHTS))
     recipe = read_json(path)

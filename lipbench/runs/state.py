@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from lipbench.files import ResultsError
-from lipbench.results import MANIFEST, LawViolation, check_laws, read_summary
+from lipbench.results import MANIFEST, LawViolation, check_laws, read_summary, table_paths
 from lipbench.runs.errors import ERROR, read_error
 from lipbench.runs.lock import LOCK, Owner, owner_of
 
@@ -72,7 +72,7 @@ def begun(root: Path) -> list[Path]:
 
 def _progress(folder: Path, owner: Owner | None) -> str:
     """What is done, of what the owner of the lock is about to do."""
-    done = [path.stem for path in (folder / "bounds").glob("*.csv")]
+    done = [path.stem for path in table_paths(folder)]
     if not done and not (folder / "model.safetensors").exists():
         return _epochs(folder)
     about = (owner.about if owner else None) or {}

@@ -76,9 +76,9 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
     assert "## Flags" in text
     assert "* digits/net/default/0: note: low_accuracy" in (results / "leaderboard.md").read_text()
     # What is there is kept; another checkpoint is another network.
-    stamp = (folder / "bounds" / "deepfool.csv").stat().st_mtime_ns
+    stamp = (folder / "bounds" / "deepfool.parquet").stat().st_mtime_ns
     run(*command)
-    assert (folder / "bounds" / "deepfool.csv").stat().st_mtime_ns == stamp
+    assert (folder / "bounds" / "deepfool.parquet").stat().st_mtime_ns == stamp
     save_file(network().state_dict(), weights)
     capsys.readouterr()
     run(*command, code=1)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lipbench.results import table_paths
+
 pytestmark = pytest.mark.extra
 
 TESTS = Path(__file__).parents[1]
@@ -77,7 +79,7 @@ def cluster(environment):
 def tables(root, seed):
     folder = root / "runs" / "two_moons" / "hkr_mlp" / VARIANT / str(seed)
     assert (folder / "summary.json").exists(), folder
-    return {path.name: path.read_bytes() for path in sorted((folder / "bounds").glob("*.csv"))}
+    return {path.name: path.read_bytes() for path in table_paths(folder)}
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "ray", "ray_cluster"])

@@ -208,7 +208,7 @@ def test_a_killed_run_resumes_to_the_same_tables(tmp_path):
     killed = replace(killed, training=fit)
     killed.run()
     assert not (killed.folder / "checkpoint.pt").exists()
-    for name in ("bounds/certificate.csv", "bounds/carlini_wagner.csv", "model.safetensors"):
+    for name in ("bounds/certificate.parquet", "bounds/carlini_wagner.parquet", "model.safetensors"):
         assert (whole.folder / name).read_bytes() == (killed.folder / name).read_bytes(), name
 
 
@@ -216,12 +216,12 @@ def test_what_exists_is_kept_and_what_differs_is_refused(tmp_path):
     job = experiment("digits08/kr_mlp", tmp_path)
     job.run()
     stamp = (job.folder / "model.safetensors").stat().st_mtime_ns
-    table = (job.folder / "bounds" / "fgsm.csv").stat().st_mtime_ns
-    (job.folder / "bounds" / "deepfool.csv").unlink()
+    table = (job.folder / "bounds" / "fgsm.parquet").stat().st_mtime_ns
+    (job.folder / "bounds" / "deepfool.parquet").unlink()
     job.run()
-    assert (job.folder / "bounds" / "deepfool.csv").exists(), "a lost method is made again"
+    assert (job.folder / "bounds" / "deepfool.parquet").exists(), "a lost method is made again"
     assert (job.folder / "model.safetensors").stat().st_mtime_ns == stamp, "nothing is trained twice"
-    assert (job.folder / "bounds" / "fgsm.csv").stat().st_mtime_ns == table
+    assert (job.folder / "bounds" / "fgsm.parquet").stat().st_mtime_ns == table
     with pytest.raises(ResultsError, match=r"training\.epochs: 1 -> 2"):
         experiment("digits08/kr_mlp", tmp_path, "training.epochs=2").run()
     with pytest.raises(ResultsError, match="images: 6 -> 5"):
@@ -273,11 +273,11 @@ def test_report_of_two_seeds(tmp_path):
     assert board["transport law"].tolist() == ["holds"]
     write_leaderboard(board, runs)
     assert "hkr_mlp" in (tmp_path / "leaderboard.md").read_text()
-    (tmp_path / "digits08/hkr_mlp/default/1/bounds/fgsm.csv").unlink()
+    (tmp_path / "digits08/hkr_mlp/default/1/bounds/fgsm.parquet").unlink()
     runs = find_runs(tmp_path)
     assert leaderboard(runs)["seeds"].tolist() == [1]
     assert [problem.why.split(":")[0] for problem in runs.problems] == ["digits08/hkr_mlp/default/1 is damaged"]
-    assert "bounds/fgsm.csv is missing" in runs.problems[0].why
+    assert "bounds/fgsm.parquet is missing" in runs.problems[0].why
 
 
 def weights_of(model: nn.Module) -> list[torch.Size]:

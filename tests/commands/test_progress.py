@@ -127,7 +127,7 @@ def test_crown_bounds_the_images_that_are_asked_for(tmp_path) -> None:
     assert number["certificate_crown"] == number["fgm"] == 12
     assert number["certificate"] == summary["test_images"] > 12
     equal, _ = reproduce(job(tmp_path, *chosen).folder, tmp_path / "again", progress=False, device="cpu")
-    assert {row.name: row.equal for row in equal}["bounds/certificate_crown.csv"]
+    assert {row.name: row.equal for row in equal}["bounds/certificate_crown"]
 
 
 def test_nothing_is_said_of_what_is_quick(capsys) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tables import in_the_old_layout
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -18,7 +19,15 @@ from lipbench.commands.run import experiment_of
 from lipbench.commands.suites import CONF
 from lipbench.data import digits
 from lipbench.files import ResultsError, read_config, read_json, write_json
-from lipbench.results import Damaged, equalities, write_manifest
+from lipbench.results import (
+    Damaged,
+    bounds_table,
+    equalities,
+    read_table,
+    table_paths,
+    write_bounds,
+    write_manifest,
+)
 from lipbench.runs.environment import environment
 from lipbench.runs.trained import Experiment
 from lipbench.runs.trust import UntrustedError
@@ -54,7 +63,7 @@ def test_the_command_makes_a_run_again_and_says_that_it_is_the_same(run, tmp_pat
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert command(monkeypatch, f"run={run}", "progress=false", f"out={tmp_path}") == 0
     printed = capsys.readouterr().out
-    tables = [f"bounds/{path.name}" for path in sorted((run / "bounds").glob("*.csv"))]
+    tables = [f"bounds/{path.stem}" for path in table_paths(run)]
     assert f"{len(tables) + 1} of {len(tables) + 1} tables equal byte for byte" in printed
     assert all(name in printed for name in [*tables, "history.csv"])
     assert "commit:" not in printed.replace("commit: files", "")
@@ -70,24 +79,20 @@ def test_the_command_makes_a_run_again_and_says_that_it_is_the_same(run, tmp_pat
 def test_what_differs_is_said_with_how_much(run, tmp_path, monkeypatch, capsys):
     changed = tmp_path / "changed" / Path(*run.parts[-4:])
     shutil.copytree(run, changed)
-    table = changed / "bounds" / "certificate.csv"
-    lines = table.read_text().splitlines()
-    index = next(i for i, line in enumerate(lines) if ",lower,l2," in line and float(line.split(",")[-1]) > 0)
-    head, _, distance = lines[index].rpartition(",")
-    lines[index] = f"{head},{2 * float(distance):.17g}"
-    table.write_text("\n".join(lines) + "\n")
+    table = read_table(changed / "bounds" / "certificate.parquet")
+    row = table.index[(table["norm"] == "l2") & (table["distance"] > 0)][0]
+    distance = table.loc[row, "distance"]
+    table.loc[row, "distance"] *= 2
+    write_bounds(changed, table, read_json(changed / "bounds" / "certificate.json"))
     held = read_json(changed / "environment.json")
     held["packages"]["torch"], held["commit"] = "1.0", "abc"
     write_json(changed / "environment.json", held)
-    with pytest.raises(Damaged, match=r"certificate\.csv"):
+    with pytest.raises(Damaged, match=r"certificate\.parquet"):
         reproduce(changed, tmp_path)
     write_manifest(changed)
     assert command(monkeypatch, f"run={changed}", "progress=false") == 1
     printed = capsys.readouterr().out
-    assert (
-        f"differs  bounds/certificate.csv: distance in 1 of {len(lines) - 1} rows, by up to {float(distance):.2g}"
-        in printed
-    )
+    assert f"differs  bounds/certificate: distance in 1 of {len(table)} rows, by up to {distance:.2g}" in printed
     assert "(relative 0.5)" in printed
     assert "packages.torch: 1.0 -> " in printed
     assert "commit: abc -> " in printed
@@ -131,17 +136,18 @@ def test_what_cannot_be_made_again_is_refused(run, tmp_path, monkeypatch, capsys
 
 
 def test_equalities(tmp_path):
-    for name, bounds, history in (("a", "x\n1\n", "loss,seconds\n1,2\n"), ("b", "x\n1.0\n", "loss,seconds\n1,3\n")):
+    texts = (("a", 1.0, "loss,seconds\n1,2\n"), ("b", np.nextafter(1, 2), "loss,seconds\n1,3\n"))
+    for name, distance, history in texts:
         folder = tmp_path / name
-        (folder / "bounds").mkdir(parents=True)
-        (folder / "bounds/m.csv").write_text(bounds)
+        for method, value in (("same", 1.0), ("old", 0.1), ("m", distance)):
+            write_bounds(folder, bounds_table([0], [0], [0], method, "upper", [value]), {})
         (folder / "history.csv").write_text(history)
-    (tmp_path / "a/bounds/only.csv").write_text("x\n")
+    write_bounds(tmp_path / "a", bounds_table([0], [0], [0], "only", "upper", [1.0]), {})
+    in_the_old_layout(tmp_path / "b/bounds/old.parquet")
     found = {row.name: row for row in equalities(tmp_path / "a", tmp_path / "b")}
-    assert found["history.csv"].equal
-    assert not found["bounds/m.csv"].equal
-    assert found["bounds/only.csv"].how == "missing in the second folder"
-    assert "x in 1 of 1 rows" in found["bounds/m.csv"].how
+    assert {name for name, row in found.items() if row.equal} == {"history.csv", "bounds/same", "bounds/old"}
+    assert found["bounds/only"].how == "missing in the second folder"
+    assert "distance in 1 of 1 rows" in found["bounds/m"].how
 
 
 def test_a_wrong_option_and_an_interruption_are_no_difference(monkeypatch, capsys):

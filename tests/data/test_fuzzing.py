@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import runs_on_disk
+from helpers.tables import in_the_old_layout
 from PIL import Image
 
 import lipbench
@@ -121,7 +122,7 @@ def test_labels_that_would_be_billions_of_classes(labels, tmp_path):
 )
 def test_a_table_of_other_values_is_no_table(old, new, tmp_path):
     run = runs_on_disk.make(tmp_path, "net")
-    path = run / "bounds" / "certificate.csv"
+    path = in_the_old_layout(run / "bounds" / "certificate.parquet")
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ResultsError, match=r"certificate\.csv"):
         read_bounds(run)

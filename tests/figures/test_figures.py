@@ -87,7 +87,7 @@ def test_a_title_begins_small_behind_its_data_set_unless_it_is_an_abbreviation(t
 def test_what_lacks_its_inputs_is_left_out(tmp_path):
     make_results(tmp_path, illustrated=False)
     assert {drawing.name for drawing in drawings(runs_in(tmp_path), MINE)} == FROM_TABLES
-    for path in tmp_path.rglob("*.csv"):
+    for path in tmp_path.rglob("*.parquet"):
         if path.stem in ATTACKS:
             path.unlink()
     for folder in run_folders(tmp_path):

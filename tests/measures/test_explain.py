@@ -169,4 +169,4 @@ def test_a_run_writes_its_measures_once(tmp_path):
     with pytest.raises(ValueError, match="no explanation"):
         replace(job, measures={"explanations": fails}).run()
     assert not path.exists()
-    assert (job.folder / "bounds" / "fgsm.csv").exists()
+    assert (job.folder / "bounds" / "fgsm.parquet").exists()

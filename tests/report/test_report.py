@@ -42,9 +42,9 @@ def test_a_folder_with_nothing_says_what_to_do(tmp_path):
 
 def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
     make(tmp_path, "good")
-    (make(tmp_path, "columns") / "bounds/fgm.csv").write_text("index,label\n0,0\n")
+    (make(tmp_path, "columns") / "bounds/fgm.parquet").write_text("index,label\n0,0\n")
     folder = make(tmp_path, "cell")
-    (folder / "bounds/fgm.csv").write_text((folder / "bounds/fgm.csv").read_text().replace("l2,", "l2,x", 1))
+    (folder / "bounds/fgm.parquet").write_bytes((folder / "bounds/fgm.parquet").read_bytes()[:-1])
     (make(tmp_path, "json") / "summary.json").write_text("{")
     (make(tmp_path, "list") / "summary.json").write_text("[]")
     (make(tmp_path, "history") / "history.csv").write_text("")
@@ -63,7 +63,7 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
     told = capsys.readouterr()
     left_out = {line.split("/")[1]: line for line in told.err.splitlines() if "Left out" in line}
     assert set(left_out) == {"columns", "cell", "json", "list", "history", "costs", "copy", "old"}
-    for name, file in (("columns", "bounds/fgm.csv"), ("list", "summary.json"), ("costs", "costs.csv is missing")):
+    for name, file in (("columns", "bounds/fgm.parquet"), ("list", "summary.json"), ("costs", "costs.csv is missing")):
         assert file in left_out[name]
     assert "a whole number; this one is called 0_backup" in left_out["copy"]
     assert "lacks tightness" in left_out["old"]

@@ -23,7 +23,7 @@ def results(tmp_path_factory) -> Path:
     make(root, "hkr_cnn", 1.0, seed=1)
     make(root, "plain_cnn", 0.0, flags=[FLAG])
     make(root, "hkr_mlp/model.widths=_64_32_,loss.margin=1", 2.0, dataset="other")
-    (make(root, "cut") / "bounds" / "fgm.csv").write_text("index,label\n0,0\n")
+    (make(root, "cut") / "bounds" / "fgm.parquet").write_text("index,label\n0,0\n")
     (root / "figures").mkdir()
     Image.new("RGB", (3000, 600), "white").save(root / "figures" / "wide_figure.png")
     (root / "figures" / "broken.png").write_text("no picture")

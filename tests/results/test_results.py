@@ -181,7 +181,7 @@ def test_a_summary_is_of_a_finished_run_alone(tmp_path):
     assert summary is not None
     assert summary["attack_seconds"] == 1
     write_bounds(folder, rows("a", "upper", [1.0, 2.5]), {})
-    with pytest.raises(Damaged, match=r"bounds/a\.csv"):
+    with pytest.raises(Damaged, match=r"bounds/a\.parquet"):
         read_summary(folder)
 
 

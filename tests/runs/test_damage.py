@@ -23,7 +23,7 @@ from lipbench.data import Dataset, Split
 from lipbench.files import ResultsError, read_json, write_json
 from lipbench.interop.load import load_model
 from lipbench.report import find_runs
-from lipbench.results import MANIFEST, Damaged, LawViolation, read_manifest, verify, write_manifest
+from lipbench.results import MANIFEST, Damaged, LawViolation, read_manifest, read_table, verify, write_manifest
 from lipbench.runs.errors import ERROR
 from lipbench.runs.identity import described
 from lipbench.runs.outcome import FAILED, FINISHED, attempt
@@ -86,9 +86,9 @@ def test_a_run_makes_again_what_it_can_and_refuses_the_rest_by_name(run):
         run.job.run()
 
 
-@pytest.mark.parametrize("name", ["bounds/deepfool.csv", "flags.json", "layers.csv"])
+@pytest.mark.parametrize("name", ["bounds/deepfool.parquet", "flags.json", "layers.csv"])
 def test_a_file_that_the_run_did_not_write_is_found(restored, name):
-    source = restored.folder / ("bounds/fgm.csv" if name.startswith("bounds") else "costs.csv")
+    source = restored.folder / ("bounds/fgm.parquet" if name.startswith("bounds") else "costs.csv")
     (restored.folder / name).write_bytes(source.read_bytes())
     with pytest.raises(Damaged, match=name):
         restored.job.run()
@@ -98,10 +98,9 @@ def test_a_file_that_the_run_did_not_write_is_found(restored, name):
 
 def test_a_table_of_another_network_enters_no_unfinished_run(restored):
     (restored.folder / MANIFEST).unlink()
-    for kind in ("csv", "json"):
-        content = restored.other.truth[f"bounds/fgm.{kind}"]
-        (restored.folder / f"bounds/deepfool.{kind}").write_bytes(content.replace(b"fgm", b"deepfool"))
-    with pytest.raises(ResultsError, match=r"deepfool\.csv is no table of this network"):
+    for kind in ("parquet", "json"):
+        (restored.folder / f"bounds/deepfool.{kind}").write_bytes(restored.other.truth[f"bounds/fgm.{kind}"])
+    with pytest.raises(ResultsError, match=r"deepfool\.parquet is no table of this network"):
         restored.job.run()
 
 
@@ -246,13 +245,13 @@ def test_a_broken_law_is_said_by_every_command(law, tmp_path, monkeypatch, capsy
         assert state_of(job.folder).kind == "damaged"
     write_manifest(job.folder, read_manifest(job.folder)["identity"])
     assert attempt("a", job.folder, "again", job.run).code == FAILED
-    os.utime(job.folder / "bounds/fgm.csv")
+    os.utime(job.folder / "bounds/fgm.parquet")
     assert state_of(job.folder).kind == "violated"
 
 
 def test_a_check_is_quick(run):
     verify(run.folder)
     before = json.loads((run.folder / MANIFEST).read_text())
-    assert before["files"]["bounds/fgm.csv"]["rows"] == len(pd.read_csv(run.folder / "bounds/fgm.csv"))
+    assert before["files"]["bounds/fgm.parquet"]["rows"] == len(read_table(run.folder / "bounds/fgm.parquet"))
     assert attempt("a", run.folder, "again", run.job.run).code == FINISHED
     assert json.loads((run.folder / MANIFEST).read_text()) == before, "a finished run is not written again"

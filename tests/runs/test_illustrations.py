@@ -11,7 +11,7 @@ from torch import nn
 
 import lipbench
 from lipbench.data import Dataset, Split
-from lipbench.results import bounds_table
+from lipbench.results import bounds_table, read_table
 from lipbench.runs.illustrations import IMAGES, STEPS, illustrate, nearest_images
 from lipbench.transport import equal_samples, matching, wasserstein
 
@@ -138,8 +138,8 @@ def test_a_run_keeps_its_illustrations_until_something_changes(tmp_path):
         assert path.read_bytes() == first
 
     changed = replace(job, attacks={"fgm": job.attacks["fgm"]})
-    (job.folder / "bounds" / "carlini_wagner.csv").unlink()
+    (job.folder / "bounds" / "carlini_wagner.parquet").unlink()
     changed.run()
     assert path.read_bytes() != first
-    fgm = pd.read_csv(job.folder / "bounds" / "fgm.csv").query("norm == 'l2'")["distance"]
+    fgm = read_table(job.folder / "bounds" / "fgm.parquet").query("norm == 'l2'")["distance"]
     assert np.allclose(np.load(path)["adversarial_distances"], fgm[:6])

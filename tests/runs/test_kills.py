@@ -23,7 +23,7 @@ from lipbench import losses
 from lipbench.certificate import certify
 from lipbench.data import Dataset, Split
 from lipbench.files import read_json
-from lipbench.results import MANIFEST, RUN_COLUMNS, read_summary, verify
+from lipbench.results import MANIFEST, RUN_COLUMNS, read_summary, table_paths, verify
 from lipbench.results.flags import Flag
 from lipbench.runs import folder as run_folder
 from lipbench.runs.claim import OtherNetwork
@@ -158,7 +158,7 @@ def sane(folder: Path) -> None:
     """What is there is whole: whatever belongs to a table, and a summary only of all of them."""
     for path in folder.glob("[!.]*.json"):
         json.loads(path.read_text())
-    tables = {path.stem for path in (folder / "bounds").glob("*.csv")}
+    tables = {path.stem for path in table_paths(folder)}
     for name in tables & {"near", "far"}:
         assert name in {flag["method"] for flag in read_json(folder / "flags.json")}
         with np.load(folder / "gallery.npz") as held:
@@ -269,7 +269,7 @@ def test_killed_while_it_replaces_another_network(tmp_path, dead):
 
 def test_a_lost_table_is_made_again_with_all_that_belongs_to_it(tmp_path, made):
     whole = content(made)
-    for name in ("flags.json", "bounds/far.csv", "gallery.npz"):
+    for name in ("flags.json", "bounds/far.parquet", "gallery.npz"):
         (made / name).unlink()
     job(made).run()
     assert content(made) == whole
@@ -277,7 +277,7 @@ def test_a_lost_table_is_made_again_with_all_that_belongs_to_it(tmp_path, made):
 
 def test_what_kills_left_over_is_removed(tmp_path):
     (tmp_path / "bounds").mkdir()
-    for name in (".summary.json.0123.tmp", "bounds/.far.csv.0123.tmp"):
+    for name in (".summary.json.0123.tmp", "bounds/.far.parquet.0123.tmp"):
         (tmp_path / name).write_text("half")
     job(tmp_path).run()
     assert not list(tmp_path.rglob(".*"))
