@@ -20,7 +20,8 @@ from lipbench.margins import predict
 from lipbench.modules import evaluation_mode, tensors, undisturbed, weights_hash
 from lipbench.precision import float32_products
 from lipbench.progress import Progress, reporting
-from lipbench.results import FLOAT32_FALSIFIER, best, bounds_table
+from lipbench.results import FLOAT32_FALSIFIER, bounds_table
+from lipbench.results.flags import Flag
 
 # Images whose logits tell whether an attack changed the model.
 PROBED = 4
@@ -44,6 +45,7 @@ class Judged:
         passes: images that went through the network forwards, per image judged.
         why_not_float64: why the network as deployed judged the images of an attack alone, or the last of them; "" where
             the float64 weights judged all.
+        flags: what its images and distances show.
     """
 
     table: pd.DataFrame
@@ -51,6 +53,12 @@ class Judged:
     seconds: float
     passes: float
     why_not_float64: str = ""
+    flags: tuple[Flag, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the method."""
+        return str(self.table["method"].iloc[0])
 
 
 class _Counter:
@@ -217,11 +225,6 @@ def _counted(model: nn.Module, exact: Float64, counter: _Counter) -> Iterator[nn
     counted = evaluation_mode(_Counted(model, counter))
     with shared_float64(counted, exact.wrapped(lambda copied: evaluation_mode(_Counted(copied, counter)))):
         yield counted
-
-
-def certified(table: pd.DataFrame) -> Tensor:
-    """The largest certified L2 distance of each image of a table, in the order of their indices, float64 [N]."""
-    return torch.from_numpy(best(table, "lower").sort_index().to_numpy().copy())
 
 
 def less_rounding(distances: Tensor, images: Tensor, x: Tensor) -> Tensor:

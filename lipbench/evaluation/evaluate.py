@@ -1,9 +1,8 @@
-"""Judging somebody's classifier by several methods: the whole table, the health flags and the two laws."""
+"""The Python interface: a classifier, judged by several methods, and its certified radii."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -12,39 +11,19 @@ from torch import Tensor, nn
 
 from lipbench import attacks as attack_room
 from lipbench.certificate import certify, certify_float
-from lipbench.evaluation.bounds import (
-    Attack,
-    Certificate,
-    Judged,
-    attack_images,
-    certified,
-    certify_images,
-    less_rounding,
-)
-from lipbench.evaluation.health import HealthWarning, float64_flags, model_flags, returned_flags, table_flags
+from lipbench.evaluation.bounds import Attack, Certificate, less_rounding
+from lipbench.evaluation.health import HealthWarning, table_flags
+from lipbench.evaluation.loop import HEADLINE, health, judge
 from lipbench.gate import EXPECTED, logits_of
-from lipbench.images import (
-    MOST,
-    as_pixels,
-    check_batch,
-    check_labels,
-    images_at_once,
-    model_images,
-    on_device,
-    to_device,
-)
+from lipbench.images import MOST, as_pixels, check_batch, check_labels, images_at_once, model_images, to_device
 from lipbench.judge import shared_float64
 from lipbench.layers import bake_as_it_is
 from lipbench.margins import margin, predict
 from lipbench.modules import duplicate, undisturbed
 from lipbench.precision import float32_products
 from lipbench.randomness import same_random_numbers
-from lipbench.results.flags import Flag
 from lipbench.results.laws import check
 
-HEADLINE = "lipbench"
-# Images on which it is compared with an attack that uses no gradient: some 1700 forward passes each.
-CHECKED = 10
 ATTACKS: dict[str, Attack] = {
     "fgsm": attack_room.fgsm,
     "fgm": attack_room.fgm,
@@ -108,21 +87,12 @@ def evaluate(
     with float32_products(), _baked(model, x, batch_size) as baked, shared_float64(baked):
         _check_labels(baked, x, y)
         flags = health(baked, x, y, batch_size)
-        tables = [
-            certify_images(baked, x, y, function, name, progress).table
-            for name, function in chosen_certificates.items()
-        ]
-        lower = certified(pd.concat(tables)) if tables else None
-        for name, attack in chosen_attacks.items():
-            judged = attack_images(baked, x, y, attack, name, lower=lower, batch_size=batch_size, progress=progress)
-            tables.append(judged.table)
-            assert judged.images is not None  # of an attack
-            flags += returned_flags(baked, name, judged.images, batch_size)
-            flags += float64_flags(name, judged.why_not_float64, flags)
-            flags += masked_gradients(baked, x, y, name, judged)
-    if not tables:
+        methods = (chosen_certificates, chosen_attacks)
+        judged = list(judge(baked, x, y, *methods, before=flags, batch_size=batch_size, progress=progress))
+    if not judged:
         raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat([method.table for method in judged], ignore_index=True)
+    flags += [flag for method in judged for flag in method.flags]
     flags += table_flags(table)
     table.attrs["flags"] = [flag.as_dict() for flag in flags]
     for flag in flags:
@@ -130,32 +100,6 @@ def evaluate(
             warnings.warn(str(flag), HealthWarning, stacklevel=3)  # over the decorator, to the caller
     check(table)
     return table
-
-
-@float32_products()
-def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> list[Flag]:
-    """The flags of a baked network in evaluation mode before it is attacked, from its first images (at most 100)."""
-    x, y = on_device(model, images[:100], labels[:100])
-    predict(model, x, batch_size=batch_size, labels=y)  # refuses logits that are not finite
-    return model_flags(model, x, y, min(100, batch_size))
-
-
-def masked_gradients(model: nn.Module, images: Tensor, labels: Tensor, name: str, judged: Judged) -> list[Flag]:
-    """`black_box_wins` where decisions alone find nearer images than the headline did: `hop_skip_jump` on the first
-    `CHECKED` images, at its defaults. Nothing for other attacks.
-
-    Measured on mnist08/hkr_cnn: as it is, the nearest of ten images is 1.34 times as far as the headline's; behind a
-    quantisation, a backward pass that lies or a fine ripple, 6 to 10 of them are nearer.
-
-    Args:
-        name, judged: the attack, and what it found on all images.
-    """
-    if name != HEADLINE:
-        return []
-    black = attack_images(model, images[:CHECKED], labels[:CHECKED], attack_room.hop_skip_jump, "hop_skip_jump")
-    rows = judged.table[judged.table["index"] < CHECKED]
-    flags = table_flags(pd.concat([rows, black.table], ignore_index=True))
-    return [replace(flag, method=HEADLINE) for flag in flags if flag.name == "black_box_wins"]
 
 
 @float32_products()

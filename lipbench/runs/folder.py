@@ -4,7 +4,7 @@ refused.
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
-from lipbench.evaluation.bounds import COSTLY, Attack, Certificate, Judged, attack_images, certified, certify_images
-from lipbench.evaluation.evaluate import health, masked_gradients
-from lipbench.evaluation.health import float64_flags, returned_flags, table_flags
+from lipbench.evaluation.bounds import COSTLY, Attack, Certificate, Judged
+from lipbench.evaluation.health import table_flags
+from lipbench.evaluation.loop import health, judge
 from lipbench.evaluation.transport_law import transport_law
 from lipbench.files import ResultsError, fingerprint, read_arrays, read_json, unfinished, write_json, write_text
 from lipbench.gate import checked_table, named
@@ -143,13 +143,8 @@ class RunFolder(ABC):
         attacked = Split(test.images[: self.images], test.labels[: self.images])
         with shared_float64(model):  # one copy for all attacks
             flags = health(model, attacked.images, attacked.labels, self.batch_size)
-            for name, certificate in self.certificates.items():
-                some = attacked if name in COSTLY else test
-                certify = partial(certify_images, model, some.images, some.labels, certificate, name, self.progress)
-                self._bounds(name, certify)
-            for name, attack in self.attacks.items():
-                beside = partial(self._write_beside, model, attacked, name, flags)
-                self._bounds(name, partial(self._attack, model, attacked, name, attack), beside)
+            for judged in self._methods(model, test, self.certificates, self.attacks, self._kept(), flags):
+                self._keep(judged, attacked)
             for name, measure in self.measures.items():
                 self._measure(name, partial(measure, model, test.images, test.labels))
             facts = {
@@ -207,23 +202,41 @@ class RunFolder(ABC):
             identity["images"] = self.images if name in self.attacks or name in COSTLY else None
         return read_back(identity)
 
-    def _bounds(self, name: str, compute: Callable[[], Judged], beside: Callable[[Judged], None] | None = None) -> None:
-        """Writes the table of one method unless it is there, and its artifacts before it."""
-        if self._table(name).exists():
-            return
-        judged = compute()
-        if beside is not None:
-            beside(judged)
-        add_cost(self.folder, name, judged.seconds, judged.passes)
-        write_bounds(self.folder, judged.table, self._made_of(name))
+    def _methods(
+        self,
+        model: nn.Module,
+        test: Split,
+        certificates: Mapping[str, Certificate],
+        attacks: Mapping[str, Attack],
+        kept: Mapping[str, pd.DataFrame],
+        before: Collection[Flag] = (),
+    ) -> Iterator[Judged]:
+        return judge(
+            model,
+            test.images,
+            test.labels,
+            certificates,
+            attacks,
+            attacked=self.images,
+            kept=kept,
+            before=before,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
 
-    def _write_beside(self, model: nn.Module, attacked: Split, name: str, before: list[Flag], judged: Judged) -> None:
-        """What was seen on the images of an attack, which are not stored; `before` are the flags of the model."""
-        assert judged.images is not None  # of an attack
-        add_to_gallery(self.folder, attacked, name, judged.images)
-        flags = masked_gradients(model, attacked.images, attacked.labels, name, judged)
-        flags += returned_flags(model, name, judged.images, self.batch_size)
-        add_flags(self.folder, name, flags + float64_flags(name, judged.why_not_float64, before))
+    def _kept(self) -> dict[str, pd.DataFrame]:
+        """Method -> its table, of those that the folder holds."""
+        if not any(self._table(name).exists() for name in (*self.certificates, *self.attacks)):
+            return {}
+        return {str(name): rows for name, rows in read_bounds(self.folder).groupby("method")}
+
+    def _keep(self, judged: Judged, attacked: Split) -> None:
+        """Writes what belongs to a method, then its table: where the table lies, nothing is missing."""
+        if judged.images is not None:
+            add_to_gallery(self.folder, attacked, judged.name, judged.images)
+            add_flags(self.folder, judged.name, judged.flags)
+        add_cost(self.folder, judged.name, judged.seconds, judged.passes)
+        write_bounds(self.folder, judged.table, self._made_of(judged.name))
 
     def _measure(self, name: str, compute: Callable[..., pd.DataFrame]) -> None:
         """Writes `<name>.csv` unless it is there, and before it `<name>.json`: what it depends on, and whether a law of
@@ -242,19 +255,6 @@ class RunFolder(ABC):
         write_json(path.with_suffix(".json"), {**self._made_of(name), "violation": violation})
         write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
-    def _attack(self, model: nn.Module, attacked: Split, name: str, attack: Attack) -> Judged:
-        lower = certified(read_bounds(self.folder))[: len(attacked.labels)] if self.certificates else None
-        return attack_images(
-            model,
-            attacked.images,
-            attacked.labels,
-            attack,
-            name,
-            lower=lower,
-            batch_size=self.batch_size,
-            progress=self.progress,
-        )
-
     def _save_violations(self, attacked: Split, model: nn.Module) -> None:
         """The offending rows in `violations.csv`, their images in `violations.npz`."""
         pairs = violations(read_bounds(self.folder))
@@ -270,12 +270,12 @@ class RunFolder(ABC):
         """Attacks the offending images again (attacks are deterministic) and saves x and x_adv."""
         rows = torch.tensor(pairs["index"].to_numpy())
         adversarial = torch.zeros(len(rows), *attacked.images.shape[1:])
-        for name in pairs["upper_method"].unique():
-            if name in self.attacks:
-                judged = self._attack(model, attacked, name, self.attacks[name])
-                mine = torch.tensor((pairs["upper_method"] == name).to_numpy())
-                assert judged.images is not None
-                adversarial[mine] = judged.images[rows[mine]]
+        attacks = {name: self.attacks[name] for name in pairs["upper_method"].unique() if name in self.attacks}
+        held = {name: rows for name, rows in self._kept().items() if name not in attacks}
+        for judged in self._methods(model, attacked, self.certificates, attacks, held):
+            mine = torch.tensor((pairs["upper_method"] == judged.name).to_numpy())
+            assert judged.images is not None  # of an attack
+            adversarial[mine] = judged.images[rows[mine]]
         arrays = {
             "index": rows.numpy(),
             "x": as_pixels(attacked.images[rows]).numpy(),

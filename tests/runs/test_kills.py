@@ -22,6 +22,7 @@ import torch
 from lipbench import losses
 from lipbench.certificate import certify
 from lipbench.data import Dataset, Split
+from lipbench.evaluation import loop
 from lipbench.files import read_json
 from lipbench.results import MANIFEST, RUN_COLUMNS, read_summary, verify
 from lipbench.results.flags import Flag
@@ -119,9 +120,9 @@ def _quick(monkeypatch):
     """Without what takes long and writes nothing."""
     monkeypatch.setattr("lipbench.files.os.fsync", lambda _: None)
     monkeypatch.setattr(run_folder, "health", lambda *_: [])
-    monkeypatch.setattr(run_folder, "masked_gradients", lambda *_: [])
+    monkeypatch.setattr(loop, "_masked_gradients", lambda *_: [])
     monkeypatch.setattr(run_folder, "transport_law", lambda *_: {})
-    monkeypatch.setattr(run_folder, "returned_flags", lambda model, name, *_: [Flag(name, "note", "seen", name)])
+    monkeypatch.setattr(loop, "returned_flags", lambda model, name, *_: [Flag(name, "note", "seen", name)])
     monkeypatch.setattr(run_folder, "illustrate", lambda *_: {"images": np.zeros(1)})
     monkeypatch.setattr(run_folder, "nearest_images", lambda *_: {})
     monkeypatch.setattr("lipbench.runs.trained.environment", lambda device: {})
