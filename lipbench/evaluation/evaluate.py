@@ -16,7 +16,7 @@ from lipbench.evaluation.health import HealthWarning, table_flags
 from lipbench.evaluation.loop import HEADLINE, health, judge
 from lipbench.gate import EXPECTED, logits_of
 from lipbench.images import MOST, as_pixels, check_batch, check_labels, images_at_once, model_images, to_device
-from lipbench.judge import shared_float64
+from lipbench.judge import Classifier
 from lipbench.layers import bake_as_it_is
 from lipbench.margins import margin, predict
 from lipbench.modules import duplicate, undisturbed
@@ -84,11 +84,12 @@ def evaluate(
     chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
     x, y = as_pixels(images), labels.long()
     # Not a decorator, so that warnings point to the caller.
-    with float32_products(), _baked(model, x, batch_size) as baked, shared_float64(baked):
+    with float32_products(), _baked(model, x, batch_size) as baked:
         _check_labels(baked, x, y)
-        flags = health(baked, x, y, batch_size)
+        classifier = Classifier(baked)
+        flags = health(classifier, x, y, batch_size)
         methods = (chosen_certificates, chosen_attacks)
-        judged = list(judge(baked, x, y, *methods, before=flags, batch_size=batch_size, progress=progress))
+        judged = list(judge(classifier, x, y, *methods, before=flags, batch_size=batch_size, progress=progress))
     if not judged:
         raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
     table = pd.concat([method.table for method in judged], ignore_index=True)

@@ -11,6 +11,7 @@ from lipbench import attacks as attack_room
 from lipbench.evaluation.bounds import COSTLY, Attack, Certificate, Judged, attack_images, certify_images
 from lipbench.evaluation.health import float64_flags, model_flags, returned_flags, table_flags
 from lipbench.images import on_device
+from lipbench.judge import Classifier
 from lipbench.margins import predict
 from lipbench.precision import float32_products
 from lipbench.results import best
@@ -22,7 +23,7 @@ CHECKED = 10
 
 
 def judge(
-    model: nn.Module,
+    model: Classifier,
     images: Tensor,
     labels: Tensor,
     certificates: Mapping[str, Certificate],
@@ -39,7 +40,7 @@ def judge(
     Attacks get the largest certified distance of each image.
 
     Args:
-        model: baked, in evaluation mode.
+        model: of a baked network in evaluation mode. Certificates get the network, attacks the `Classifier`.
         images: [N, C, H, W], uint8 or float in [0, 1].
         labels: [N].
         attacked: how many images the attacks and the costly certificates judge, the first ones; None: all.
@@ -54,7 +55,7 @@ def judge(
         table = kept.get(name)
         if table is None:
             some = first if name in COSTLY else slice(None)
-            judged = certify_images(model, images[some], labels[some], certificate, name, progress)
+            judged = certify_images(model.model, images[some], labels[some], certificate, name, progress)
             yield judged
             table = judged.table
         lower.append(table)
@@ -69,8 +70,9 @@ def judge(
 @float32_products()
 def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> list[Flag]:
     """The flags of a baked network in evaluation mode before it is attacked, from its first images (at most 100)."""
-    x, y = on_device(model, images[:100], labels[:100])
-    predict(model, x, batch_size=batch_size, labels=y)  # refuses logits that are not finite
+    model = Classifier.of(model)
+    x, y = on_device(model.model, images[:100], labels[:100])
+    predict(model.model, x, batch_size=batch_size, labels=y)  # refuses logits that are not finite
     return model_flags(model, x, y, min(100, batch_size))
 
 
@@ -80,18 +82,18 @@ def certified(table: pd.DataFrame) -> Tensor:
 
 
 def _flags(
-    model: nn.Module, x: Tensor, y: Tensor, name: str, judged: Judged, before: Collection[Flag], batch_size: int
+    model: Classifier, x: Tensor, y: Tensor, name: str, judged: Judged, before: Collection[Flag], batch_size: int
 ) -> tuple[Flag, ...]:
     """What an attack's images and distances show."""
     assert judged.images is not None  # of an attack
     return (
         *_masked_gradients(model, x, y, name, judged),
-        *returned_flags(model, name, judged.images, batch_size),
+        *returned_flags(model.model, name, judged.images, batch_size),
         *float64_flags(name, judged.why_not_float64, before),
     )
 
 
-def _masked_gradients(model: nn.Module, images: Tensor, labels: Tensor, name: str, judged: Judged) -> list[Flag]:
+def _masked_gradients(model: Classifier, images: Tensor, labels: Tensor, name: str, judged: Judged) -> list[Flag]:
     """`black_box_wins` where decisions alone find nearer images than the attack `lipbench` did: `hop_skip_jump` on the
     first `CHECKED` images, at its defaults. Nothing for other attacks.
 

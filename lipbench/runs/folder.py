@@ -26,7 +26,7 @@ from lipbench.evaluation.transport_law import transport_law
 from lipbench.files import ResultsError, fingerprint, read_arrays, read_json, unfinished, write_json, write_text
 from lipbench.gate import checked_table, named
 from lipbench.images import as_pixels
-from lipbench.judge import shared_float64
+from lipbench.judge import Classifier
 from lipbench.progress import Progress, reporting
 from lipbench.results import (
     Damaged,
@@ -141,22 +141,22 @@ class RunFolder(ABC):
     def _judge(self, model: nn.Module, dataset: Dataset, identity: str) -> dict[str, Any]:
         test = dataset.test
         attacked = Split(test.images[: self.images], test.labels[: self.images])
-        with shared_float64(model):  # one copy for all attacks
-            flags = health(model, attacked.images, attacked.labels, self.batch_size)
-            for judged in self._methods(model, test, self.certificates, self.attacks, self._kept(), flags):
-                self._keep(judged, attacked)
-            for name, measure in self.measures.items():
-                self._measure(name, partial(measure, model, test.images, test.labels))
-            facts = {
-                **self._facts(),
-                "lipschitz": lipschitz(model, dataset.shape),
-                **transport_law(model, test.images, test.labels),
-                "flags": [flag.as_dict() for flag in self._all_flags(flags)],
-            }
+        classifier = Classifier(model)
+        flags = health(classifier, attacked.images, attacked.labels, self.batch_size)
+        for judged in self._methods(classifier, test, self.certificates, self.attacks, self._kept(), flags):
+            self._keep(judged, attacked)
+        for name, measure in self.measures.items():
+            self._measure(name, partial(measure, model, test.images, test.labels))
+        facts = {
+            **self._facts(),
+            "lipschitz": lipschitz(model, dataset.shape),
+            **transport_law(classifier, test.images, test.labels),
+            "flags": [flag.as_dict() for flag in self._all_flags(flags)],
+        }
         self._illustrate(model, dataset)
         seconds = {row["method"]: row["seconds"] for row in read_costs(self.folder).to_dict("records")}
         summary = write_summary(self.folder, facts, seconds, self.epsilons)
-        self._save_violations(attacked, model)
+        self._save_violations(attacked, classifier)
         write_manifest(self.folder, identity)  # last: where it is, the run is finished
         check_laws(self.folder, summary)
         return summary
@@ -204,7 +204,7 @@ class RunFolder(ABC):
 
     def _methods(
         self,
-        model: nn.Module,
+        model: Classifier,
         test: Split,
         certificates: Mapping[str, Certificate],
         attacks: Mapping[str, Attack],
@@ -255,7 +255,7 @@ class RunFolder(ABC):
         write_json(path.with_suffix(".json"), {**self._made_of(name), "violation": violation})
         write_text(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
-    def _save_violations(self, attacked: Split, model: nn.Module) -> None:
+    def _save_violations(self, attacked: Split, model: Classifier) -> None:
         """The offending rows in `violations.csv`, their images in `violations.npz`."""
         pairs = violations(read_bounds(self.folder))
         report, images = self.folder / "violations.csv", self.folder / "violations.npz"
@@ -266,7 +266,7 @@ class RunFolder(ABC):
             report.unlink(missing_ok=True)
             images.unlink(missing_ok=True)
 
-    def _save_pairs(self, pairs: pd.DataFrame, attacked: Split, model: nn.Module, path: Path) -> None:
+    def _save_pairs(self, pairs: pd.DataFrame, attacked: Split, model: Classifier, path: Path) -> None:
         """Attacks the offending images again (attacks are deterministic) and saves x and x_adv."""
         rows = torch.tensor(pairs["index"].to_numpy())
         adversarial = torch.zeros(len(rows), *attacked.images.shape[1:])

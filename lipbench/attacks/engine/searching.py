@@ -14,7 +14,7 @@ from lipbench.attacks.engine.boundary import nearest, to_boundary
 from lipbench.attacks.engine.foothold import foothold
 from lipbench.gate import logits_of
 from lipbench.geometry import per_image
-from lipbench.judge import Judge, distance
+from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import margin
 from lipbench.modules import undisturbed
 
@@ -56,6 +56,7 @@ def minimum_distance(core: Attack) -> Attack:
         **options: Any,
     ) -> Tensor:
         with undisturbed(model):
+            model = Classifier.of(model)
             # What was made in inference mode has no gradients, but its copy has.
             x, y = x.detach().clone(), y.clone()
             start = None if start is None else usable(model, x, y, start)
