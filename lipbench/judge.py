@@ -15,7 +15,8 @@ class Classifier(nn.Module):
     may hold constants or casts of float32 that `.double()` does not reach: then it does not compute in float64.
 
     Args:
-        model: images [N, C, H, W] in [0, 1] -> logits [N, K]; in evaluation mode.
+        model: images [N, C, H, W] in [0, 1] -> logits [N, K]; in evaluation mode. Of a `Classifier` the new one takes
+            the model and the float64 copy: it counts anew, and nothing that is set on the one changes the other.
 
     Attributes:
         passes: how many images went through the model, in either precision.
@@ -24,9 +25,14 @@ class Classifier(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model, self.passes, self.why_not = model, 0, ""
-        self.training = False
-        self._float64: list[nn.Module] = []  # in a list: torch takes it for no part of this module
+        self.passes, self.training = 0, False
+        same = model if isinstance(model, Classifier) else None
+        self.model: nn.Module = model if same is None else same.model
+        self.why_not: str = "" if same is None else same.why_not
+        # In a list: torch takes it for no part of this module.
+        self._float64: list[nn.Module] = [] if same is None else [*same._float64]
+        if same is not None:
+            return
         try:
             self._float64.append(duplicate(model).double())
         except Exception as error:  # a module of the user's own raises anything

@@ -113,52 +113,52 @@ def attack_images(
     batch_size: int = 500,
     progress: bool = False,
 ) -> Judged:
-    """Upper bounds of one attack, N rows per norm. What it returns is judged afresh: in the box, misclassified in both
-    precisions, distance in float64. By the name `falsifier_float32` an attack is judged by the model as deployed alone.
+    """Upper bounds of one attack, N rows per norm. Its images are checked: in the box, misclassified in both
+    precisions, distance in float64. An attack of the name `falsifier_float32` is judged by the model as deployed alone.
 
     Args:
         model: baked, in evaluation mode; a `Classifier`, or one is made of it.
         lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
 
-    An image that is misclassified as it is has distance 0; an attack that fails has inf. A non-finite or out-of-box
-    image is a failure. Where the model takes a rounded image, distances are those from the given one.
+    The distance is 0 where the image itself is misclassified, inf where the attack fails or its image is non-finite or
+    out of the box. Where the model takes a rounded image, distances are those from the given one.
 
     Raises:
-        ValueError: the attack fails, returns no images of the shape of its own, or changes the weights of the model, or
-            what it says of the same images.
+        ValueError: the attack fails, returns no images of the right shape, or changes the model.
     """
     classifier = Classifier.of(model)
     x, y = on_device(classifier.model, images, labels)
     given = to_device(classifier.model, as_pixels(images))
     predictions = predict(classifier.model, x, batch_size=batch_size, labels=y)
     unchanged = _Unchanged(classifier.model, x[: min(PROBED, batch_size)])
-    passes, found, lengths = 0, [], []
+    found, lengths = [], []
     started = time.perf_counter()
     bounds = torch.zeros(len(x), dtype=torch.float64) if lower is None else lower
     columns = (x, given, y, bounds.to(x.device))
     batches = zip(*(column.split(batch_size) for column in columns), strict=True)
-    judge = Judge(classifier)
+    judge, handed = Judge(classifier), Classifier(classifier)
     wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
     with Progress(name, len(x), show=progress) as bar:
         for xs, gs, ys, ls in batches:
             # Copies of the images: the attack may overwrite what it gets.
-            before = classifier.passes
-            with undisturbed(classifier), named("attack", name):
-                answer = attack(classifier, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
-            passes += classifier.passes - before
+            with undisturbed(handed), named("attack", name):
+                answer = attack(handed, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
             returned = checked_images(name, answer, xs)
             unchanged.check(name)
-            valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
-            success = wrong(returned, ys) & valid
-            length = distance(gs, returned).where(success, torch.inf)
-            lengths.append(length.masked_fill(wrong(xs, ys), 0.0))
+            lengths.append(_lengths(wrong, xs, gs, ys, returned))
             found.append(returned.cpu())
             bar.update(len(xs))
-    seconds = time.perf_counter() - started
-    adversarial = torch.cat(found)
+    seconds, adversarial = time.perf_counter() - started, torch.cat(found)
     side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
     table = _table(y, predictions, name, side, norms.distances(given.cpu(), adversarial, torch.cat(lengths).cpu()))
-    return Judged(table, adversarial, seconds, passes / max(1, len(x)), classifier.why_not)
+    return Judged(table, adversarial, seconds, handed.passes / max(1, len(x)), classifier.why_not)
+
+
+def _lengths(wrong: Callable[[Tensor, Tensor], Tensor], x: Tensor, given: Tensor, y: Tensor, found: Tensor) -> Tensor:
+    """Distances of what an attack returned, [N]: inf where it failed, 0 where x itself is misclassified."""
+    valid = ((found >= 0) & (found <= 1)).flatten(1).all(1)
+    length = distance(given, found).where(wrong(found, y) & valid, torch.inf)
+    return length.masked_fill(wrong(x, y), 0.0)
 
 
 class _Unchanged:

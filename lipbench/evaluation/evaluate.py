@@ -1,7 +1,7 @@
 """The Python interface: a classifier, judged by several methods, and its certified radii."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lipbench import attacks as attack_room
 from lipbench.certificate import certify, certify_float
-from lipbench.evaluation.bounds import Attack, Certificate, less_rounding
+from lipbench.evaluation.bounds import Attack, Certificate, Judged, less_rounding
 from lipbench.evaluation.health import HealthWarning, table_flags
 from lipbench.evaluation.loop import HEADLINE, health, judge
 from lipbench.gate import EXPECTED, logits_of
@@ -22,6 +22,7 @@ from lipbench.margins import margin, predict
 from lipbench.modules import duplicate, undisturbed
 from lipbench.precision import float32_products
 from lipbench.randomness import same_random_numbers
+from lipbench.results.flags import Flag
 from lipbench.results.laws import check
 
 ATTACKS: dict[str, Attack] = {
@@ -48,9 +49,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """How far is the nearest adversarial example? One row per image, method and norm, for anyone's classifier.
 
-    The model is judged in evaluation mode and in float32 (no TF32, no autocast from outside), and left as it was:
-    modes, gradients, flags, and the generators of random numbers. Live parametrizations are baked in a copy, with the
-    weights that the model uses.
+    The model is judged in evaluation mode and in float32 (no TF32, no autocast from outside), with live
+    parametrizations baked in a copy. The model and the generators of random numbers are left as they were.
 
     Args:
         model: images [N, C, H, W] in [0, 1] -> logits [N, K], K >= 2, on any device.
@@ -62,16 +62,14 @@ def evaluate(
         certificates: likewise, functions (model, x, y) -> L2 distances [N]; None: `CERTIFICATES`.
 
     Returns:
-        the table with the columns index, label, prediction, method, side, norm, distance. Of the norms l2, linf and l1
-            the first is what attacks minimise and certificates bound; the others follow from it (see `norms`).
-            `table.attrs["flags"]` lists the health flags (see `health`) as dictionaries; those of severity "warning"
-            are issued as `HealthWarning` as well.
+        the table with the columns index, label, prediction, method, side, norm, distance. Attacks minimise and
+            certificates bound the norm l2; linf and l1 follow from it (see `norms`). `table.attrs["flags"]` lists the
+            health flags as dictionaries; those of severity "warning" are issued as `HealthWarning` as well.
 
     Raises:
         TypeError: no module, images that are no tensor, labels that are no integers.
-        ValueError: images (NaN, out of [0, 1], none, of a shape that the model refuses), labels or logits of a wrong
-            kind (float32 and float64 are judged), an unknown name, an attack or a certificate that fails, returns
-            something else than images or radii, or changes the model.
+        ValueError: images, labels or logits of a wrong kind (float32 and float64 are judged), an unknown name, an
+            attack or a certificate that fails, returns something else than images or radii, or changes the model.
         BakingError: a baked copy of the model gives other logits.
         LawViolation: a certificate exceeds an attack's distance; it carries the table.
     """
@@ -80,27 +78,15 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size is the number of images attacked at once, 1 or more, not {batch_size}.")
     check_batch(images, labels)
-    chosen_attacks = _named(attacks, ATTACKS, "attack")
-    chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
+    methods = _named(certificates, CERTIFICATES, "certificate"), _named(attacks, ATTACKS, "attack")
     x, y = as_pixels(images), labels.long()
     # Not a decorator, so that warnings point to the caller.
     with float32_products(), _baked(model, x, batch_size) as baked:
         _check_labels(baked, x, y)
         classifier = Classifier(baked)
         flags = health(classifier, x, y, batch_size)
-        methods = (chosen_certificates, chosen_attacks)
         judged = list(judge(classifier, x, y, *methods, before=flags, batch_size=batch_size, progress=progress))
-    if not judged:
-        raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
-    table = pd.concat([method.table for method in judged], ignore_index=True)
-    flags += [flag for method in judged for flag in method.flags]
-    flags += table_flags(table)
-    table.attrs["flags"] = [flag.as_dict() for flag in flags]
-    for flag in flags:
-        if flag.severity == "warning":
-            warnings.warn(str(flag), HealthWarning, stacklevel=3)  # over the decorator, to the caller
-    check(table)
-    return table
+    return _collected(judged, flags)
 
 
 @float32_products()
@@ -156,6 +142,25 @@ def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
         logits = logits_of(model, model_images(model, x[:1]))
     margin(logits, torch.zeros(1, dtype=torch.long, device=logits.device))  # refuses one logit, by name
     check_labels(y, logits.shape[1])
+
+
+def _collected(judged: Sequence[Judged], flags: Sequence[Flag]) -> pd.DataFrame:
+    """The table of all methods with its flags, of which the warnings are issued.
+
+    Raises:
+        ValueError: no method.
+        LawViolation: a certificate exceeds an attack's distance.
+    """
+    if not judged:
+        raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
+    table = pd.concat([method.table for method in judged], ignore_index=True)
+    known = [*flags, *(flag for method in judged for flag in method.flags), *table_flags(table)]
+    table.attrs["flags"] = [flag.as_dict() for flag in known]
+    for flag in known:
+        if flag.severity == "warning":
+            warnings.warn(str(flag), HealthWarning, stacklevel=4)  # over `evaluate` and its decorator, to the caller
+    check(table)
+    return table
 
 
 def _named(chosen: Any, known: Mapping[str, Callable], kind: str) -> dict[str, Callable]:

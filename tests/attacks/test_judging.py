@@ -227,12 +227,52 @@ def test_an_attack_is_given_a_classifier_with_the_parameters_of_the_model_alone(
         assert torch.equal(classifier(x), model(x))
         return x
 
-    lipbench.evaluate(model, X, model(X).argmax(1), {"first": attack, "second": attack}, [], progress=False)
+    with pytest.warns(HealthWarning, match="never_succeeded"):
+        lipbench.evaluate(model, X, model(X).argmax(1), {"first": attack, "second": attack}, [], progress=False)
     first, second = given
     assert type(first) is Classifier
-    assert first is second is Classifier.of(first)
+    assert first is not second
+    assert first.model is second.model
+    assert Classifier.of(first) is first
     assert [parameter.shape for parameter in first.parameters()] == [model.weight.shape]
     assert not first.training
+
+
+class Other(nn.Module):
+    """Another decision on every image."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.model(x)
+
+
+def swapped(classifier: Classifier) -> None:
+    classifier.model = Other(classifier.model)
+    classifier._float64[:] = [Other(copied) for copied in classifier._float64]
+
+
+def hooked(classifier: Classifier) -> None:
+    classifier.register_forward_hook(lambda module, given, logits: -logits)
+
+
+def without_float64(classifier: Classifier) -> None:
+    classifier._float64.clear()
+    classifier.why_not = "no reason"
+
+
+@pytest.mark.parametrize("change", [swapped, hooked, without_float64])
+def test_what_an_attack_sets_on_its_classifier_does_not_reach_the_judge(change):
+    def attack(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+        change(classifier)
+        return (x + 1e-3).clamp(0, 1)
+
+    model = Plain().eval()
+    judged = attack_images(model, X, model(X).argmax(1), attack, "mine")
+    assert np.isinf(judged.table["distance"]).all()
+    assert judged.why_not_float64 == ""
 
 
 def test_the_images_that_an_attack_passes_are_counted_in_both_precisions():

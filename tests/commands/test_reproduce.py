@@ -20,7 +20,7 @@ from lipbench.data import digits
 from lipbench.files import ResultsError, read_config, read_json, write_json
 from lipbench.results import Damaged, equalities, write_manifest
 from lipbench.runs.environment import environment
-from lipbench.runs.trained import Experiment
+from lipbench.runs.experiment import Experiment
 from lipbench.runs.trust import UntrustedError
 
 QUICK = ["images=6", "training.epochs=1", "progress=false", "device=cpu", "attack=[deepfool,fgm]"]
