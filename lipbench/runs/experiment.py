@@ -2,7 +2,7 @@
 refused.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate import lipschitz
 from lipbench.data import Dataset, Split
-from lipbench.evaluation.bounds import COSTLY, Attack, Certificate, Judged
+from lipbench.evaluation.bounds import COSTLY, Attack, Certificate
 from lipbench.evaluation.loop import health, judge
 from lipbench.evaluation.transport_law import transport_law
 from lipbench.files import ResultsError, fingerprint, read_arrays
@@ -26,7 +26,6 @@ from lipbench.images import as_pixels
 from lipbench.judge import Classifier
 from lipbench.progress import Progress, reporting
 from lipbench.results import LawViolation, read_bounds, table_hashes
-from lipbench.results.flags import Flag
 from lipbench.runs.artifacts import write_npz
 from lipbench.runs.errors import clear_error
 from lipbench.runs.folder import Folder
@@ -127,7 +126,18 @@ class Experiment:
         attacked = Split(test.images[: self.images], test.labels[: self.images])
         classifier = Classifier(model)
         flags = health(classifier, attacked.images, attacked.labels, self.batch_size)
-        for judged in self._methods(classifier, test, self.attacks, files.kept(), flags):
+        for judged in judge(
+            classifier,
+            test.images,
+            test.labels,
+            self.certificates,
+            self.attacks,
+            attacked=self.images,
+            kept=files.kept(),
+            before=flags,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        ):
             files.keep(judged, attacked)
         for name, measure in self.measures.items():
             self._measure(files, name, partial(measure, model, test.images, test.labels))
@@ -161,27 +171,6 @@ class Experiment:
             identity["images"] = self.images if name in self.attacks or name in COSTLY else None
         return read_back(identity)
 
-    def _methods(
-        self,
-        classifier: Classifier,
-        test: Split,
-        attacks: Mapping[str, Attack],
-        kept: Mapping[str, pd.DataFrame],
-        before: Collection[Flag] = (),
-    ) -> Iterator[Judged]:
-        return judge(
-            classifier,
-            test.images,
-            test.labels,
-            self.certificates,
-            attacks,
-            attacked=self.images,
-            kept=kept,
-            before=before,
-            batch_size=self.batch_size,
-            progress=self.progress,
-        )
-
     def _measure(self, files: Folder, name: str, compute: Callable[..., pd.DataFrame]) -> None:
         if files.table(name).exists():
             return
@@ -202,12 +191,12 @@ class Experiment:
         adversarial = torch.zeros(len(rows), *attacked.images.shape[1:])
         attacks = {name: self.attacks[name] for name in pairs["upper_method"].unique() if name in self.attacks}
         kept = {name: table for name, table in files.kept().items() if name not in attacks}
-        for judged in self._methods(classifier, attacked, attacks, kept):
+        x, y, size = attacked.images, attacked.labels, self.batch_size
+        for judged in judge(classifier, x, y, self.certificates, attacks, kept=kept, batch_size=size):
             mine = torch.tensor((pairs["upper_method"] == judged.name).to_numpy())
             assert judged.images is not None  # of an attack
             adversarial[mine] = judged.images[rows[mine]]
-        x = as_pixels(attacked.images[rows])
-        return {"index": rows.numpy(), "x": x.numpy(), "x_adv": adversarial.numpy()}
+        return {"index": rows.numpy(), "x": as_pixels(x[rows]).numpy(), "x_adv": adversarial.numpy()}
 
     def _illustrate(self, model: nn.Module, dataset: Dataset) -> None:
         """Writes `illustrations.npz` for the figures, unless that of this network and these tables is there."""
