@@ -59,8 +59,8 @@ def judge(
             yield judged
             table = judged.table
         lower.append(table)
-    bounds = certified(pd.concat(lower))[first] if lower else None
     x, y = images[first], labels[first]
+    bounds = certified(pd.concat(lower))[: len(y)] if lower else None  # a kept table may be of more images
     for name, attack in attacks.items():
         if name not in kept:
             judged = attack_images(model, x, y, attack, name, lower=bounds, batch_size=batch_size, progress=progress)

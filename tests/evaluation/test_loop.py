@@ -68,6 +68,8 @@ def test_what_is_kept_is_not_made_again_and_still_bounds_the_attacks():
     judged = found(both, {"old": unasked, "asks": asks}, kept={"large": made, "old": old})
     assert set(judged) == {"small", "asks"}
     assert torch.allclose(seen[0], torch.full((8,), 0.3, dtype=torch.float64))
+    list(judge(Classifier(MODEL), X[:3], Y[:3], {"large": unasked}, {"asks": asks}, kept={"large": made}))
+    assert torch.allclose(seen[1], torch.full((3,), 0.3, dtype=torch.float64)), "a table of more images"
 
 
 def test_attacks_and_costly_certificates_judge_the_first_images_alone():
