@@ -1,144 +1,78 @@
-"""The weights of a model in float64, copied once for all who judge by them, as long as the model is the same."""
-
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+"""What an attack is given, and who decides whether an image is adversarial."""
 
 import torch
 from torch import Tensor, nn
 
-from lipbench.gate import first_line, is_memory
+from lipbench.gate import first_line, is_memory, with_gradient
 from lipbench.margins import margin
-from lipbench.modules import duplicate, tensors, weights_hash
-
-# Attributes that can be compared; what a forward pass reads besides tensors is mostly of these kinds.
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
+from lipbench.modules import duplicate
 
 
-class Float64:
-    """The same weights in float64, where they can be computed with.
+class Classifier(nn.Module):
+    """A model as deployed, with a copy of its weights in float64: what an attack is given.
 
-    A traced, exported or converted module may hold constants or casts of float32 that `.double()` does not reach.
+    The copy is made once, so whoever changes the model makes a new `Classifier`. A traced, exported or converted module
+    may hold constants or casts of float32 that `.double()` does not reach: then it does not compute in float64.
+
+    Args:
+        model: images [N, C, H, W] in [0, 1] -> logits [N, K]; in evaluation mode. Of a `Classifier` the new one takes
+            the model and the float64 copy: it counts anew, and nothing that is set on the one changes the other.
 
     Attributes:
-        why_not: why they cannot; "" as long as they can.
+        passes: how many images went through the model, in either precision.
+        why_not: why there is no float64 copy that runs; "" as long as there is one.
     """
 
     def __init__(self, model: nn.Module):
-        self.why_not = ""
+        super().__init__()
+        self.passes, self.training = 0, False
+        same = model if isinstance(model, Classifier) else None
+        self.model: nn.Module = model if same is None else same.model
+        self.why_not: str = "" if same is None else same.why_not
+        # In a list: torch takes it for no part of this module.
+        self._float64: list[nn.Module] = [] if same is None else [*same._float64]
+        if same is not None:
+            return
         try:
-            self._model: nn.Module | None = duplicate(model).double()
-        except Exception as error:  # whatever somebody else's module raises
+            self._float64.append(duplicate(model).double())
+        except Exception as error:  # a module of the user's own raises anything
             if is_memory(error):
                 raise
-            self._model, self.why_not = None, f"no copy of it can be made in float64 ({first_line(error)})"
+            self.why_not = f"no copy of it can be made in float64 ({first_line(error)})"
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Classifier":
+        """The model itself where it is a `Classifier` already, else a new one."""
+        return model if isinstance(model, cls) else cls(model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, K] of copies of the images, which the model may overwrite."""
+        self.passes += len(x)
+        return with_gradient(self.model, x)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor | None:
-        """Logits [N, K] in float64 of images [N, C, H, W]; None where it does not compute in float64, then and ever
-        after.
+    def exact(self, images: Tensor) -> Tensor | None:
+        """Logits [N, K] in float64; None where the model does not compute in float64, then and ever after.
 
-        The model as deployed must have classified the same images: what fails here is then a matter of the precision,
-        but for memory: its want is raised as it came.
+        The model as deployed must have classified the same images: what fails here is then a matter of the precision.
+
+        Raises:
+            torch.OutOfMemoryError, MemoryError: as it came.
         """
-        if self._model is None:
+        if not self._float64:
             return None
+        self.passes += len(images)
         try:
-            logits = self._model(images.clone().double())
+            logits: Tensor = self._float64[0](images.clone().double())
             if logits.dtype != torch.float64:
                 raise TypeError(f"its logits come out as {logits.dtype}")
         except Exception as error:
             if is_memory(error):
                 raise
-            self._model, self.why_not = None, f"its float64 copy does not run ({first_line(error)})"
+            self._float64.clear()
+            self.why_not = f"its float64 copy does not run ({first_line(error)})"
             return None
         return logits
-
-    def wrapped(self, wrap: Callable[[nn.Module], nn.Module]) -> "Float64":
-        """The same copy inside another module."""
-        other = copy.copy(self)
-        if other._model is not None:
-            other._model = wrap(other._model)
-        return other
-
-
-@dataclass(frozen=True)
-class _Shared:
-    model: nn.Module
-    exact: Float64
-    state: object
-    stamp: object
-
-
-_shared: ContextVar[tuple[_Shared, ...]] = ContextVar("shared float64 copies", default=())
-
-
-@contextmanager
-def shared_float64(model: nn.Module, exact: Float64 | None = None) -> Iterator[Float64]:
-    """Inside, `float64_of` gives one and the same copy of this very module, which is made at the beginning.
-
-    A block inside a block of the same module takes the copy of the outer one, unless the module has changed since: its
-    tensors bit by bit, its plain attributes, its hooks.
-
-    Args:
-        exact: the copy to be shared; None: one that is made now, or that of an outer block.
-    """
-    state = None if exact else _state(model)
-    if exact is None:
-        outer = (s.exact for s in reversed(_shared.get()) if s.model is model and s.state == state)
-        exact = next(outer, None) or Float64(model)
-    token = _shared.set((*_shared.get(), _Shared(model, exact, state, _stamp(model))))
-    try:
-        yield exact
-    finally:
-        _shared.reset(token)
-
-
-def float64_of(model: nn.Module) -> Float64:
-    """The copy that a block of `shared_float64` holds; else one that is made now.
-
-    Also one that is made now where a tensor of the model was replaced or written to since the block began. Writes
-    through `.data` do not show in that: whoever shares a copy with code that is not trusted compares the weights
-    afterwards (`weights_hash`).
-    """
-    held = next((s for s in reversed(_shared.get()) if s.model is model), None)
-    return held.exact if held and held.stamp == _stamp(model) else Float64(model)
-
-
-def _state(model: nn.Module) -> object:
-    """What a copy depends on, by value."""
-    loose = {
-        f"{name} {key}": value
-        for name, module in model.named_modules()
-        for key, value in vars(module).items()
-        if isinstance(value, Tensor)
-    }
-    plain = [
-        (
-            name,
-            type(module),
-            id(vars(module).get("forward")),  # one of its own hides that of its class
-            {key: value for key, value in vars(module).items() if isinstance(value, PLAIN)},
-            _hooks(module),
-        )
-        for name, module in model.named_modules()
-    ]
-    return weights_hash(tensors(model)), weights_hash(loose), plain
-
-
-def _hooks(module: nn.Module) -> list[int]:
-    kinds = ("_forward_hooks", "_forward_pre_hooks")
-    return [number for kind in kinds for number in vars(module).get(kind, ())]
-
-
-def _stamp(model: nn.Module) -> object:
-    """What changes with every write to a tensor, but for those that hide: cheap, whatever the size."""
-    return [
-        (id(t), None if t.is_inference() else t._version, t.data_ptr() if t.layout == torch.strided else None)
-        for t in tensors(model).values()
-    ]
 
 
 class Judge:
@@ -147,24 +81,22 @@ class Judge:
     The float64 copy removes images that only rounding misclassifies, so that certificates computed in float64 hold
     with no tolerance.
     A logit that is NaN labels nothing: such an image does not count as adversarial.
-    Both get copies of the images, which a first layer with inplace=True would overwrite.
-    Where no float64 copy can run, the model as deployed judges alone; `exact.why_not` then says why.
+    Where no float64 copy can run, the model as deployed judges alone; `model.why_not` then says why.
     """
 
     # Where there is no float64, what counts as more than rounding, in units of the precision of the largest logit.
     ROUNDING = 64
 
     def __init__(self, model: nn.Module):
-        self.model = model
-        self.exact = float64_of(model)
+        self.model = Classifier.of(model)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """[N, C, H, W], [N] -> bool [N]."""
-        wrong = self.misclassified(self.model(images.clone()), labels)
+        wrong = self.misclassified(self.model(images), labels)
         rows = wrong.nonzero()[:, 0]
         if len(rows):  # where the model as deployed is right, float64 has no say
-            exact = self.exact(images[rows])
+            exact = self.model.exact(images[rows])
             if exact is not None:
                 wrong[rows] = self.misclassified(exact, labels[rows])
         return wrong
@@ -172,7 +104,7 @@ class Judge:
     @torch.no_grad()
     def deployed(self, images: Tensor, labels: Tensor) -> Tensor:
         """Misclassified by the model as deployed, whatever float64 says of them: bool [N]."""
-        return self.misclassified(self.model(images.clone()), labels)
+        return self.misclassified(self.model(images), labels)
 
     @torch.no_grad()
     def surely(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -182,8 +114,8 @@ class Judge:
         The float32 logits of an image change in their last digits with the batch that it is in; an image that is
         adversarial by less could lose that in the next batch.
         """
-        logits = self.model(images.clone())
-        deployed, exact = margin(logits, labels).double(), self.exact(images)
+        logits = self.model(images)
+        deployed, exact = margin(logits, labels).double(), self.model.exact(images)
         if exact is None:
             precision = torch.finfo(logits.dtype).eps * logits.double().abs().amax(1)
             return deployed < -self.ROUNDING * precision

@@ -11,7 +11,7 @@ from lipbench.attacks.combined import strongest
 from lipbench.attacks.engine.boundary import nearest, to_boundary
 from lipbench.attacks.engine.searching import usable
 from lipbench.geometry import onto_halfspace, per_image, unit
-from lipbench.judge import Judge, distance
+from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import margin, margin_and_gradient
 from lipbench.modules import duplicate, evaluation_mode, undisturbed
 from lipbench.randomness import keys, uniform
@@ -67,7 +67,7 @@ def _search(
             return result
         origin, labels = x[rows], y[rows]
         first = None if start is None else start[rows]
-        point, normal = _boundary_point(model, origin, labels, first)
+        point, normal = _boundary_point(judge.model, origin, labels, first)
         known = (point != origin.double()).flatten(1).any(1).nonzero()[:, 0]
         if len(known):
             result[rows[known]] = _around(
@@ -76,7 +76,7 @@ def _search(
         return result
 
 
-def _boundary_point(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
+def _boundary_point(model: Classifier, x: Tensor, y: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
     """The nearest point known of the boundary, in float64, and the unit gradient of the margin there; x itself where
     none is known.
     """
@@ -94,13 +94,15 @@ def _boundary_point(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None
         level = (normal * point).flatten(1).sum(1) - value / slope.where(slope > 0, 1.0)
         projected = onto_halfspace(wide, normal, level)
         point = nearest(wide, to_boundary(exact, wide, projected, y, steps=BISECTIONS), point)
-    return point, unit(margin_and_gradient(exact, point, y)[1])[0]
+    normal = unit(margin_and_gradient(exact, point, y)[1])[0]
+    model.passes += exact.passes
+    return point, normal
 
 
-def _double(model: nn.Module, x: Tensor) -> nn.Module | None:
+def _double(model: Classifier, x: Tensor) -> Classifier | None:
     """A copy in float64; None where it cannot be computed with."""
     try:
-        exact = evaluation_mode(duplicate(model).double())
+        exact = Classifier(evaluation_mode(duplicate(model.model).double()))
         with torch.no_grad():
             logits = exact(x[:1].double())
         return exact if logits.dtype == torch.float64 else None
@@ -137,7 +139,7 @@ def _around(
 
 def _band(judge: Judge, images: Tensor, y: Tensor, length: Tensor) -> Tensor:
     """How far from the boundary float32 and float64 may disagree, [N]: from how much they do at it."""
-    exact, deployed = judge.exact(images), margin(judge.model(images.clone()), y).double()
+    exact, deployed = judge.model.exact(images), margin(judge.model(images), y).double()
     with torch.enable_grad():
         slope = unit(margin_and_gradient(judge.model, images, y)[1])[1].double()
     off = deployed.abs() if exact is None else (margin(exact, y) - deployed).abs()

@@ -20,10 +20,11 @@ from lipbench.commands.kinds import checked
 from lipbench.commands.options import PATHS, check_overrides, judging, quoted, report_lines
 from lipbench.commands.suites import CONF, PLACES, CommandError
 from lipbench.escapes import say
-from lipbench.interop.load import FORMS, ModelError, check_classifier, default_name, load_model
+from lipbench.interop.load import FORMS, ModelError, default_name, load_model
 from lipbench.results import LawViolation
 from lipbench.results.layout import run_folder_of
-from lipbench.runs.brought import Brought
+from lipbench.runs.brought import External
+from lipbench.runs.experiment import Experiment
 from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, attempt
 
 NAMES = (*PATHS, "model.source", "checkpoint", "name")
@@ -31,7 +32,7 @@ NAMES = (*PATHS, "model.source", "checkpoint", "name")
 ERRORS = (LawViolation, ImportError, OSError, ValueError, TypeError, RuntimeError)
 
 
-def brought_of(cfg: DictConfig) -> Brought:
+def brought_of(cfg: DictConfig) -> Experiment:
     """The judgement that a configuration asks for.
 
     Args:
@@ -52,11 +53,11 @@ def brought_of(cfg: DictConfig) -> Brought:
         raise ModelError(f"name={name} is one folder's name: without a slash, and not {'.'!r} or {'..'!r}.")
     for place in PLACES:
         plain["dataset"].pop(place, None)
-    return Brought(
+    return Experiment(
         folder=run_folder_of(Path(plain["results"]), f"{dataset.name}/{name}", "default", 0),
         network={"dataset": plain["dataset"], "model": brought.identity},
         load_dataset=lambda: dataset,
-        model=brought.network,
+        source=External(brought.network),
         **judging(plain),
     )
 
@@ -95,7 +96,7 @@ def task(cfg: DictConfig) -> None:
         command,
         work,
         ERRORS,
-        prepare=lambda: check_classifier(brought.model, brought.load_dataset()),
+        prepare=lambda: brought.source.check(brought.load_dataset()),
     )
     if outcome.code != FINISHED:
         raise SystemExit(outcome.code)

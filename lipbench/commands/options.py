@@ -78,7 +78,7 @@ def check_results(arguments: Sequence[str]) -> None:
 
 
 def judging(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a `RunFolder` takes from any configuration: the methods, the images, the device.
+    """What an `Experiment` takes from any configuration: the methods, the images, the device.
 
     Args:
         options: a composed configuration as plain containers.

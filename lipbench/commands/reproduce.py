@@ -24,8 +24,9 @@ from lipbench.escapes import say
 from lipbench.evaluation.bounds import COSTLY
 from lipbench.files import ResultsError, differences, fingerprint, read_config, read_json
 from lipbench.results import EPSILONS, MANIFEST, Equality, LawViolation, equalities, run_key, verify
+from lipbench.runs.experiment import Experiment
 from lipbench.runs.identity import described, read_back
-from lipbench.runs.trained import Experiment
+from lipbench.runs.trained import Trained
 from lipbench.runs.trust import check_targets
 
 # Settings of the machine on which a difference of results may depend, in this order.
@@ -81,7 +82,9 @@ def reproduce(
         folder=folder,
         network=network,
         load_dataset=lambda: dataset,
-        **{part: instantiate(network[part], _convert_="all") for part in ("loss", "optimizer", "training")},
+        source=Trained(
+            **{part: instantiate(network[part], _convert_="all") for part in ("loss", "optimizer", "training")}
+        ),
         **judging({**methods, "device": device, "progress": progress, "epsilons": list(EPSILONS), "force": False}),
     )
     try:

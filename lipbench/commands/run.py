@@ -22,8 +22,9 @@ from lipbench.commands.suites import CONF, PLACES, CommandError, expand_suites
 from lipbench.commands.sweeps import OUTCOMES, command_of
 from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default
 from lipbench.escapes import say
+from lipbench.runs.experiment import Experiment
 from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
-from lipbench.runs.trained import Experiment
+from lipbench.runs.trained import Trained
 from lipbench.training import processes
 
 
@@ -47,10 +48,10 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
         network=network,
         # A partial, called outside of Hydra: an error of its own then reads as it was written.
         load_dataset=cache(instantiate({**plain["dataset"], "_partial_": True}, _convert_="all")),
-        loss=instantiate(plain["loss"], _convert_="all"),
-        optimizer=instantiate(plain["optimizer"], _convert_="all"),
-        training=instantiate(plain["training"], _convert_="all"),
-        tensorboard=plain["tensorboard"],
+        source=Trained(
+            **{part: instantiate(plain[part], _convert_="all") for part in ("loss", "optimizer", "training")},
+            tensorboard=plain["tensorboard"],
+        ),
         **judging(plain),
     )
 
@@ -75,7 +76,7 @@ def task(cfg: DictConfig) -> Outcome:
         if processes.launched():
             experiment = replace(experiment, device=processes.start(experiment.device))
         if processes.rank() > 0:
-            experiment.assist()
+            experiment.source.assist(experiment)
         else:
             summary = experiment.run()
             say(report_lines(called(folder), experiment.folder, summary))

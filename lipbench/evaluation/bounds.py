@@ -1,8 +1,7 @@
 """The bounds of one method on one network: its rows of the table, its images, and what they cost."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +12,15 @@ from torch import Tensor, nn
 from lipbench.attacks import warm
 from lipbench.certificate.lipschitz import OUTWARD
 from lipbench.evaluation import norms
-from lipbench.gate import checked_images, checked_radii, named, with_gradient
+from lipbench.gate import checked_images, checked_radii, named
 from lipbench.images import HELD, as_pixels, check_batch, images_at_once, on_device, to_device
-from lipbench.judge import Float64, Judge, distance, shared_float64
+from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import predict
-from lipbench.modules import evaluation_mode, tensors, undisturbed, weights_hash
+from lipbench.modules import tensors, undisturbed, weights_hash
 from lipbench.precision import float32_products
 from lipbench.progress import Progress, reporting
-from lipbench.results import FLOAT32_FALSIFIER, best, bounds_table
+from lipbench.results import FLOAT32_FALSIFIER, bounds_table
+from lipbench.results.flags import Flag
 
 # Images whose logits tell whether an attack changed the model.
 PROBED = 4
@@ -44,6 +44,7 @@ class Judged:
         passes: images that went through the network forwards, per image judged.
         why_not_float64: why the network as deployed judged the images of an attack alone, or the last of them; "" where
             the float64 weights judged all.
+        flags: what its images and distances show.
     """
 
     table: pd.DataFrame
@@ -51,29 +52,12 @@ class Judged:
     seconds: float
     passes: float
     why_not_float64: str = ""
+    flags: tuple[Flag, ...] = ()
 
-
-class _Counter:
-    """A count that copies of a model share."""
-
-    def __init__(self) -> None:
-        self.images = 0
-
-    def __deepcopy__(self, memo: dict) -> "_Counter":
-        return self
-
-
-class _Counted(nn.Module):
-    """The same classifier, counting the images that pass; it gets copies of them, which it may overwrite."""
-
-    def __init__(self, model: nn.Module, counter: _Counter):
-        super().__init__()
-        self.model = model
-        self.counter = counter
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.counter.images += len(x)
-        return with_gradient(self.model, x)
+    @property
+    def name(self) -> str:
+        """Of the method."""
+        return str(self.table["method"].iloc[0])
 
 
 @float32_products()
@@ -129,52 +113,52 @@ def attack_images(
     batch_size: int = 500,
     progress: bool = False,
 ) -> Judged:
-    """Upper bounds of one attack, N rows per norm. What it returns is judged afresh: in the box, misclassified in both
-    precisions, distance in float64. By the name `falsifier_float32` an attack is judged by the model as deployed alone.
+    """Upper bounds of one attack, N rows per norm. Its images are checked: in the box, misclassified in both
+    precisions, distance in float64. An attack of the name `falsifier_float32` is judged by the model as deployed alone.
 
     Args:
+        model: baked, in evaluation mode; a `Classifier`, or one is made of it.
         lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
 
-    An image that is misclassified as it is has distance 0; an attack that fails has inf. A non-finite or out-of-box
-    image is a failure. Where the model takes a rounded image, distances are those from the given one.
+    The distance is 0 where the image itself is misclassified, inf where the attack fails or its image is non-finite or
+    out of the box. Where the model takes a rounded image, distances are those from the given one.
 
     Raises:
-        ValueError: the attack fails, returns no images of the shape of its own, or changes the weights of the model, or
-            what it says of the same images.
+        ValueError: the attack fails, returns no images of the right shape, or changes the model.
     """
-    x, y = on_device(model, images, labels)
-    given = to_device(model, as_pixels(images))
-    predictions = predict(model, x, batch_size=batch_size, labels=y)
-    unchanged = _Unchanged(model, x[: min(PROBED, batch_size)])
-    counter, found, lengths = _Counter(), [], []
+    classifier = Classifier.of(model)
+    x, y = on_device(classifier.model, images, labels)
+    given = to_device(classifier.model, as_pixels(images))
+    predictions = predict(classifier.model, x, batch_size=batch_size, labels=y)
+    unchanged = _Unchanged(classifier.model, x[: min(PROBED, batch_size)])
+    found, lengths = [], []
     started = time.perf_counter()
     bounds = torch.zeros(len(x), dtype=torch.float64) if lower is None else lower
     columns = (x, given, y, bounds.to(x.device))
     batches = zip(*(column.split(batch_size) for column in columns), strict=True)
-    with (
-        Progress(name, len(x), show=progress) as bar,
-        shared_float64(model) as exact,
-        _counted(model, exact, counter) as counted,
-    ):
-        judge = Judge(model)
-        wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
+    judge, handed = Judge(classifier), Classifier(classifier)
+    wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
+    with Progress(name, len(x), show=progress) as bar:
         for xs, gs, ys, ls in batches:
             # Copies of the images: the attack may overwrite what it gets.
-            with undisturbed(model), named("attack", name):
-                answer = attack(counted, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
+            with undisturbed(handed), named("attack", name):
+                answer = attack(handed, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
             returned = checked_images(name, answer, xs)
             unchanged.check(name)
-            valid = ((returned >= 0) & (returned <= 1)).flatten(1).all(1)
-            success = wrong(returned, ys) & valid
-            length = distance(gs, returned).where(success, torch.inf)
-            lengths.append(length.masked_fill(wrong(xs, ys), 0.0))
+            lengths.append(_lengths(wrong, xs, gs, ys, returned))
             found.append(returned.cpu())
             bar.update(len(xs))
-    seconds = time.perf_counter() - started
-    adversarial = torch.cat(found)
+    seconds, adversarial = time.perf_counter() - started, torch.cat(found)
     side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
     table = _table(y, predictions, name, side, norms.distances(given.cpu(), adversarial, torch.cat(lengths).cpu()))
-    return Judged(table, adversarial, seconds, counter.images / max(1, len(x)), exact.why_not)
+    return Judged(table, adversarial, seconds, handed.passes / max(1, len(x)), classifier.why_not)
+
+
+def _lengths(wrong: Callable[[Tensor, Tensor], Tensor], x: Tensor, given: Tensor, y: Tensor, found: Tensor) -> Tensor:
+    """Distances of what an attack returned, [N]: inf where it failed, 0 where x itself is misclassified."""
+    valid = ((found >= 0) & (found <= 1)).flatten(1).all(1)
+    length = distance(given, found).where(wrong(found, y) & valid, torch.inf)
+    return length.masked_fill(wrong(x, y), 0.0)
 
 
 class _Unchanged:
@@ -209,19 +193,6 @@ class _Unchanged:
     def _moved(self, logits: Tensor) -> bool:
         scale = Judge.ROUNDING * torch.finfo(self._images.dtype).eps * self._before.abs().amax(1, keepdim=True)
         return not bool(((logits - self._before).abs() <= scale).all())
-
-
-@contextmanager
-def _counted(model: nn.Module, exact: Float64, counter: _Counter) -> Iterator[nn.Module]:
-    """The model for an attack, which judges by the same float64 copy; what passes through either is counted."""
-    counted = evaluation_mode(_Counted(model, counter))
-    with shared_float64(counted, exact.wrapped(lambda copied: evaluation_mode(_Counted(copied, counter)))):
-        yield counted
-
-
-def certified(table: pd.DataFrame) -> Tensor:
-    """The largest certified L2 distance of each image of a table, in the order of their indices, float64 [N]."""
-    return torch.from_numpy(best(table, "lower").sort_index().to_numpy().copy())
 
 
 def less_rounding(distances: Tensor, images: Tensor, x: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
-"""Judging somebody's classifier by several methods: the whole table, the health flags and the two laws."""
+"""The Python interface: a classifier, judged by several methods, and its certified radii."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,28 +15,12 @@ from lipbench import attacks as attack_room
 from lipbench import configuration
 from lipbench.certificate import certify, certify_float
 from lipbench.data.dataset import Dataset, Split, tensors_of
-from lipbench.evaluation.bounds import (
-    Attack,
-    Certificate,
-    Judged,
-    attack_images,
-    certified,
-    certify_images,
-    less_rounding,
-)
-from lipbench.evaluation.health import HealthWarning, float64_flags, model_flags, returned_flags, table_flags
+from lipbench.evaluation.bounds import Attack, Certificate, Judged, less_rounding
+from lipbench.evaluation.health import HealthWarning, table_flags
+from lipbench.evaluation.loop import HEADLINE, health, judge
 from lipbench.gate import EXPECTED, logits_of
-from lipbench.images import (
-    MOST,
-    as_pixels,
-    check_batch,
-    check_labels,
-    images_at_once,
-    model_images,
-    on_device,
-    to_device,
-)
-from lipbench.judge import shared_float64
+from lipbench.images import MOST, as_pixels, check_batch, check_labels, images_at_once, model_images, to_device
+from lipbench.judge import Classifier
 from lipbench.layers import bake_as_it_is
 from lipbench.margins import margin, predict
 from lipbench.modules import duplicate, undisturbed
@@ -47,9 +30,6 @@ from lipbench.results.flags import Flag
 from lipbench.results.laws import check
 
 Images = Tensor | np.ndarray | Split | Dataset | DataLoader
-HEADLINE = "lipbench"
-# Images on which it is compared with an attack that uses no gradient: some 1700 forward passes each.
-CHECKED = 10
 ATTACKS: dict[str, Attack] = {
     "fgsm": attack_room.fgsm,
     "fgm": attack_room.fgm,
@@ -74,9 +54,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """How far is the nearest adversarial example? One row per image, method and norm, for anyone's classifier.
 
-    The model is judged in evaluation mode and in float32 (no TF32, no autocast from outside), and left as it was:
-    modes, gradients, flags, and the generators of random numbers. Live parametrizations are baked in a copy, with the
-    weights that the model uses.
+    The model is judged in evaluation mode and in float32 (no TF32, no autocast from outside), with live
+    parametrizations baked in a copy. The model and the generators of random numbers are left as they were.
 
     Args:
         model: images [N, C, H, W] in [0, 1] -> logits [N, K], K >= 2, on any device.
@@ -90,10 +69,9 @@ def evaluate(
             (model, x, y) -> L2 distances [N]; None: `CERTIFICATES`.
 
     Returns:
-        the table with the columns index, label, prediction, method, side, norm, distance. Of the norms l2, linf and l1
-            the first is what attacks minimise and certificates bound; the others follow from it (see `norms`).
-            `table.attrs["flags"]` lists the health flags (see `health`) as dictionaries; those of severity "warning"
-            are issued as `HealthWarning` as well.
+        the table with the columns index, label, prediction, method, side, norm, distance. Attacks minimise and
+            certificates bound the norm l2; linf and l1 follow from it (see `norms`). `table.attrs["flags"]` lists the
+            health flags as dictionaries; those of severity "warning" are issued as `HealthWarning` as well.
 
     Raises:
         TypeError: no module, images of another type, no labels, labels that are no integers.
@@ -111,61 +89,15 @@ def evaluate(
     if truth is None:
         raise TypeError("There are images without labels: evaluate(model, images, labels).")
     check_batch(given, truth)
-    chosen_attacks = _named(attacks, ATTACKS, "attack")
-    chosen_certificates = _named(certificates, CERTIFICATES, "certificate")
+    methods = _named(certificates, CERTIFICATES, "certificate"), _named(attacks, ATTACKS, "attack")
     x, y = as_pixels(given), truth.long()
     # Not a decorator, so that warnings point to the caller.
-    with float32_products(), _baked(model, x, batch_size) as baked, shared_float64(baked):
+    with float32_products(), _baked(model, x, batch_size) as baked:
         _check_labels(baked, x, y)
-        flags = health(baked, x, y, batch_size)
-        tables = [
-            certify_images(baked, x, y, function, name, progress).table
-            for name, function in chosen_certificates.items()
-        ]
-        lower = certified(pd.concat(tables)) if tables else None
-        for name, attack in chosen_attacks.items():
-            judged = attack_images(baked, x, y, attack, name, lower=lower, batch_size=batch_size, progress=progress)
-            tables.append(judged.table)
-            assert judged.images is not None  # of an attack
-            flags += returned_flags(baked, name, judged.images, batch_size)
-            flags += float64_flags(name, judged.why_not_float64, flags)
-            flags += masked_gradients(baked, x, y, name, judged)
-    if not tables:
-        raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
-    table = pd.concat(tables, ignore_index=True)
-    flags += table_flags(table)
-    table.attrs["flags"] = [flag.as_dict() for flag in flags]
-    for flag in flags:
-        if flag.severity == "warning":
-            warnings.warn(str(flag), HealthWarning, stacklevel=3)  # over the decorator, to the caller
-    check(table)
-    return table
-
-
-@float32_products()
-def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> list[Flag]:
-    """The flags of a baked network in evaluation mode before it is attacked, from its first images (at most 100)."""
-    x, y = on_device(model, images[:100], labels[:100])
-    predict(model, x, batch_size=batch_size, labels=y)  # refuses logits that are not finite
-    return model_flags(model, x, y, min(100, batch_size))
-
-
-def masked_gradients(model: nn.Module, images: Tensor, labels: Tensor, name: str, judged: Judged) -> list[Flag]:
-    """`black_box_wins` where decisions alone find nearer images than the headline did: `hop_skip_jump` on the first
-    `CHECKED` images, at its defaults. Nothing for other attacks.
-
-    Measured on mnist08/hkr_cnn: as it is, the nearest of ten images is 1.34 times as far as the headline's; behind a
-    quantisation, a backward pass that lies or a fine ripple, 6 to 10 of them are nearer.
-
-    Args:
-        name, judged: the attack, and what it found on all images.
-    """
-    if name != HEADLINE:
-        return []
-    black = attack_images(model, images[:CHECKED], labels[:CHECKED], attack_room.hop_skip_jump, "hop_skip_jump")
-    rows = judged.table[judged.table["index"] < CHECKED]
-    flags = table_flags(pd.concat([rows, black.table], ignore_index=True))
-    return [replace(flag, method=HEADLINE) for flag in flags if flag.name == "black_box_wins"]
+        classifier = Classifier(baked)
+        flags = health(classifier, x, y, batch_size)
+        judged = list(judge(classifier, x, y, *methods, before=flags, batch_size=batch_size, progress=progress))
+    return _collected(judged, flags)
 
 
 @float32_products()
@@ -222,6 +154,25 @@ def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
         logits = logits_of(model, model_images(model, x[:1]))
     margin(logits, torch.zeros(1, dtype=torch.long, device=logits.device))  # refuses one logit, by name
     check_labels(y, logits.shape[1])
+
+
+def _collected(judged: Sequence[Judged], flags: Sequence[Flag]) -> pd.DataFrame:
+    """The table of all methods with its flags, of which the warnings are issued.
+
+    Raises:
+        ValueError: no method.
+        LawViolation: a certificate exceeds an attack's distance.
+    """
+    if not judged:
+        raise ValueError("Nothing to evaluate: give at least one attack or certificate.")
+    table = pd.concat([method.table for method in judged], ignore_index=True)
+    known = [*flags, *(flag for method in judged for flag in method.flags), *table_flags(table)]
+    table.attrs["flags"] = [flag.as_dict() for flag in known]
+    for flag in known:
+        if flag.severity == "warning":
+            warnings.warn(str(flag), HealthWarning, stacklevel=4)  # over `evaluate` and its decorator, to the caller
+    check(table)
+    return table
 
 
 def _named(chosen: Any, default: Mapping[str, Callable], kind: str) -> dict[str, Callable]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lipbench.gate import is_memory, told
 from lipbench.geometry import unit
-from lipbench.judge import Judge
+from lipbench.judge import Classifier
 from lipbench.margins import margin, margin_and_gradient
 from lipbench.modules import undisturbed
 from lipbench.results import best
@@ -52,10 +52,12 @@ def model_flags(model: nn.Module, x: Tensor, y: Tensor, limit: int = 100) -> lis
     """
     x, y = x[:limit], y[:limit]
     with undisturbed(model):
+        classifier = Classifier.of(model)
+        model = classifier.model
         outputs = list(_outputs(model, x))
         random = any(flag.name == "randomised" for flag in outputs)
         # Two draws of noise differ in any precision.
-        still = () if random else (*_wrong_gradients(model, x, y), *_precision(model, x))
+        still = () if random else (*_wrong_gradients(classifier, x, y), *_precision(classifier, x))
         return [*outputs, *_gradients(model, x, y), *still]
 
 
@@ -100,7 +102,7 @@ def float64_flags(method: str, why_not: str, before: Collection[Flag]) -> list[F
     """`float64_lost`: the float64 copy judged at first, and failed while the images of an attack were judged.
 
     Args:
-        why_not: why it did (see `lipbench.judge.Float64`); "" where it did not.
+        why_not: why it did (see `lipbench.judge.Classifier`); "" where it did not.
         before: the flags of the model. Where `float64` is among them, there never was one.
     """
     if not why_not or any(flag.name == "float64" for flag in before):
@@ -200,15 +202,14 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         )
 
 
-def _wrong_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
+def _wrong_gradients(model: Classifier, x: Tensor, y: Tensor) -> Iterator[Flag]:
     _, gradient = margin_and_gradient(model, x, y)  # 0 where there is none, which `no_gradients` says
     direction = -unit(gradient)[0] * STEP
     # In the box, where a model may clamp its input.
     move = (x + direction).clamp(0, 1) - x
     predicted = (gradient * move).flatten(1).sum(1).double()
-    exact = Judge(model).exact
     with torch.no_grad():
-        before, after = exact(x), exact(x + move)
+        before, after = model.exact(x), model.exact(x + move)
         if before is None or after is None:
             before, after = model(x.clone()), model(x + move)
         rounding = ROUNDING * torch.finfo(before.dtype).eps * before.abs().amax(1).double()
@@ -227,16 +228,15 @@ def _wrong_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         )
 
 
-def _precision(model: nn.Module, x: Tensor) -> Iterator[Flag]:
-    judge = Judge(model)
+def _precision(model: Classifier, x: Tensor) -> Iterator[Flag]:
     with torch.no_grad():
-        deployed = model(x.clone()).argmax(1)
-        exact = judge.exact(x)
+        deployed = model(x).argmax(1)
+        exact = model.exact(x)
     if exact is None:
         yield Flag(
             "float64",
             "note",
-            f"{judge.exact.why_not}: adversarial images are judged by the network as deployed alone, and some may be "
+            f"{model.why_not}: adversarial images are judged by the network as deployed alone, and some may be "
             "misclassified by rounding only.",
         )
         return

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate import gaps
 from lipbench.images import images_at_once, model_images
-from lipbench.judge import Float64, float64_of
+from lipbench.judge import Classifier
 from lipbench.losses import binary_function
 from lipbench.precision import float32_products
 from lipbench.results import transport_holds
@@ -29,12 +29,14 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
     rows = equal_samples(labels.numpy(), limit)
     if rows is None:
         return {}
+    classifier = Classifier.of(model)
+    model = classifier.model
     samples = [model_images(model, images[torch.from_numpy(chosen)]) for chosen in rows]
     with torch.no_grad():
         if model(samples[0][:1].clone()).shape[1] != 2:
             return {}
-        exact, at_once = float64_of(model), images_at_once(images.shape[1:])
-        f = [torch.cat([_binary(model, exact, part) for part in x.split(at_once)]) for x in samples]
+        at_once = images_at_once(images.shape[1:])
+        f = [torch.cat([_binary(classifier, part) for part in x.split(at_once)]) for x in samples]
     kr = float(f[1].mean() - f[0].mean())
     bound = float(gaps(model, tuple(images.shape[1:]))[0, 1])
     distance_ = wasserstein(*(sample.double().flatten(1).cpu().numpy() for sample in samples))
@@ -46,9 +48,9 @@ def transport_law(model: nn.Module, images: Tensor, labels: Tensor, limit: int =
     }
 
 
-def _binary(model: nn.Module, exact: Float64, x: Tensor) -> Tensor:
+def _binary(model: Classifier, x: Tensor) -> Tensor:
     """f = z_1 - z_0 of images, [N] float64; from the model as deployed where it has no float64 copy (nor, then, a
     certificate).
     """
-    logits = exact(x)
-    return binary_function(model(x.clone()).double() if logits is None else logits)
+    logits = model.exact(x)
+    return binary_function(model(x).double() if logits is None else logits)

@@ -17,7 +17,7 @@ from lipbench.certificate import gaps, layerwise
 from lipbench.certificate.float64 import Passes
 from lipbench.geometry import onto_ball, per_image, unit
 from lipbench.images import images_at_once, on_device
-from lipbench.judge import Float64
+from lipbench.judge import Classifier
 from lipbench.losses import binary_function
 from lipbench.modules import undisturbed
 from lipbench.precision import float32_products
@@ -133,10 +133,10 @@ def score_attack(model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, step
 @torch.no_grad()
 def _scores(model: nn.Module, x: Tensor) -> Tensor:
     """f of images by the float64 weights, [N]."""
-    exact = Float64(model)
+    classifier = Classifier(model)
     parts = []
     for xs in x.split(images_at_once(tuple(x.shape[1:]))):
-        logits = exact(xs)
+        logits = classifier.exact(xs)
         parts.append(binary_function(model(xs.clone()).double() if logits is None else logits))
     return torch.cat(parts)
 
@@ -144,7 +144,7 @@ def _scores(model: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def _slack(model: nn.Module, x: Tensor) -> float:
     """What rounding can add to a score, layer by layer: large numbers may cancel. `inf` without a float64 copy."""
-    if Float64(model)(x[:1]) is None:
+    if Classifier(model).exact(x[:1]) is None:
         return math.inf
     shape = tuple(x.shape[1:])
     passes = Passes(copy.deepcopy(model).double(), shape, layerwise(model, shape))

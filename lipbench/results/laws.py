@@ -1,6 +1,6 @@
 """Whether the laws hold for a run: recomputed from its tables, never read from its summary."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,33 @@ def check_laws(folder: Path, summary: Mapping[str, Any], *, quick: bool = False)
         LawViolation: a law does not hold; the message names each of them.
         ResultsError: a table is damaged.
     """
-    known = quick and summary.get("violations") == 0 and not touched(folder)
-    pairs = None if known else violations(read_bounds(folder))
-    broken = []
-    if pairs is not None and len(pairs):
-        saved = " and ".join(str(folder / name) for name in ("violations.csv", "violations.npz"))
-        broken.append(
+    others = [*_of_transport(folder, summary), *_of_measures(folder)]
+    if quick and not others and summary.get("violations") == 0 and not touched(folder):
+        return
+    check(read_bounds(folder), others, folder)
+
+
+def check(table: pd.DataFrame, others: Sequence[str] = (), folder: Path | None = None) -> None:
+    """The sandwich law over all rows of one network.
+
+    Args:
+        others: what is known to break the other laws, a sentence each.
+        folder: where the pairs that break the law are saved, if anywhere.
+
+    Raises:
+        LawViolation: with the table and the offending pairs.
+    """
+    pairs, said = violations(table), []
+    if len(pairs):
+        names = ("violations.csv", "violations.npz")
+        saved = "" if folder is None else f"Rows and images: {' and '.join(str(folder / name) for name in names)}. "
+        said = [
             f"THE SANDWICH LAW IS VIOLATED on {pairs['index'].nunique()} images: a certificate is larger than the "
-            f"distance of an adversarial example. Check the bound of each layer. {saved} hold the rows and the pairs "
-            f"(x, x_adv).\n" + pairs.head().to_string(index=False)
-        )
-    kr, bound, distance = (summary.get(key) for key in ("kr", "lipschitz", "wasserstein"))
-    if not transport_holds(kr, bound, distance) or summary.get("transport_law", True) is False:
-        broken.append(
-            f"THE OPTIMAL-TRANSPORT LAW IS VIOLATED: KR {kr} / Lipschitz bound {bound} exceeds Wasserstein-1 "
-            f"{distance}: the bound is wrong. See {folder / 'summary.json'}."
-        )
-    broken += _of_measures(folder)
-    if broken:
-        table = read_bounds(folder)
-        raise LawViolation("\n".join(broken), table, violations(table))
+            f"distance of an adversarial example. Check the bound of each layer. {saved}First pairs:\n"
+            + pairs.head().to_string(index=False)
+        ]
+    if said or others:
+        raise LawViolation("\n".join([*said, *others]), table, pairs)
 
 
 def transport_holds(kr: float | None, lipschitz: float | None, wasserstein: float | None) -> bool:
@@ -56,6 +63,15 @@ def transport_holds(kr: float | None, lipschitz: float | None, wasserstein: floa
         return True
     # kr and wasserstein are means of many float64 numbers.
     return not kr > lipschitz * wasserstein * (1 + 1e-9)
+
+
+def _of_transport(folder: Path, summary: Mapping[str, Any]) -> Iterator[str]:
+    kr, bound, distance = (summary.get(key) for key in ("kr", "lipschitz", "wasserstein"))
+    if not transport_holds(kr, bound, distance) or summary.get("transport_law", True) is False:
+        yield (
+            f"THE OPTIMAL-TRANSPORT LAW IS VIOLATED: KR {kr} / Lipschitz bound {bound} exceeds Wasserstein-1 "
+            f"{distance}: the bound is wrong. See {folder / 'summary.json'}."
+        )
 
 
 def _of_measures(folder: Path) -> Iterator[str]:
@@ -122,20 +138,3 @@ def _exceeding(lower: pd.DataFrame, upper: pd.DataFrame) -> pd.DataFrame:
         )
     pairs = parts[0].merge(parts[1], on=["index", "norm"])
     return pairs[pairs["lower"] > pairs["upper"]][columns].reset_index(drop=True)
-
-
-def check(table: pd.DataFrame) -> None:
-    """The sandwich law over all rows of one run.
-
-    Raises:
-        LawViolation: with the table and the offending pairs.
-    """
-    pairs = violations(table)
-    if len(pairs):
-        raise LawViolation(
-            f"The sandwich law is violated on {pairs['index'].nunique()} images: a certificate exceeds an "
-            "adversarial distance. "
-            f"Either a bound is wrong or the table is. First pairs:\n{pairs.head().to_string(index=False)}",
-            table,
-            pairs,
-        )

@@ -1,7 +1,8 @@
-"""The run of an external model."""
+"""The network of a run that judges an external model."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -16,35 +17,49 @@ from lipbench.interop.load import check_classifier
 from lipbench.layers import BakingError, Construction, bake_as_it_is
 from lipbench.modules import duplicate
 from lipbench.runs.environment import environment
-from lipbench.runs.folder import RunFolder
+from lipbench.runs.experiment import Experiment
 
 
-@dataclass(frozen=True, kw_only=True)
-class Brought(RunFolder):
-    """The judgement of somebody else's network. Besides the files of a run it writes `layers.csv`: what bounds each
-    layer, or why it has no bound and what would give it one.
+@dataclass(frozen=True)
+class External:
+    """Gives a network that was loaded (`lipbench.interop`). Besides the files of a run it writes `layers.csv`: what
+    bounds each layer, or why it has no bound and what would give it one.
     """
 
     model: nn.Module
 
-    def _check(self, dataset: Dataset) -> None:
+    trained: ClassVar[Collection[str]] = ()
+
+    def check(self, dataset: Dataset) -> None:
+        """
+        Raises:
+            ModelError: the model is no classifier of these images.
+        """
         check_classifier(self.model, dataset)
 
-    def _network(self, dataset: Dataset) -> nn.Module:
-        model = _baked(self.model, dataset).to(self.device)
+    def network(self, run: Experiment, dataset: Dataset) -> nn.Module:
+        """The baked network, on the device."""
+        model = _baked(self.model, dataset).to(run.device)
         table = layer_table(model, dataset.shape)
-        write_text(self.folder / "layers.csv", table.to_csv(index=False, lineterminator="\n"))
-        write_json(self.folder / "environment.json", environment(self.device))
+        write_text(run.folder / "layers.csv", table.to_csv(index=False, lineterminator="\n"))
+        write_json(run.folder / "environment.json", environment(run.device))
         return model
 
-    def _facts(self) -> dict[str, Any]:
-        return {"source": self.network["model"]["source"]}
+    def skipped(self) -> None:
+        """Nothing."""
+
+    def assist(self, run: Experiment) -> None:
+        """Nothing: there is no training."""
+
+    def facts(self, run: Experiment) -> dict[str, Any]:
+        """Where the model was loaded from."""
+        return {"source": run.network["model"]["source"]}
 
 
 def _baked(model: nn.Module, dataset: Dataset) -> nn.Module:
     """
     Raises:
-        ModelError: what is certified and attacked would not be the model as it was brought.
+        ModelError: what is certified and attacked would not be the model as it was loaded.
     """
     if not any(parametrize.is_parametrized(m) or isinstance(m, Construction) for m in model.modules()):
         return model  # and noise of its own is no change that baking makes

@@ -1,10 +1,10 @@
-"""One experiment in its folder: trained, baked and stored there, then judged (see `lipbench.runs.folder`)."""
+"""The network of an experiment: trained, baked and stored in its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -17,17 +17,14 @@ from lipbench.layers import BakingError, bake_closely
 from lipbench.precision import float32_products
 from lipbench.runs.artifacts import add_cost, read_costs
 from lipbench.runs.environment import environment
-from lipbench.runs.folder import RunFolder
+from lipbench.runs.experiment import Experiment
 from lipbench.runs.network import build, rebuild, save
 from lipbench.training import event_log, processes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(RunFolder):
-    """What one run does and where its results go: `run` trains, bakes, certifies and attacks whatever is not there yet.
-
-    Besides what `RunFolder` raises, `run` raises ImportError where `tensorboard` is set, the network is not trained yet
-    and TensorBoard is not installed.
+class Trained:
+    """Trains and bakes the network of an experiment, or reads it from the folder.
 
     Attributes:
         tensorboard: whether the training is logged to `<folder>/tensorboard/` as well.
@@ -38,72 +35,55 @@ class Experiment(RunFolder):
     training: Callable[..., list[dict[str, Any]]]
     tensorboard: bool = False
 
-    TRAINED = ("model.safetensors", "history.csv", "network.json", "environment.json")
+    trained: ClassVar[Collection[str]] = ("model.safetensors", "history.csv", "network.json", "environment.json")
 
-    def assist(self) -> None:
+    def check(self, dataset: Dataset) -> None:
+        """Nothing: the network is made for the data set."""
+
+    def assist(self, run: Experiment) -> None:
         """What every process but the first does (see `lipbench.training.processes`): its share of the training, where
         the first one finds something to train. It writes nothing.
         """
         if processes.of_first(0.0):
-            dataset = self.load_dataset()
-            self._train(self._recipe(dataset), dataset)
+            dataset = run.load_dataset()
+            self._train(run, _recipe(run, dataset), dataset)
 
-    def _finished(self, identity: str) -> dict[str, Any] | None:
-        summary = super()._finished(identity)
-        if summary is not None:
-            processes.of_first(0.0)  # the other processes wait for what they have to train
-        return summary
+    def skipped(self) -> None:
+        """Tells the other processes that there is nothing to train."""
+        processes.of_first(0.0)
 
-    def _network(self, dataset: Dataset) -> nn.Module:
+    def network(self, run: Experiment, dataset: Dataset) -> nn.Module:
         """The baked network: from the folder, or trained now."""
-        trained = (self.folder / "model.safetensors").exists()
+        trained = (run.folder / "model.safetensors").exists()
         # The other processes wait for this, so that they load the data after the first one has prepared it.
         processes.of_first(float(not trained))
-        recipe = self._recipe(dataset)
+        recipe = _recipe(run, dataset)
         if trained:
-            self._checkpoint.unlink(missing_ok=True)  # left by a kill just after the weights were written
-            model = rebuild(recipe, self.folder).to(self.device)
-            write_json(self.folder / "model.json", recipe)
-            self._add_cost(dataset)
+            _checkpoint(run).unlink(missing_ok=True)  # left by a kill just after the weights were written
+            model = rebuild(recipe, run.folder).to(run.device)
+            write_json(run.folder / "model.json", recipe)
+            _add_cost(run, dataset)
             return model
-        with event_log(self.folder / "tensorboard") if self.tensorboard else nullcontext() as on_epoch:
-            model, history = self._train(recipe, dataset, on_epoch)
-        write_text(self.folder / "history.csv", pd.DataFrame(history).to_csv(index=False, lineterminator="\n"))
+        with event_log(run.folder / "tensorboard") if self.tensorboard else nullcontext() as on_epoch:
+            model, history = self._train(run, recipe, dataset, on_epoch)
+        write_text(run.folder / "history.csv", pd.DataFrame(history).to_csv(index=False, lineterminator="\n"))
         change = _bake(model, dataset.validation)
-        write_json(self.folder / "environment.json", environment(self.device))
-        write_json(self.folder / "network.json", {"bake_change": change})
-        self._add_cost(dataset)
-        save(model, recipe, self.folder)
-        self._checkpoint.unlink(missing_ok=True)
+        write_json(run.folder / "environment.json", environment(run.device))
+        write_json(run.folder / "network.json", {"bake_change": change})
+        _add_cost(run, dataset)
+        save(model, recipe, run.folder)
+        _checkpoint(run).unlink(missing_ok=True)
         return model
-
-    def _add_cost(self, dataset: Dataset) -> None:
-        """Writes what the training cost, by its history, unless `costs.csv` says it."""
-        if "training" in set(read_costs(self.folder)["method"]):
-            return
-        history = pd.read_csv(self.folder / "history.csv")
-        add_cost(self.folder, "training", history["seconds"].sum(), len(dataset.train.labels) * len(history))
-
-    def _recipe(self, dataset: Dataset) -> dict[str, Any]:
-        return {
-            "model": self.network["model"],
-            "constraint": self.network["constraint"],
-            "shape": list(dataset.shape),
-            "classes": len(dataset.classes),
-        }
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
 
     def _train(
         self,
+        run: Experiment,
         recipe: dict[str, Any],
         dataset: Dataset,
         on_epoch: Callable[[dict[str, Any]], None] | None = None,
     ) -> tuple[nn.Module, list[dict[str, Any]]]:
         """The trained network, unbaked, and its history."""
-        seed = int(self.network["seed"])
+        seed = int(run.network["seed"])
         torch.manual_seed(seed)
         model = build(recipe)
         history = self.training(
@@ -112,23 +92,44 @@ class Experiment(RunFolder):
             self.loss,
             self.optimizer,
             seed=seed,
-            device=self.device,
-            checkpoint=self._checkpoint,
-            progress=self.progress,
+            device=run.device,
+            checkpoint=_checkpoint(run),
+            progress=run.progress,
             on_epoch=on_epoch,
         )
         return model, history
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self, run: Experiment) -> dict[str, Any]:
         """What a comparison of constructions needs: which one it is, how it did on the validation set, its speed."""
-        history = pd.read_csv(self.folder / "history.csv")
+        history = pd.read_csv(run.folder / "history.csv")
         return {
-            **read_json(self.folder / "network.json"),
-            "construction": str(self.network["constraint"]["_target_"]).rpartition(".")[2],
+            **read_json(run.folder / "network.json"),
+            "construction": str(run.network["constraint"]["_target_"]).rpartition(".")[2],
             "validation_certified_accuracy": float(history["certified_accuracy"].iloc[-1]),
-            "validation_epsilon": float(self.network["training"].get("epsilon", 0.5)),
+            "validation_epsilon": float(run.network["training"].get("epsilon", 0.5)),
             "step_seconds": float(history["seconds"].sum() / history["steps"].sum()),
         }
+
+
+def _add_cost(run: Experiment, dataset: Dataset) -> None:
+    """Writes what the training cost, by its history, unless `costs.csv` says it."""
+    if "training" in set(read_costs(run.folder)["method"]):
+        return
+    history = pd.read_csv(run.folder / "history.csv")
+    add_cost(run.folder, "training", history["seconds"].sum(), len(dataset.train.labels) * len(history))
+
+
+def _recipe(run: Experiment, dataset: Dataset) -> dict[str, Any]:
+    return {
+        "model": run.network["model"],
+        "constraint": run.network["constraint"],
+        "shape": list(dataset.shape),
+        "classes": len(dataset.classes),
+    }
+
+
+def _checkpoint(run: Experiment) -> Path:
+    return run.folder / "checkpoint.pt"
 
 
 @float32_products()

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import lipbench
-from lipbench.attacks import deepfool
+from lipbench.attacks import best_of, chain, deepfool, fgm, strongest
+from lipbench.evaluation.bounds import attack_images
 from lipbench.evaluation.health import HealthWarning
-from lipbench.judge import Float64, Judge, distance, float64_of, shared_float64
+from lipbench.judge import Classifier, Judge, distance
 from lipbench.layers import bake
 from lipbench.modules import evaluation_mode, undisturbed
 from lipbench.randomness import same_random_numbers
@@ -86,9 +87,9 @@ DEPLOYED_ALONE = {
 @pytest.mark.parametrize("make", RUNS_IN_FLOAT64.values(), ids=RUNS_IN_FLOAT64)
 def test_float64_judges(make):
     model = make()
-    exact = Float64(model)
-    logits = exact(X)
-    assert exact.why_not == ""
+    classifier = Classifier(model)
+    logits = classifier.exact(X)
+    assert classifier.why_not == ""
     assert logits.dtype == torch.float64
     assert (logits - model(X)).abs().max() < 1e-4
     assert not torch.equal(logits, model(X).double()), "more digits"
@@ -100,7 +101,8 @@ def test_where_float64_cannot_run_the_deployed_network_judges_alone(make):
     judge, labels = Judge(model), model(X).argmax(1)
     assert not judge(X, labels).any()
     assert judge(X, (labels + 1) % 3).all()
-    assert judge.exact.why_not
+    assert judge.model.why_not
+    assert judge.model.exact(X) is None
     assert judge.surely(X, (labels + 1) % 3).any()
     assert not judge.surely(X, labels).any()
 
@@ -160,10 +162,10 @@ class FailsInFloat64(nn.Module):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("too large"), MemoryError(), RuntimeError(CPU_MEMORY)])
 def test_memory_that_runs_out_is_no_matter_of_precision(error):
-    exact = Float64(FailsInFloat64(error, 0))
+    classifier = Classifier(FailsInFloat64(error, 0))
     with pytest.raises(type(error)):
-        exact(torch.rand(2, 1, 4, 4))
-    assert exact.why_not == ""
+        classifier.exact(torch.rand(2, 1, 4, 4))
+    assert classifier.why_not == ""
 
 
 def test_a_float64_copy_that_fails_on_the_way_is_told_of_every_attack_that_lacks_it(tmp_path):
@@ -203,8 +205,88 @@ def test_one_float64_copy_judges_a_whole_run():
     Copied.copies = 0
     chosen = ["deepfool", "fgm", "l2_pgd"]
     lipbench.evaluate(model, X, model(X).argmax(1), chosen, progress=False, batch_size=5)
-    # One is baked; of the certificate and of the whole run one each.
+    # One is baked, one certified in float64, one judges.
     assert Copied.copies <= 3
+
+
+@pytest.mark.parametrize("attack", [deepfool, strongest, chain(fgm, deepfool), best_of(fgm, deepfool)])
+def test_an_attack_called_directly_makes_one_float64_copy(attack):
+    model = Copied().eval()
+    labels = model(X).argmax(1)
+    Copied.copies = 0
+    found = attack(model, X, labels)
+    assert Copied.copies == 1
+    assert Judge(model)(found, labels).all()
+
+
+def test_an_attack_is_given_a_classifier_with_the_parameters_of_the_model_alone():
+    model, given = Plain().eval(), []
+
+    def attack(classifier: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        given.append(classifier)
+        assert torch.equal(classifier(x), model(x))
+        return x
+
+    with pytest.warns(HealthWarning, match="never_succeeded"):
+        lipbench.evaluate(model, X, model(X).argmax(1), {"first": attack, "second": attack}, [], progress=False)
+    first, second = given
+    assert type(first) is Classifier
+    assert first is not second
+    assert first.model is second.model
+    assert Classifier.of(first) is first
+    assert [parameter.shape for parameter in first.parameters()] == [model.weight.shape]
+    assert not first.training
+
+
+class Other(nn.Module):
+    """Another decision on every image."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.model(x)
+
+
+def swapped(classifier: Classifier) -> None:
+    classifier.model = Other(classifier.model)
+    classifier._float64[:] = [Other(copied) for copied in classifier._float64]
+
+
+def hooked(classifier: Classifier) -> None:
+    classifier.register_forward_hook(lambda module, given, logits: -logits)
+
+
+def without_float64(classifier: Classifier) -> None:
+    classifier._float64.clear()
+    classifier.why_not = "no reason"
+
+
+@pytest.mark.parametrize("change", [swapped, hooked, without_float64])
+def test_what_an_attack_sets_on_its_classifier_does_not_reach_the_judge(change):
+    def attack(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+        change(classifier)
+        return (x + 1e-3).clamp(0, 1)
+
+    model = Plain().eval()
+    judged = attack_images(model, X, model(X).argmax(1), attack, "mine")
+    assert np.isinf(judged.table["distance"]).all()
+    assert judged.why_not_float64 == ""
+
+
+def test_the_images_that_an_attack_passes_are_counted_in_both_precisions():
+    def attack(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
+        classifier(x)
+        classifier(x[:3])
+        classifier.exact(x[:2])
+        return x
+
+    model = Plain().eval()
+    judged = attack_images(model, X, model(X).argmax(1), attack, "mine", batch_size=4)
+    assert judged.passes == (4 + 3 + 2) / 4
+    with_judge = attack_images(model, X, model(X).argmax(1), lambda m, x, y: x, "nothing")
+    assert with_judge.passes == 0, "the judgement itself does not count"
 
 
 @torch.no_grad()
@@ -225,46 +307,17 @@ def other_attribute(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("change", [scaled, scaled_in_hiding, replaced, other_attribute])
-def test_a_model_that_changed_gets_another_copy(change):
+def test_a_model_that_changed_between_two_calls_gets_another_copy(change):
     model = Copied().eval()
     labels = model(X).argmax(1)
-    with shared_float64(model) as first:
-        assert float64_of(model) is first
-        with shared_float64(model) as second:
-            assert second is first, "unchanged"
-        change(model)
-        with shared_float64(model) as third:
-            assert torch.allclose(third(X).float(), model(X), atol=1e-5)
-            assert Judge(model)(X, labels).any()
-        assert torch.equal(first(X).argmax(1), labels), "the copy is of the old one"
-
-
-@pytest.mark.parametrize("change", [scaled, replaced])
-def test_and_at_once_where_a_tensor_was_written_to(change):
-    model = Copied().eval()
-    labels = model(X).argmax(1)
-    with shared_float64(model):
-        assert not Judge(model)(X, labels).any()
-        change(model)
-        assert Judge(model)(X, labels).any()
-
-
-def test_a_layer_of_another_kind_gets_another_copy():
-    torch.manual_seed(0)
-    size = X[0].numel()
-    model = nn.Sequential(nn.Flatten(), nn.Linear(size, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
-    with shared_float64(model) as first:
-        model[2] = nn.Sigmoid().eval()  # no attribute tells it from Tanh
-        with shared_float64(model) as second:
-            assert second is not first
-            assert torch.allclose(second(X).float(), model(X), atol=1e-5)
-
-
-def test_what_is_shared_ends_with_the_block():
-    model = Plain().eval()
-    with shared_float64(model) as held:
-        pass
-    assert float64_of(model) is not held
+    assert not Judge(model)(X, labels).any()
+    before = Classifier(model)
+    change(model)
+    assert Judge(model)(X, labels).any()
+    assert torch.allclose(Classifier.of(model).exact(X).float(), model(X), atol=1e-5)
+    assert torch.equal(before.exact(X).argmax(1), labels), "the copy is of the old one"
+    attacked = deepfool(model, X, model(X).argmax(1))
+    assert Judge(model)(attacked, model(X).argmax(1)).all()
 
 
 def draws() -> tuple:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import lipbench
 from lipbench import attacks
 from lipbench.attacks import alma, carlini_wagner, chain, ddn, deepfool, hop_skip_jump, l2_pgd, strongest, tangent
+from lipbench.evaluation import transport_law as law
 from lipbench.evaluation.health import model_flags
 
 SHAPE = (1, 6, 6)
@@ -324,12 +325,12 @@ def test_the_transport_law_at_a_bound_of_0(monkeypatch):
     constant = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).eval()
     with torch.no_grad():
         constant[1].weight.zero_()
-    told = lipbench.evaluation.transport_law.transport_law(constant, images, labels)
+    told = law.transport_law(constant, images, labels)
     assert (told["kr"], told["lipschitz"], told["transport_law"]) == (0, 0, True)
     # A network that differs between the classes has no bound of 0.
     with torch.no_grad():
         constant[1].weight[1] = images[labels == 1].mean(0).flatten() - images[labels == 0].mean(0).flatten()
-    monkeypatch.setattr("lipbench.evaluation.transport_law.gaps", lambda model, shape: torch.zeros(2, 2))
-    told = lipbench.evaluation.transport_law.transport_law(constant, images, labels)
+    monkeypatch.setattr(law, "gaps", lambda model, shape: torch.zeros(2, 2))
+    told = law.transport_law(constant, images, labels)
     assert told["kr"] > 0
     assert not told["transport_law"]

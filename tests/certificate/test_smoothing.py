@@ -15,7 +15,7 @@ from lipbench.attacks import deepfool
 from lipbench.certificate.smoothing import SmoothingWarning, certify_smoothed, lower_limit, upper_limit
 from lipbench.evaluation.bounds import attack_images, certify_images
 from lipbench.figures.galleries import _Shown
-from lipbench.judge import float64_of
+from lipbench.judge import Classifier
 from lipbench.layers import Antipodal
 from lipbench.models import Smoothed, smoothed
 from lipbench.results import violations
@@ -89,7 +89,7 @@ def test_the_vote_is_a_function_of_the_image_alone():
     assert torch.equal(model(x * 1.0 + 0.0 * -1.0), logits)
     zeros = torch.zeros(1, 1, 1, 2)
     assert torch.equal(model(zeros), model(-zeros))
-    exact = float64_of(model)(x)
+    exact = Classifier(model).exact(x)
     assert exact is not None
     assert (exact - logits).abs().max() < 0.05  # a sample whose margin is of the order of rounding may differ
     assert not torch.equal(Smoothed(linear(), sigma=SIGMA, votes=120, noise_seed=1).eval()(x), logits)

@@ -130,7 +130,7 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
         pytest.importorskip(library, reason="the extra peers is not installed: pip install lipbench[peers]")
     votes = name.endswith("smoothed_cnn")
     # The check by decisions alone is of one image and few steps: what it finds is shown elsewhere.
-    monkeypatch.setattr("lipbench.evaluation.evaluate.CHECKED", 1)
+    monkeypatch.setattr("lipbench.evaluation.loop.CHECKED", 1)
     monkeypatch.setattr("lipbench.attacks.hop_skip_jump", partial(lipbench.attacks.hop_skip_jump, steps=1, queries=10))
     job = experiment(
         name, tmp_path, "attack.l2_pgd.rounds=3", *(NARROW if name.startswith("celeba") else FEW if votes else [])

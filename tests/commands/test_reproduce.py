@@ -29,7 +29,7 @@ from lipbench.results import (
     write_manifest,
 )
 from lipbench.runs.environment import environment
-from lipbench.runs.trained import Experiment
+from lipbench.runs.experiment import Experiment
 from lipbench.runs.trust import UntrustedError
 
 QUICK = ["images=6", "training.epochs=1", "progress=false", "device=cpu", "attack=[deepfool,fgm]"]

@@ -20,7 +20,7 @@ from lipbench.data import DataError, Dataset, folder
 from lipbench.evaluation.bounds import certify_images
 from lipbench.files import ResultsError
 from lipbench.images import images_at_once
-from lipbench.runs.trained import Experiment
+from lipbench.runs.experiment import Experiment
 
 # The module, whose name is that of its function too.
 own_images = sys.modules["lipbench.data.own.folder"]

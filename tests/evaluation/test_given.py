@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import lipbench
-from lipbench import attacks, judge, layers
+from lipbench import attacks, layers
 from lipbench.certificate import certify
+from lipbench.judge import distance
 from lipbench.layers import constraints
 from lipbench.layers.baking import BakingError
 from lipbench.runs.brought import _baked
@@ -149,7 +150,7 @@ def test_an_attack_keeps_the_precision_whatever_the_default_is(attack, dtype):
         torch.set_default_dtype(before)
     assert found.dtype == dtype
     assert not found.requires_grad
-    near, usually = judge.distance(x, found), judge.distance(x, usual)
+    near, usually = distance(x, found), distance(x, usual)
     assert torch.allclose(near, usually, rtol=1e-3, atol=1e-6)
     assert (near > 0).sum() > N // 2
 

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 
 from lipbench.commands.run import experiment_of
 from lipbench.commands.suites import CONF
-from lipbench.runs.trained import Experiment
+from lipbench.runs.experiment import Experiment
 
 SMOKE = ["images=6", "training.epochs=1", "progress=false", "device=cpu", "attack.carlini_wagner.steps=5"]
 

@@ -22,15 +22,17 @@ import torch
 from lipbench import losses
 from lipbench.certificate import certify
 from lipbench.data import Dataset, Split
+from lipbench.evaluation import loop
 from lipbench.files import read_json
 from lipbench.results import MANIFEST, RUN_COLUMNS, read_summary, table_paths, verify
 from lipbench.results.flags import Flag
-from lipbench.runs import folder as run_folder
+from lipbench.runs import experiment
 from lipbench.runs.claim import OtherNetwork
 from lipbench.runs.errors import ERROR
+from lipbench.runs.experiment import Experiment
 from lipbench.runs.lock import LOCK
 from lipbench.runs.outcome import FAILED, FINISHED, attempt
-from lipbench.runs.trained import Experiment
+from lipbench.runs.trained import Trained
 from lipbench.training import adam, fit
 
 
@@ -102,9 +104,11 @@ def job(folder: Path) -> Experiment:
         batch_size=8,
         epsilons=[0.5],
         device=torch.device("cpu"),
-        loss=losses.cross_entropy,
-        optimizer=partial(adam, lr=0.1),
-        training=partial(fit, epochs=2, batch_size=4),
+        source=Trained(
+            loss=losses.cross_entropy,
+            optimizer=partial(adam, lr=0.1),
+            training=partial(fit, epochs=2, batch_size=4),
+        ),
         progress=False,
     )
 
@@ -118,12 +122,12 @@ def other(folder: Path, force: bool = False) -> Experiment:
 def _quick(monkeypatch):
     """Without what takes long and writes nothing."""
     monkeypatch.setattr("lipbench.files.os.fsync", lambda _: None)
-    monkeypatch.setattr(run_folder, "health", lambda *_: [])
-    monkeypatch.setattr(run_folder, "masked_gradients", lambda *_: [])
-    monkeypatch.setattr(run_folder, "transport_law", lambda *_: {})
-    monkeypatch.setattr(run_folder, "returned_flags", lambda model, name, *_: [Flag(name, "note", "seen", name)])
-    monkeypatch.setattr(run_folder, "illustrate", lambda *_: {"images": np.zeros(1)})
-    monkeypatch.setattr(run_folder, "nearest_images", lambda *_: {})
+    monkeypatch.setattr(experiment, "health", lambda *_: [])
+    monkeypatch.setattr(loop, "_masked_gradients", lambda *_: [])
+    monkeypatch.setattr(experiment, "transport_law", lambda *_: {})
+    monkeypatch.setattr(loop, "returned_flags", lambda model, name, *_: [Flag(name, "note", "seen", name)])
+    monkeypatch.setattr(experiment, "illustrate", lambda *_: {"images": np.zeros(1)})
+    monkeypatch.setattr(experiment, "nearest_images", lambda *_: {})
     monkeypatch.setattr("lipbench.runs.trained.environment", lambda device: {})
 
 

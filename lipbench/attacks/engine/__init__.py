@@ -1,6 +1,5 @@
-"""What attacks are made with. From the ground up: `box` (geometry), `noise` (randomness keyed by seed and image) and
-`judging` (who is adversarial); `boundary` (searches along a ray); `foothold` (some adversarial image); `searching`,
-which makes an attack of a search; `combining`, which makes one attack of several. No file here knows any attack.
+"""What attacks are made with: `boundary` searches along a ray, `foothold` finds some adversarial image, `searching`
+makes an attack of a search, `combining` makes one attack of several. No file here knows any attack.
 """
 
 from lipbench.attacks.engine.combining import best_of, chain

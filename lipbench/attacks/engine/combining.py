@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from lipbench.attacks.engine.boundary import nearest
 from lipbench.attacks.engine.searching import Attack, usable, warm
+from lipbench.judge import Classifier
 from lipbench.modules import undisturbed
 
 
@@ -18,6 +19,7 @@ def chain(*attacks: Attack) -> Attack:
     ) -> Tensor:
         x = x.detach()
         with undisturbed(model):
+            model = Classifier.of(model)
             start = None if start is None else usable(model, x, y, start)
             for attack in attacks:
                 found = usable(model, x, y, attack(model, x, y, **warm(attack, start=start, lower=lower)))
@@ -37,6 +39,7 @@ def best_of(*attacks: Attack) -> Attack:
     ) -> Tensor:
         x = x.detach()
         with undisturbed(model):
+            model = Classifier.of(model)
             found = [attack(model, x, y, **warm(attack, start=start, lower=lower)) for attack in attacks]
             return nearest(x, *(usable(model, x, y, images) for images in found))
 

@@ -1,5 +1,5 @@
-"""What every native attack has in common: settled images leave the batch, the result is brought to the boundary, and
-the best image known is never lost.
+"""What every attack of lipbench has in common: solved images are removed from the batch, the result is moved to the
+boundary, and the best image known is never lost.
 """
 
 import functools
@@ -14,7 +14,7 @@ from lipbench.attacks.engine.boundary import nearest, to_boundary
 from lipbench.attacks.engine.foothold import foothold
 from lipbench.gate import logits_of
 from lipbench.geometry import per_image
-from lipbench.judge import Judge, distance
+from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import margin
 from lipbench.modules import undisturbed
 
@@ -56,24 +56,15 @@ def minimum_distance(core: Attack) -> Attack:
         **options: Any,
     ) -> Tensor:
         with undisturbed(model):
+            model = Classifier.of(model)
             # What was made in inference mode has no gradients, but its copy has.
             x, y = x.detach().clone(), y.clone()
             start = None if start is None else usable(model, x, y, start)
             rows = _open(model, x, y, start, lower).nonzero()[:, 0]
             result = x.clone() if start is None else start
-            if not len(rows):
-                return result
-            if takes_start:
-                options["start"] = None if start is None else start[rows]
-            images = core(model, x[rows], y[rows], **options).detach()
-            found = to_boundary(model, x[rows], images, y[rows])
-            if takes_start:
-                lost = (found == x[rows]).flatten(1).all(1).nonzero()[:, 0]
-                found[lost] = _from_foothold(core, model, x[rows][lost], y[rows][lost], options)
-            candidates = [found]
-            if start is not None:
-                candidates.append(start[rows])
-            result[rows] = nearest(x[rows], *candidates)
+            if len(rows):
+                begin = None if start is None else start[rows]
+                result[rows] = _searched(core, takes_start, model, x[rows], y[rows], begin, options)
             return result
 
     own = [p for name, p in signature.parameters.items() if name != "start"]
@@ -89,6 +80,25 @@ def warm(attack: Attack, **options: Tensor | None) -> dict[str, Tensor | None]:
     except (TypeError, ValueError):  # some callables written in C have none
         return {}
     return {name: value for name, value in options.items() if name in known}
+
+
+def _searched(
+    core: Attack,
+    takes_start: bool,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """The nearest image that the search finds, at the boundary, or `start`; x where there is none."""
+    if takes_start:
+        options["start"] = start
+    found = to_boundary(model, x, core(model, x, y, **options).detach(), y)
+    if takes_start:
+        lost = (found == x).flatten(1).all(1).nonzero()[:, 0]
+        found[lost] = _from_foothold(core, model, x[lost], y[lost], options)
+    return nearest(x, found) if start is None else nearest(x, found, start)
 
 
 def _from_foothold(core: Attack, model: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> Tensor:
