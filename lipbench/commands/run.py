@@ -1,13 +1,15 @@
-"""`python -m lipbench run experiment=mnist08/hkr_mlp seed=0`: train, bake, attack, certify; one folder of results.
+"""`lipbench run experiment=mnist08/hkr_mlp seed=0`: train, bake, attack, certify; one folder of results.
 
 `suite=mnist08` stands for all experiments of that folder, `suite=a,b` for those of both. Everything else is
 Hydra's grammar. `torchrun --nproc-per-node 4 -m lipbench run ...` trains on four GPUs.
 """
 
-import signal
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import hydra
 import torch
@@ -17,14 +19,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lipbench.commands.kinds import checked
-from lipbench.commands.options import PATHS, check_overrides, check_results, judging, quoted, report_lines
-from lipbench.commands.suites import CONF, PLACES, CommandError, expand_suites
-from lipbench.commands.sweeps import command_of, recorded
+from lipbench.commands.lines import Pace, run_lines, stamp
+from lipbench.commands.mistakes import CommandError
+from lipbench.commands.options import PATHS, check_overrides, check_results, judging, quoted
+from lipbench.commands.suites import CONF, PLACES, expand_suites
+from lipbench.commands.sweeps import command_of, planned, recorded
 from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default
 from lipbench.escapes import say
-from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
+from lipbench.runs.outcome import FAILED, FINISHED, Outcome, attempt, exit_code, summary_lines
 from lipbench.runs.trained import Experiment
 from lipbench.training import processes
+
+# Of the sweep whose runs this process makes one after the other.
+PACE = Pace()
 
 
 def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experiment:
@@ -77,11 +84,17 @@ def task(cfg: DictConfig) -> Outcome:
         if processes.rank() > 0:
             experiment.assist()
         else:
+            before, began = stamp(folder), time.monotonic()
             summary = experiment.run()
-            say(report_lines(called(folder), experiment.folder, summary))
+            seconds = None if before == stamp(folder) else time.monotonic() - began
+            PACE.computed += [] if seconds is None else [seconds]
+            say(run_lines(f"{PACE.head}{called(folder)}", folder, summary, seconds))
 
     try:
         folder = folder_of(cfg.results, name, overrides, cfg.seed)
+        PACE.place += 1
+        if PACE.folders and not stamp(folder):
+            say(PACE.text(called(folder)), sys.stderr)
         outcome = attempt(called(folder), folder, command_of(overrides), work, prepare=prepare)
     except CommandError as error:
         print(f"\n{name}: {error}\n", file=sys.stderr)
@@ -94,29 +107,30 @@ def task(cfg: DictConfig) -> Outcome:
     return outcome
 
 
-def main() -> None:
-    """The command `lipbench run`. Its exit codes are those of `lipbench.runs.outcome`. SIGTERM, which a batch system
-    sends, is Ctrl-C: workers end with it, and locks are given back.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.argv[1:] = [quoted(argument, PATHS, sweeps=True) for argument in expand_suites(sys.argv[1:])]
-        check_overrides(sys.argv[1:], "config")
-        check_results(sys.argv[1:])
-        if processes.launched() and {"-m", "--multirun"} & set(sys.argv[1:]):
-            raise CommandError(
-                "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
-                "in which every network has one process."
-            )
-        with recorded() as outcomes:
-            try:
-                task()
-            finally:
-                if outcomes:
-                    say(summary_lines(outcomes), sys.stderr)
-        raise SystemExit(exit_code(outcomes))
-    except CommandError as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        say("\nInterrupted. The same command goes on where this one stopped.", sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+def main(arguments: Sequence[str]) -> int:
+    """The command `lipbench run`. Its exit codes are those of `lipbench.runs.outcome`."""
+    words = [quoted(argument, PATHS, sweeps=True) for argument in expand_suites(arguments)]
+    check_overrides(words, "config")
+    check_results(words)
+    if processes.launched() and {"-m", "--multirun"} & set(words):
+        raise CommandError(
+            "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
+            "in which every network has one process."
+        )
+    sys.argv = ["lipbench run", *words]
+    PACE.begin(_in_turn(words))
+    with recorded() as outcomes:
+        try:
+            task()
+        finally:
+            if outcomes:
+                say(summary_lines(outcomes), sys.stderr)
+    return exit_code(outcomes)
+
+
+def _in_turn(arguments: Sequence[str]) -> list[Path]:
+    """The folders of the runs of a sweep that one process makes, one after the other; empty of any other command."""
+    others = ("hydra/launcher", "hydra/sweeper", "hydra.sweeper")
+    if not {"-m", "--multirun"} & set(arguments) or any(word.startswith(others) for word in arguments):
+        return []
+    return [run.folder for run in planned(arguments)]

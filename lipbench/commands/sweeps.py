@@ -15,7 +15,8 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from lipbench.commands.suites import CONF, CommandError
+from lipbench.commands.mistakes import CommandError
+from lipbench.commands.suites import CONF
 from lipbench.commands.variants import called, folder_of
 from lipbench.runs import state as states
 from lipbench.runs.outcome import ELSEWHERE, FAILED, FINISHED, Outcome

@@ -19,7 +19,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lipbench.commands.suites import CONF, PLACES, CommandError
+from lipbench.commands.mistakes import CommandError
+from lipbench.commands.suites import CONF, PLACES
 from lipbench.files import fingerprint
 from lipbench.results.layout import run_folder_of
 
