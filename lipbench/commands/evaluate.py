@@ -4,9 +4,10 @@ certified and attacked; one folder of results, as of a run.
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,6 +22,7 @@ from lipbench.commands.suites import PLACES
 from lipbench.escapes import say
 from lipbench.interop.load import FORMS, ModelError, check_classifier, default_name, load_model
 from lipbench.results import LawViolation
+from lipbench.results.facts import facts_of
 from lipbench.results.layout import run_folder_of
 from lipbench.runs.brought import Brought
 from lipbench.runs.outcome import attempt
@@ -56,8 +58,16 @@ def brought_of(cfg: DictConfig) -> Brought:
         network={"dataset": plain["dataset"], "model": brought.identity},
         load_dataset=lambda: dataset,
         model=brought.network,
+        about=_facts(dataset.name, name, source, plain),
         **judging(plain),
     )
+
+
+def _facts(dataset: str, name: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a run, which hold wherever the model's file lies."""
+    words = [f"model={Path(source).name}", f"dataset={dataset}", f"name={name}", f"images={options['images']}"]
+    words += [f"checkpoint={Path(options['checkpoint']).name}"] if options["checkpoint"] else []
+    return facts_of(name, ["lipbench", "evaluate", *words], [])
 
 
 def layers_text(table: pd.DataFrame) -> str:

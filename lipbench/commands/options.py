@@ -131,15 +131,15 @@ def _answer(message: str, overrides: Sequence[str], config: str) -> str:
     options = [str(option) for option in node if not str(option).startswith("_") and option != "hydra"]
     if not parent and (meant := [f"{part}.{last}" for part in options if _has(composed[part], last)]):
         return f"Unknown option '{last}'. Did you mean {' or '.join(meant)}?"
-    answer = unknown(f"option of {parent}" if parent else "option", last, options)
     others = [p.stem for p in sorted((CONF / parent).glob("*.yaml")) if parent and _has(OmegaConf.load(p), last)]
-    if others:
-        choices = composed.hydra.runtime.choices
-        of = f"{choices['experiment']} has " if "experiment" in choices else ""
-        answer = (
-            f"{of}{parent}={choices[parent]}, which has no {last}. {answer} {last} belongs to: {', '.join(others)}."
-        )
-    return answer
+    if not others:
+        return unknown(f"option of {parent}" if parent else "option", last, options)
+    choices = composed.hydra.runtime.choices
+    who = f"{choices['experiment']} has " if "experiment" in choices else ""
+    return (
+        f"{who}{parent}={choices[parent]}, which has no {last}. It has: {', '.join(options)}. "
+        f"{last} is an option of {parent}={', '.join(others)}."
+    )
 
 
 def _has(node: Any, key: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -26,10 +27,16 @@ from lipbench.commands.suites import CONF, PLACES, expand_suites
 from lipbench.commands.sweeps import command_of, planned, recorded
 from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default
 from lipbench.escapes import say
+from lipbench.results.facts import facts_of
 from lipbench.runs.outcome import FAILED, FINISHED, Outcome, attempt, exit_code, summary_lines
 from lipbench.runs.trained import Experiment
 from lipbench.training import processes
 
+# Options that change no number of a run or are named apart.
+MACHINE = {
+    *("experiment", "seed", "results", "data_root", "device", "threads", "batch_size", "force", "progress"),
+    *("tensorboard", *(f"dataset.{place}" for place in PLACES)),
+}
 # Of the sweep whose runs this process makes one after the other.
 PACE = Pace()
 
@@ -58,8 +65,18 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
         optimizer=instantiate(plain["optimizer"], _convert_="all"),
         training=instantiate(plain["training"], _convert_="all"),
         tensorboard=plain["tensorboard"],
+        about=_facts(name, overrides, plain["seed"]),
         **judging(plain),
     )
+
+
+def _facts(name: str, overrides: Sequence[str], seed: Any) -> dict[str, Any]:
+    """The facts of a run, which hold wherever it is made again: without folders, device and seed."""
+    parsed = [(o.lstrip("+~").partition("=")[0], o) for o in overrides]
+    kept = sorted(o for key, o in parsed if key not in MACHINE and not key.startswith("hydra"))
+    experiment = name.rpartition("/")[2]
+    words = ["lipbench", "run", f"experiment={name}", f"seed={seed}", *kept]
+    return facts_of(experiment, words, kept)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -62,6 +62,7 @@ class RunFolder(ABC):
         options: method or measure -> its configuration, part of the identity of its table.
         images: how many test images are attacked, and certified by a costly certificate.
         measures: name of a table -> what makes it, of the network and the test set: `<folder>/<name>.csv`.
+        about: the facts of the run for its manifest (`lipbench.results.facts`); part of no identity.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class RunFolder(ABC):
     epsilons: Sequence[float]
     device: torch.device
     measures: Mapping[str, Measure] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
     progress: bool = True
 
@@ -162,7 +164,7 @@ class RunFolder(ABC):
         seconds = {row["method"]: row["seconds"] for row in read_costs(self.folder).to_dict("records")}
         summary = write_summary(self.folder, facts, seconds, self.epsilons)
         self._save_violations(attacked, model)
-        write_manifest(self.folder, identity)  # last: where it is, the run is finished
+        write_manifest(self.folder, identity, self.about)  # last: where it is, the run is finished
         check_laws(self.folder, summary)
         return summary
 
