@@ -78,7 +78,7 @@ COMMANDS = {
         interrupted="Nothing was changed.",
     ),
     "reproduce": Command(
-        "Make a finished run again from its own files and compare the tables byte for byte.",
+        "Make a finished run again from its own files and compare the tables.",
         "run=FOLDER [option=value ...]",
         (f"reproduce run={RUN}", f"reproduce run={RUN} out=again", f"reproduce run={RUN} trust=[mypackage]"),
         "reproduce",
@@ -86,7 +86,7 @@ COMMANDS = {
         interrupted="Only the files in out= are kept.",
     ),
     "export": Command(
-        "Write a trained network as ONNX and torch.export files, with its certificate inside.",
+        "Write a trained network as ONNX and torch.export files, with its certificate.",
         "run=FOLDER [option=value ...]",
         (f"export run={RUN}", f"export run={RUN} formats=[onnx] batch=1", f"export run={RUN} out=exported"),
         "export",

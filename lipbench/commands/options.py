@@ -90,9 +90,18 @@ def _check(first: Sequence[str], overrides: Sequence[str], config: str) -> None:
                 OmegaConf.update(composed, parsed.key_or_group, parsed.value())
                 checked(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     except OptionError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(f"{error}{_left_over(error.unused, first, config)}") from None
     except (HydraException, OmegaConfBaseException, ConfigCompositionException) as error:
         raise CommandError(_answer(str(error), first, config)) from None
+
+
+def _left_over(option: str, overrides: Sequence[str], config: str) -> str:
+    """What to do about an option that the experiment sets for another choice of its group, such as another loss."""
+    if not option or config != "config" or any(o.lstrip("+").startswith(f"{option}=") for o in overrides):
+        return ""
+    given = [o.partition("=")[2] for o in overrides if o.startswith("experiment=")]
+    group = option.partition(".")[0]
+    return f" {given[-1] if given else 'The experiment'} sets it for another {group}. Leave it out: ~{option}"
 
 
 def _check_words(arguments: Sequence[str], config: str) -> None:
