@@ -64,7 +64,8 @@ def stamp(folder: Path) -> int:
 
 
 def run_lines(name: str, folder: Path, summary: Mapping[str, Any], seconds: float | None) -> str:
-    """The result of a run: its numbers, its folder, its flags. Only a path can be longer than `WIDTH` letters.
+    """The result of a run: its numbers, its folder, and the flags of one that was computed. Only a path can be longer
+    than `WIDTH` letters.
 
     Args:
         name: "<dataset>/<experiment>".
@@ -75,9 +76,13 @@ def run_lines(name: str, folder: Path, summary: Mapping[str, Any], seconds: floa
     numbers = [f"accuracy {100 * accuracy:.2f} %", f"certificate {certificate or 0:.3f}"]
     numbers.append("distance -" if distance is None else f"distance {distance:.3f}")
     numbers += [f"{summary['violations']} VIOLATIONS"] if summary["violations"] else []
-    numbers.append("kept" if seconds is None else f"took {clock(seconds)}")
+    flags = [Flag(**flag) for flag in summary["flags"]]
+    if seconds is None:
+        numbers += [f"{len(flags)} flags" if len(flags) != 1 else "1 flag", "kept"]
+    else:
+        numbers.append(f"took {clock(seconds)}")
     lines = textwrap.wrap(f"{name}: {', '.join(numbers)}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     lines.append(f"  {folder}")
-    for flag in summary["flags"]:
-        lines += textwrap.wrap(str(Flag(**flag)), WIDTH, initial_indent="  ", subsequent_indent="    ")
+    for flag in [] if seconds is None else flags:
+        lines += textwrap.wrap(str(flag), WIDTH, initial_indent="  ", subsequent_indent="    ")
     return "\n".join(lines)

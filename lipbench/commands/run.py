@@ -25,7 +25,7 @@ from lipbench.commands.mistakes import CommandError
 from lipbench.commands.options import PATHS, check_overrides, check_results, judging, quoted
 from lipbench.commands.suites import CONF, PLACES, expand_suites
 from lipbench.commands.sweeps import command_of, planned, recorded
-from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default
+from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default, variant_of
 from lipbench.escapes import say
 from lipbench.results.facts import facts_of
 from lipbench.runs.outcome import FAILED, FINISHED, Outcome, attempt, exit_code, summary_lines
@@ -74,9 +74,8 @@ def _facts(name: str, overrides: Sequence[str], seed: Any) -> dict[str, Any]:
     """The facts of a run, which hold wherever it is made again: without folders, device and seed."""
     parsed = [(o.lstrip("+~").partition("=")[0], o) for o in overrides]
     kept = sorted(o for key, o in parsed if key not in MACHINE and not key.startswith("hydra"))
-    experiment = name.rpartition("/")[2]
     words = ["lipbench", "run", f"experiment={name}", f"seed={seed}", *kept]
-    return facts_of(experiment, words, kept)
+    return facts_of(name.rpartition("/")[2], words, variant_of(name, overrides).overrides)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

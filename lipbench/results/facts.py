@@ -21,7 +21,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
     Returns:
         command: the command line that makes it, such as "lipbench run experiment=digits08/hkr_mlp seed=0"; "" where it
             is not known. Paths, the device and the results folder are not part of it.
-        overrides: its options as "name=value", but for the experiment and the seed.
+        overrides: the options that make its network another than the experiment's, as "name=value".
         label: its name in figures and tables, such as "hkr_mlp, loss.margin=2".
         look: kind (what the network was trained with, such as "hkr"), name, color and marker.
 
