@@ -52,7 +52,7 @@ def method(group: str, name: str):
 
 @pytest.mark.parametrize("name", CERTIFICATES)
 def test_every_certificate_says_how_long_it_takes(name: str, impatient, capsys, monkeypatch) -> None:
-    for module in ("radius", "deployed"):
+    for module in ("radius", "float32"):
         monkeypatch.setattr(sys.modules[f"lipbench.certificate.{module}"], "images_at_once", lambda shape: 3)
     monkeypatch.setattr(sys.modules["lipbench.certificate.relaxation.crown"], "_at_once", lambda steps: 3)
     monkeypatch.setattr(sys.modules["lipbench.models.smoothed"], "AT_ONCE", 333)  # of 1000 small images
@@ -109,7 +109,7 @@ def job(root: Path, *overrides: str):
 
 
 def test_a_run_tells_of_its_training_its_methods_and_its_measures(tmp_path, impatient, capsys) -> None:
-    own = "+measure.own={_target_: tests.test_progress.own_measure, _partial_: true}"
+    own = "+measure.own={_target_: tests.commands.test_progress.own_measure, _partial_: true}"
     job(tmp_path, own).run()
     said = capsys.readouterr().err
     for line in ("training: 1 of 3 epochs done", "fgm: 5 of 12 images done", "own: 0 of 1 table after 0 s"):

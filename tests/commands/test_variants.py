@@ -120,7 +120,7 @@ def flowers() -> Dataset:
         (["dataset=arrays", "dataset.path=/none.npz", "dataset.name=2024"], "2024"),
         (["dataset=digits"], "digits"),
         (["dataset=digits08", "dataset.keep=[3,5]"], "digits35"),
-        (["dataset._target_=tests.test_variants.flowers", "~dataset.keep"], "flowers"),
+        (["dataset._target_=tests.commands.test_variants.flowers", "~dataset.keep"], "flowers"),
         (["dataset=two_moons"], "two_moons"),
         (["dataset=digits_oneclass", "dataset.inlier=4"], "digits_oneclass"),
     ],
