@@ -143,11 +143,11 @@ def test_a_wrong_option_and_an_interruption_are_no_difference(monkeypatch, capsy
     assert command("rn=results") == 2
     assert "run" in capsys.readouterr().err
 
-    def interrupted() -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lipbench.commands.reproduce.task", interrupted)
-    assert command(monkeypatch) == 130
+    monkeypatch.setattr("lipbench.commands.reproduce.configured", interrupted)
+    assert command() == 130
     assert "Interrupted" in capsys.readouterr().err
 
 
