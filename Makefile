@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LIPBENCH := $(BIN)/python -m lipbench
 READY := $(VENV)/.ready
 
 SUITE ?= digits08,digits
@@ -17,7 +18,7 @@ SWEEPER ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark test test-extra test-slurm lint figures report sweep status evaluate export reproduce data bench clean
+.PHONY: help install benchmark test test-extra test-slurm lint figures report sweep status evaluate export reproduce data forget bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -31,34 +32,37 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 benchmark: $(READY) ## Train, attack and certify SUITE, then the report (default: both digits)
-	@status=0; $(BIN)/python -m lipbench run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS) || status=$$?; \
+	@status=0; $(LIPBENCH) run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) $(ARGS) || status=$$?; \
 	test $$status -ne 130 || exit 130; \
-	$(BIN)/python -m lipbench report results=$(RESULTS) && exit $$status
+	$(LIPBENCH) report results=$(RESULTS) && exit $$status
 
 sweep: $(READY) ## Any sweep: SUITE=mnist08/hkr_mlp SEEDS=0,1,2 ARGS="loss.margin=1,2" LAUNCHER=joblib (docs/sweeps.md)
-	$(BIN)/python -m lipbench run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) \
+	$(LIPBENCH) run suite=$(SUITE) seed=$(SEEDS) results=$(RESULTS) \
 	$(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(if $(SWEEPER),hydra/sweeper=$(SWEEPER)) $(ARGS)
 
 status: $(READY) ## What is finished, running, failed, stopped in RESULTS; of a sweep: ARGS="suite=mnist08 seed=0,1,2"
-	$(BIN)/python -m lipbench status results=$(RESULTS) $(ARGS)
+	$(LIPBENCH) status results=$(RESULTS) $(ARGS)
 
 report: $(READY) ## Leaderboard, figures and page of RESULTS; ARGS="compare=results/reference"
-	$(BIN)/python -m lipbench report results=$(RESULTS) $(ARGS)
+	$(LIPBENCH) report results=$(RESULTS) $(ARGS)
 
 figures: report ## The figures of RESULTS (they are part of the report)
 
 evaluate: $(READY) ## Your own model: MODEL=file.py:build CHECKPOINT=weights.safetensors DATASET=mnist08
-	$(BIN)/python -m lipbench evaluate $(if $(MODEL),"model=$(MODEL)") $(if $(CHECKPOINT),"checkpoint=$(CHECKPOINT)") \
+	$(LIPBENCH) evaluate $(if $(MODEL),"model=$(MODEL)") $(if $(CHECKPOINT),"checkpoint=$(CHECKPOINT)") \
 	dataset=$(DATASET) "results=$(RESULTS)" $(ARGS)
 
 export: $(READY) ## ONNX and torch.export files of RUN, the certificate inside
-	$(BIN)/python -m lipbench.interop.export "run=$(RUN)"
+	$(LIPBENCH) export "run=$(RUN)" $(ARGS)
 
 reproduce: $(READY) ## Make RUN again from its own files and compare, table by table
-	$(BIN)/python -m lipbench reproduce "run=$(RUN)" $(ARGS)
+	$(LIPBENCH) reproduce "run=$(RUN)" $(ARGS)
+
+forget: $(READY) ## Remove RUN
+	$(LIPBENCH) forget "$(RUN)"
 
 data: $(READY) ## Get, check or draw DATA (mnist, cifar10, cifar100, cifar10_jpeg, celeba, celeba_drawn) in LIPBENCH_DATA or the cache
-	$(BIN)/python -m lipbench data $(DATA) $(ARGS)
+	$(LIPBENCH) data $(DATA) $(ARGS)
 
 test: $(READY) ## Lint, types and tests
 	$(BIN)/ruff check .
@@ -72,7 +76,7 @@ test-extra: $(READY) ## Sweeps on joblib, submitit, Ray and Optuna themselves, a
 test-slurm: $(READY) ## A sweep on a Slurm of one node, which is installed and started for it (root, Debian)
 	bash tests/slurm/run.sh $(BIN)/python
 
-lint: $(READY) ## Mend what ruff can mend, then check
+lint: $(READY) ## Fix what ruff can fix, then check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/mypy

@@ -1,13 +1,13 @@
-"""`python -m lipbench data NAME [--root DIR]`: fetch a data set's files."""
+"""`lipbench data NAME [--root DIR]`: fetch a data set's files."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import pooch
 
+from lipbench.commands.mistakes import CommandError, unknown
 from lipbench.data.celeba.check import check_celeba
 from lipbench.data.celeba.drawn import write_faces
 from lipbench.data.download import MNIST_MIRRORS, fetch_cifar, fetch_mnist, prepare_cifar10_jpeg
@@ -19,21 +19,31 @@ NAMES = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, or 1 (a file cannot be had or is broken), or 2 (wrong usage)."""
-    parser = argparse.ArgumentParser(prog="python -m lipbench data", description="Fetch a data set's files.")
-    parser.add_argument("name", help=NAMES)
-    parser.add_argument("--root", help="folder of all data files; default: $LIPBENCH_DATA, else your cache")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    found = argparse.ArgumentParser(prog="lipbench data")
+    found.add_argument("name", help=NAMES)
+    found.add_argument("--root", help="folder of all data files; default: $LIPBENCH_DATA, else your cache")
+    found.add_argument(
         "--mirror",
         action="append",
         metavar="URL",
         help="ask this address instead of the official ones; may be given several times",
     )
-    parser.add_argument("--archive", help="of cifar10_jpeg; default: cifar10-jpeg.tar.xz in the root")
-    parser.add_argument("--number", type=int, default=20_000, help="of faces of celeba_drawn; default: 20000")
-    parser.add_argument("--seed", type=int, default=0, help="of celeba_drawn; default: 0")
-    options = parser.parse_args(arguments)
+    found.add_argument("--archive", help="of cifar10_jpeg; default: cifar10-jpeg.tar.xz in the root")
+    found.add_argument("--number", type=int, default=20_000, help="of faces of celeba_drawn; default: 20000")
+    found.add_argument("--seed", type=int, default=0, help="of celeba_drawn; default: 0")
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command `lipbench data`: 0 where the files are there and valid.
+
+    Raises:
+        CommandError: there is no such data set.
+        OSError, ValueError: a file cannot be had or is broken.
+    """
+    options = parser().parse_args(arguments)
     if options.name == "digits":
         print("digits is embedded in scikit-learn: nothing needs to be fetched.")
         return 0
@@ -48,14 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
     }
     if options.name not in actions:
-        parser.error(f"there is no data set {options.name!r}; there are: {NAMES}")
+        raise CommandError(unknown("data set", options.name, [*actions, "digits"]))
     pooch.get_logger().setLevel("WARNING")  # the progress bar and our own lines say the same
-    try:
-        actions[options.name]()
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted: nothing incomplete is left under the name of a data set.", file=sys.stderr)
-        return 130
+    actions[options.name]()
     return 0

@@ -1,34 +1,35 @@
-"""`python -m lipbench evaluate model=path/to/file.py:build checkpoint=weights.safetensors dataset=mnist08`: somebody
-else's model, certified and attacked; one folder of results, as of a run.
-
-Imported, this module stands back: `lipbench.evaluate` is the function of the Python interface.
+"""`lipbench evaluate model=path/to/file.py:build checkpoint=weights.safetensors dataset=mnist08`: an external model,
+certified and attacked; one folder of results, as of a run.
 """
 
 import shlex
-import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import hydra
 import pandas as pd
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tabulate import tabulate
 
 from lipbench.commands.kinds import checked
-from lipbench.commands.options import PATHS, check_overrides, judging, quoted, report_lines
-from lipbench.commands.suites import CONF, PLACES, CommandError
+from lipbench.commands.lines import run_lines, stamp
+from lipbench.commands.options import PATHS, configured, judging
+from lipbench.commands.suites import PLACES
 from lipbench.escapes import say
 from lipbench.interop.load import FORMS, ModelError, default_name, load_model
 from lipbench.results import LawViolation
+from lipbench.results.facts import facts_of
 from lipbench.results.layout import run_folder_of
 from lipbench.runs.brought import External
 from lipbench.runs.experiment import Experiment
-from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, attempt
+from lipbench.runs.outcome import attempt
 
 NAMES = (*PATHS, "model.source", "checkpoint", "name")
-# What is said in its own words, of somebody else's module too.
+# Errors that are said without a traceback, also those of the model's own code.
 ERRORS = (LawViolation, ImportError, OSError, ValueError, TypeError, RuntimeError)
 
 
@@ -58,8 +59,16 @@ def brought_of(cfg: DictConfig) -> Experiment:
         network={"dataset": plain["dataset"], "model": brought.identity},
         load_dataset=lambda: dataset,
         source=External(brought.network),
+        about=_facts(dataset.name, name, source, plain),
         **judging(plain),
     )
+
+
+def _facts(dataset: str, name: str, source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a run, which hold wherever the model's file lies."""
+    words = [f"model={Path(source).name}", f"dataset={dataset}", f"name={name}", f"images={options['images']}"]
+    words += [f"checkpoint={Path(options['checkpoint']).name}"] if options["checkpoint"] else []
+    return facts_of(name, ["lipbench", "evaluate", *words], [])
 
 
 def layers_text(table: pd.DataFrame) -> str:
@@ -71,47 +80,24 @@ def layers_text(table: pd.DataFrame) -> str:
     return tabulate(shown, headers="keys", showindex=False, maxcolwidths=[24, 16, None, 40, 40], disable_numparse=True)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
-def task(cfg: DictConfig) -> None:
-    """The judgement of one model."""
+def main(arguments: Sequence[str]) -> int:
+    """The command `lipbench evaluate`. Its exit codes are those of `lipbench.runs.outcome`."""
+    # `model` alone is a group of conf/ to Hydra.
+    words = [f"model.source={a.removeprefix('model=')}" if a.startswith("model=") else a for a in arguments]
+    cfg = configured(words, "evaluate", NAMES)
     if cfg.threads is not None:
         torch.set_num_threads(int(cfg.threads))
-    try:
-        brought = brought_of(cfg)
-    except ERRORS as error:
-        say(f"\n{error}\n", sys.stderr)
-        raise SystemExit(FAILED) from error
+    brought = brought_of(cfg)
     name = "/".join(brought.folder.parts[-4:-2])
 
     def work() -> None:
+        before, began = stamp(brought.folder), time.monotonic()
         summary = brought.run()
         say(layers_text(pd.read_csv(brought.folder / "layers.csv", keep_default_na=False)))
-        say(report_lines(name, brought.folder, summary))
-        say(f"Tables and figures: python -m lipbench report results={cfg.results}")
+        seconds = None if before == stamp(brought.folder) else time.monotonic() - began
+        say(run_lines(name, brought.folder, summary, seconds))
+        say(f"Tables and figures: lipbench report results={cfg.results}")
 
-    command = shlex.join(["python", "-m", "lipbench", "evaluate", *HydraConfig.get().overrides.task])
-    outcome = attempt(
-        name,
-        brought.folder,
-        command,
-        work,
-        ERRORS,
-        prepare=lambda: brought.source.check(brought.load_dataset()),
-    )
-    if outcome.code != FINISHED:
-        raise SystemExit(outcome.code)
-
-
-def main() -> None:
-    """The command `python -m lipbench evaluate`."""
-    # `model` alone is a group of conf/ to Hydra.
-    arguments = [f"model.source={a.removeprefix('model=')}" if a.startswith("model=") else a for a in sys.argv[1:]]
-    sys.argv[1:] = [quoted(argument, NAMES) for argument in arguments]
-    try:
-        check_overrides(sys.argv[1:], "evaluate")
-        task()
-    except CommandError as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        say("\nInterrupted. The same command goes on where this one stopped.", sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+    command = shlex.join(["lipbench", "evaluate", *arguments])
+    prepare = partial(brought.source.check, brought.load_dataset())
+    return attempt(name, brought.folder, command, work, ERRORS, prepare=prepare).code

@@ -5,13 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
-from lipbench.commands.options import check_overrides, quoted
-from lipbench.commands.suites import CONF, CommandError
+from lipbench.commands.options import configured
 from lipbench.data import Dataset
 from lipbench.escapes import say
 from lipbench.files import ResultsError, read_config, read_json
@@ -64,30 +60,16 @@ def _data_at_hand(run: Path, trust: Sequence[str]) -> Dataset | None:
     return data
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="export")
-def task(cfg: DictConfig) -> None:
-    """The export of one run."""
-    try:
-        if cfg.run is None:
-            raise ExportError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
-        formats = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
-        out = Path(cfg.out) if cfg.out is not None else None
-        written = export_run(Path(cfg.run), out, list(cfg.trust), formats=formats, opset=cfg.opset, batch=cfg.batch)
-    except (ExportError, ResultsError, HydraException, OSError) as error:
-        say(error, sys.stderr)
-        raise SystemExit(1) from error
+def main(arguments: Sequence[str]) -> int:
+    """The command `lipbench export`."""
+    cfg = configured(arguments, "export", ("run", "out"))
+    if cfg.run is None:
+        raise ExportError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
+    formats = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
+    out = Path(cfg.out) if cfg.out is not None else None
+    written = export_run(Path(cfg.run), out, list(cfg.trust), formats=formats, opset=cfg.opset, batch=cfg.batch)
     certificate = read_json(written[0])
     if not certificate["certified"]:
         say(f"Without a certificate, every radius is 0: {certificate['unbounded']}", sys.stderr)
-    say("Written and verified: " + ", ".join(map(str, written)))
-
-
-def main() -> None:
-    """The command `python -m lipbench.interop.export`."""
-    # A run's folder has "=" and "," in its name, which mean something else to Hydra unless they are quoted.
-    sys.argv[1:] = [quoted(argument, ("run", "out")) for argument in sys.argv[1:]]
-    try:
-        check_overrides(sys.argv[1:], "export")
-        task()
-    except CommandError as error:
-        raise SystemExit(str(error)) from None
+    say("\n".join(["Written and verified:", *(f"  {path}" for path in written)]))
+    return 0

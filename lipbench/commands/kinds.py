@@ -35,7 +35,15 @@ WORDS = {
 
 
 class OptionError(ValueError):
-    """An option of a wrong kind, with what was given and what is expected."""
+    """An option of a wrong kind, with what was given and what is expected.
+
+    Attributes:
+        unused: the option, where the function does not have it; else "".
+    """
+
+    def __init__(self, text: str, unused: str = "") -> None:
+        super().__init__(text)
+        self.unused = unused
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +69,8 @@ def _node(node: Mapping[str, Any], where: str) -> dict[str, Any]:
             found[key] = value
             continue
         if parameters is not None and "**" not in parameters and str(key) not in parameters:
-            raise OptionError(f"{name}={value}: {node['_target_']} has no {key}. It has {', '.join(parameters)}.")
+            has = f"{node['_target_']} has no {key}. It has {', '.join(parameters)}."
+            raise OptionError(f"{name}={value}: {has}", name)
         kind = KINDS.get(name, Any) if parameters is None else parameters.get(str(key), Any)
         taken = _of_kind(name, value, kind)
         found[key] = _node(taken, name) if isinstance(taken, Mapping) else taken

@@ -1,4 +1,4 @@
-"""`python -m lipbench report results=results/runs`: leaderboard, figures and page of a results folder. No model is
+"""`lipbench report results=results/runs`: leaderboard, figures and page of a results folder. No model is
 loaded.
 """
 
@@ -9,15 +9,14 @@ import os
 os.environ["MPLBACKEND"] = "agg"
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import hydra
 import pandas as pd
 from omegaconf import DictConfig
 
-from lipbench.commands.options import check_overrides, quoted
-from lipbench.commands.suites import CONF, CommandError
+from lipbench.commands.options import configured
 from lipbench.escapes import say
 from lipbench.files import ResultsError
 from lipbench.report import (
@@ -32,19 +31,6 @@ from lipbench.report import (
 )
 from lipbench.report.draw import RECIPES, draw
 from lipbench.results import Comparison, LawViolation
-
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
-def task(cfg: DictConfig) -> None:
-    """The report of one results folder, and how it differs from another."""
-    try:
-        _report(cfg)
-    except (ResultsError, OSError) as error:
-        say(error, sys.stderr)
-        raise SystemExit(1) from error
-    except LawViolation as error:
-        say(f"\nA LAW IS VIOLATED.\n{error}", sys.stderr)
-        raise SystemExit(1) from error
 
 
 def _report(cfg: DictConfig) -> pd.DataFrame:
@@ -80,7 +66,7 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
         say(f"Not drawn: {problem}", sys.stderr)
     runs = replace(runs, problems=[*runs.problems, *problems])
     written.append(write_page(table, runs, comparison, order=[recipe.name for recipe in RECIPES]))
-    say("\nWritten: " + ", ".join(map(str, written)))
+    say(f"\nWritten: {written[-1]} and {len(written) - 1} more files in {runs.root}")
     if failure is not None:
         raise failure
     if broken := [f"{run.folder}: {run.violation}" for run in runs.finished if run.violation]:
@@ -109,15 +95,7 @@ def _only(runs: Runs, datasets: list[str]) -> Runs:
     return runs.of(datasets)
 
 
-def main() -> None:
-    """The command `python -m lipbench report`."""
-    sys.argv[1:] = [quoted(argument, ("results", "compare")) for argument in sys.argv[1:]]
-    try:
-        sys.argv[1:] = [quoted(argument, ("results", "compare")) for argument in sys.argv[1:]]
-        check_overrides(sys.argv[1:], "report")
-        task()
-    except CommandError as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        say("\nInterrupted. The same command draws the figures again.", sys.stderr)
-        raise SystemExit(130) from None
+def main(arguments: Sequence[str]) -> int:
+    """The command `lipbench report`."""
+    _report(configured(arguments, "report", ("results", "compare")))
+    return 0

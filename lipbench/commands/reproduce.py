@@ -1,4 +1,4 @@
-"""`python -m lipbench reproduce run=results/runs/digits08/hkr_cnn/default/0`: a finished run made again from its own
+"""`lipbench reproduce run=results/runs/digits08/hkr_cnn/default/0`: a finished run made again from its own
 files, and compared with it, table by table. Exit code 0: every table is the same byte for byte; 1: one differs; 2: it
 could not be made again.
 """
@@ -11,14 +11,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from hydra.errors import HydraException
 from hydra.utils import get_method, instantiate
-from omegaconf import DictConfig
 
-from lipbench.commands.options import check_overrides, judging, quoted
-from lipbench.commands.suites import CONF, CommandError
+from lipbench.commands.options import configured, judging
+from lipbench.commands.suites import CONF
 from lipbench.data import Dataset
 from lipbench.escapes import say
 from lipbench.evaluation.bounds import COSTLY
@@ -170,45 +167,26 @@ def _report(run: Path, rows: Sequence[Equality], warnings: Sequence[str]) -> str
     return "\n".join(lines)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="reproduce")
-def task(cfg: DictConfig) -> None:
-    """One run, made again."""
-    try:
-        if cfg.run is None:
-            raise ResultsError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
-        run = Path(cfg.run)
-        if not run.is_dir():
-            raise ResultsError(f"There is no folder {run}.")
-        threads = cfg.threads or _threads(run)
-        if threads:
-            torch.set_num_threads(threads)
-        with ExitStack() as stack:
-            out = Path(cfg.out or stack.enter_context(tempfile.TemporaryDirectory()))
-            options = {key: cfg[key] for key in ("data_root", "source", "device", "progress")}
-            rows, warnings = reproduce(run, out, trust=list(cfg.trust), **options)
-    except (ResultsError, HydraException, ImportError, OSError, ValueError, TypeError, RuntimeError) as error:
-        say(f"\n{error}\n", sys.stderr)
-        raise SystemExit(2) from error
+def main(arguments: Sequence[str]) -> int:
+    """The command `lipbench reproduce`: 0 where every table is the same byte for byte, else 1."""
+    cfg = configured(arguments, "reproduce", ("run", "out", "source", "data_root"))
+    if cfg.run is None:
+        raise ResultsError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
+    run = Path(cfg.run)
+    if not run.is_dir():
+        raise ResultsError(f"There is no folder {run}.")
+    threads = cfg.threads or _threads(run)
+    if threads:
+        torch.set_num_threads(threads)
+    with ExitStack() as stack:
+        out = Path(cfg.out or stack.enter_context(tempfile.TemporaryDirectory()))
+        options = {key: cfg[key] for key in ("data_root", "source", "device", "progress")}
+        rows, warnings = reproduce(run, out, trust=list(cfg.trust), **options)
     say(_report(run, rows, warnings))
-    if not all(row.equal for row in rows):
-        raise SystemExit(1)
+    return int(not all(row.equal for row in rows))
 
 
 def _threads(run: Path) -> int | None:
     path = run / "environment.json"
     found = read_json(path).get("threads") if path.exists() else None
     return found if isinstance(found, int) and 0 < found <= 1024 else None
-
-
-def main() -> None:
-    """The command `python -m lipbench reproduce`."""
-    sys.argv[1:] = [quoted(argument, ("run", "out", "source", "data_root")) for argument in sys.argv[1:]]
-    try:
-        check_overrides(sys.argv[1:], "reproduce")
-        task()
-    except CommandError as error:
-        say(error, sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        say("\nInterrupted. Nothing is kept but what lies in out=.", sys.stderr)
-        raise SystemExit(130) from None

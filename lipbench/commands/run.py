@@ -1,13 +1,16 @@
-"""`python -m lipbench run experiment=mnist08/hkr_mlp seed=0`: train, bake, attack, certify; one folder of results.
+"""`lipbench run experiment=mnist08/hkr_mlp seed=0`: train, bake, attack, certify; one folder of results.
 
 `suite=mnist08` stands for all experiments of that folder, `suite=a,b` for those of both. Everything else is
 Hydra's grammar. `torchrun --nproc-per-node 4 -m lipbench run ...` trains on four GPUs.
 """
 
-import signal
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -17,15 +20,26 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lipbench.commands.kinds import checked
-from lipbench.commands.options import PATHS, check_overrides, check_results, judging, quoted, report_lines
-from lipbench.commands.suites import CONF, PLACES, CommandError, expand_suites
-from lipbench.commands.sweeps import OUTCOMES, command_of
-from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default
+from lipbench.commands.lines import Pace, run_lines, stamp
+from lipbench.commands.mistakes import CommandError
+from lipbench.commands.options import PATHS, check_overrides, check_results, judging, quoted
+from lipbench.commands.suites import CONF, PLACES, expand_suites
+from lipbench.commands.sweeps import OUTCOMES, command_of, planned
+from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default, variant_of
 from lipbench.escapes import say
+from lipbench.results.facts import facts_of
 from lipbench.runs.experiment import Experiment
-from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
+from lipbench.runs.outcome import FAILED, FINISHED, Outcome, attempt, exit_code, summary_lines
 from lipbench.runs.trained import Trained
 from lipbench.training import processes
+
+# Options that change no number of a run or are named apart.
+MACHINE = {
+    *("experiment", "seed", "results", "data_root", "device", "threads", "batch_size", "force", "progress"),
+    *("tensorboard", *(f"dataset.{place}" for place in PLACES)),
+}
+# Of the sweep whose runs this process makes one after the other.
+PACE = Pace()
 
 
 def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experiment:
@@ -52,8 +66,17 @@ def experiment_of(cfg: DictConfig, name: str, overrides: list[str]) -> Experimen
             **{part: instantiate(plain[part], _convert_="all") for part in ("loss", "optimizer", "training")},
             tensorboard=plain["tensorboard"],
         ),
+        about=_facts(name, overrides, plain["seed"]),
         **judging(plain),
     )
+
+
+def _facts(name: str, overrides: Sequence[str], seed: Any) -> dict[str, Any]:
+    """The facts of a run, which hold wherever it is made again: without folders, device and seed."""
+    parsed = [(o.lstrip("+~").partition("=")[0], o) for o in overrides]
+    kept = sorted(o for key, o in parsed if key not in MACHINE and not key.startswith("hydra"))
+    words = ["lipbench", "run", f"experiment={name}", f"seed={seed}", *kept]
+    return facts_of(name.rpartition("/")[2], words, variant_of(name, overrides).overrides)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -78,11 +101,17 @@ def task(cfg: DictConfig) -> Outcome:
         if processes.rank() > 0:
             experiment.source.assist(experiment)
         else:
+            before, began = stamp(folder), time.monotonic()
             summary = experiment.run()
-            say(report_lines(called(folder), experiment.folder, summary))
+            seconds = None if before == stamp(folder) else time.monotonic() - began
+            PACE.computed += [] if seconds is None else [seconds]
+            say(run_lines(f"{PACE.head}{called(folder)}", folder, summary, seconds))
 
     try:
         folder = folder_of(cfg.results, name, overrides, cfg.seed)
+        PACE.place += 1
+        if PACE.folders and not stamp(folder):
+            say(PACE.text(called(folder)), sys.stderr)
         outcome = attempt(called(folder), folder, command_of(overrides), work, prepare=prepare)
     except CommandError as error:
         print(f"\n{name}: {error}\n", file=sys.stderr)
@@ -96,29 +125,30 @@ def task(cfg: DictConfig) -> Outcome:
     return outcome
 
 
-def main() -> None:
-    """The command `lipbench run`. Its exit codes are those of `lipbench.runs.outcome`. SIGTERM, which a batch system
-    sends, is Ctrl-C: workers end with it, and locks are given back.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def main(arguments: Sequence[str]) -> int:
+    """The command `lipbench run`. Its exit codes are those of `lipbench.runs.outcome`."""
+    words = [quoted(argument, PATHS, sweeps=True) for argument in expand_suites(arguments)]
+    check_overrides(words, "config")
+    check_results(words)
+    if processes.launched() and {"-m", "--multirun"} & set(words):
+        raise CommandError(
+            "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
+            "in which every network has one process."
+        )
+    sys.argv = ["lipbench run", *words]
+    PACE.begin(_in_turn(words))
+    OUTCOMES.clear()
     try:
-        sys.argv[1:] = [quoted(argument, PATHS, sweeps=True) for argument in expand_suites(sys.argv[1:])]
-        check_overrides(sys.argv[1:], "config")
-        check_results(sys.argv[1:])
-        if processes.launched() and {"-m", "--multirun"} & set(sys.argv[1:]):
-            raise CommandError(
-                "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
-                "in which every network has one process."
-            )
-        OUTCOMES.clear()
-        try:
-            task()
-        finally:
-            if OUTCOMES and {"-m", "--multirun"} & set(sys.argv[1:]):
-                say(summary_lines(OUTCOMES), sys.stderr)
-        raise SystemExit(exit_code(OUTCOMES))
-    except CommandError as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        say("\nInterrupted. The same command goes on where this one stopped.", sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        task()
+    finally:
+        if OUTCOMES and {"-m", "--multirun"} & set(words):
+            say(summary_lines(OUTCOMES), sys.stderr)
+    return exit_code(OUTCOMES)
+
+
+def _in_turn(arguments: Sequence[str]) -> list[Path]:
+    """The folders of the runs of a sweep that one process makes, one after the other; empty of any other command."""
+    others = ("hydra/launcher", "hydra/sweeper", "hydra.sweeper")
+    if not {"-m", "--multirun"} & set(arguments) or any(word.startswith(others) for word in arguments):
+        return []
+    return [run.folder for run in planned(arguments)]

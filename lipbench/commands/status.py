@@ -1,15 +1,15 @@
-"""`python -m lipbench status results=results/runs suite=mnist08 seed=0,1,2`: which runs of a sweep are finished,
+"""`lipbench status results=results/runs suite=mnist08 seed=0,1,2`: which runs of a sweep are finished,
 running, violated, damaged, failed, stopped or missing. The options are those of the sweep. With `results=` alone, the
 command lists all runs that were begun.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lipbench.commands.mistakes import CommandError
 from lipbench.commands.options import PATHS, check_overrides, quoted
-from lipbench.commands.suites import CommandError, expand_suites
+from lipbench.commands.suites import expand_suites
 from lipbench.commands.sweeps import planned
 from lipbench.escapes import say
 from lipbench.runs.state import DAMAGED, FINISHED, KINDS, VIOLATED, State, begun, state_of
@@ -49,15 +49,8 @@ def text(found: Mapping[Path, State]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """The command `python -m lipbench status`. Its exit code is 1 where a law is violated or a file is damaged."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    try:
-        found = states(sys.argv[1:])
-    except CommandError as error:
-        raise SystemExit(str(error)) from None
+def main(arguments: Sequence[str]) -> int:
+    """The command `lipbench status`. Its exit code is 1 where a law is violated or a file is damaged."""
+    found = states(arguments)
     say(text(found))
-    if {state.kind for state in found.values()} & {VIOLATED, DAMAGED}:
-        raise SystemExit(1)
+    return int(bool({state.kind for state in found.values()} & {VIOLATED, DAMAGED}))

@@ -10,7 +10,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from lipbench.commands.suites import CONF, CommandError
+from lipbench.commands.mistakes import CommandError
+from lipbench.commands.suites import CONF
 from lipbench.commands.variants import called, folder_of
 from lipbench.runs import state as states
 from lipbench.runs.outcome import ELSEWHERE, FAILED, FINISHED, Outcome
@@ -37,7 +38,7 @@ class Planned:
 
 def command_of(overrides: Sequence[str]) -> str:
     """The command that makes one run alone."""
-    return shlex.join(["python", "-m", "lipbench", "run", *overrides])
+    return shlex.join(["lipbench", "run", *overrides])
 
 
 def planned(arguments: Sequence[str]) -> list[Planned]:

@@ -19,7 +19,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lipbench.commands.suites import CONF, PLACES, CommandError
+from lipbench.commands.mistakes import CommandError
+from lipbench.commands.suites import CONF, PLACES
 from lipbench.files import fingerprint
 from lipbench.results.layout import run_folder_of
 
@@ -39,10 +40,12 @@ class Variant:
 
     Attributes:
         text: the name of its folder.
+        overrides: as "name=value", sorted, values in their shortest form.
         dataset: the configuration of the data set where it is not the experiment's own; else None.
     """
 
     text: str
+    overrides: list[str]
     dataset: Mapping[str, Any] | None
 
 
@@ -98,7 +101,8 @@ def variant_of(name: str, overrides: Sequence[str]) -> Variant:
         if key.partition(".")[0] in PARTS:
             named[key] = _text(_parsed([f"{key}={value}"])[0], base.axes)
     other = any(key.partition(".")[0] == "dataset" and key not in base.axes for key in named)
-    return Variant(_folder_name(sorted(named.values())), (whole or {}).get("dataset") if other else None)
+    overrides = sorted(named.values())
+    return Variant(_folder_name(overrides), overrides, (whole or {}).get("dataset") if other else None)
 
 
 def numbers_like_default(network: Mapping[str, Any], name: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ fonts, sizes of paper.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,23 @@ from lipbench.escapes import csv, printable
 from lipbench.figures.lettering import FAMILY, make_legible
 from lipbench.figures.numbers import drawn
 from lipbench.files import atomic, write_text
+from lipbench.results.looks import AMBER, BLUE, GREEN, GREY, NETWORKS, ORANGE, PALETTE, PINK, SKY, Look, network_look
 
-# Okabe and Ito (2008), without yellow, which is too light for lines on white. Black is kept for the headline.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-BLUE, ORANGE, GREEN, PINK, SKY, AMBER = PALETTE
-GREY = "#666666"
-# Tol's muted colours, for what is outside of the line-up.
-INDIGO, TEAL, OLIVE, WINE, PURPLE = "#332288", "#44AA99", "#999933", "#882255", "#AA4499"
+__all__ = [
+    "METHODS",
+    "NETWORKS",
+    "ONE_COLUMN",
+    "PALETTE",
+    "TWO_COLUMNS",
+    "Look",
+    "legend_below",
+    "method_look",
+    "network_look",
+    "plain_log",
+    "save_figure",
+    "shortened",
+    "style",
+]
 
 # Widths in inches: one column of a paper, and a page.
 ONE_COLUMN, TWO_COLUMNS = 3.3, 6.9
@@ -53,30 +62,6 @@ STYLE = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """Name, colour and marker of a kind of network or of a method: the same in every figure."""
-
-    label: str
-    color: str
-    marker: str
-
-
-# By the first word of an experiment's name: what the network was trained with.
-NETWORKS = {
-    "plain": Look("classical", GREY, "s"),
-    "adversarial": Look("adversarially trained", AMBER, "v"),
-    "ce": Look("1-Lipschitz, cross-entropy", SKY, "^"),
-    "hkr": Look("1-Lipschitz, HKR", ORANGE, "o"),
-    "margin": Look("1-Lipschitz, margin", BLUE, "D"),
-    "kr": Look("1-Lipschitz, KR", PINK, "P"),
-    "record": Look("1-Lipschitz, record", GREEN, "X"),
-    "spectral": Look("spectral norm", WINE, "<"),
-    "frobenius": Look("Frobenius norm", INDIGO, ">"),
-    "clip": Look("weight clipping", OLIVE, "p"),
-    "deel": Look("deel-torchlip", TEAL, "h"),
-    "orthogonium": Look("orthogonium", PURPLE, "d"),
-}
 METHODS = {
     "lipbench": Look("lipbench", ORANGE, "*"),
     "fgsm": Look("FGSM", AMBER, "v"),
@@ -91,11 +76,6 @@ METHODS = {
     "hop_skip_jump": Look("HopSkipJump", GREY, "p"),
     "transport_path": Look("transport path", AMBER, "d"),
 }
-
-
-def network_look(experiment: str) -> Look:
-    """How a network is drawn, from the name of its experiment, such as "hkr_cnn"."""
-    return NETWORKS.get(experiment.split("_", maxsplit=1)[0], Look(experiment, GREEN, "*"))
 
 
 def method_look(method: str) -> Look:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,19 +40,20 @@ class Damaged(ResultsError):
         self.files = files
 
 
-def write_manifest(folder: Path, identity: str = "") -> None:
+def write_manifest(folder: Path, identity: str = "", run: Mapping[str, Any] | None = None) -> None:
     """Writes `manifest.json` for the files that the folder holds now.
 
     Args:
         identity: fingerprint of what the run depends on.
+        run: the facts of the run (`lipbench.results.facts`).
     """
     files = {name: _entry(folder / name) for name in _present(folder)}
-    content = {"identity": identity, "files": files}
+    content = {"identity": identity, "files": files, **({"run": dict(run)} if run else {})}
     write_json(folder / MANIFEST, {**content, "sha256": _sealed(content)})
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What `write_manifest` wrote: the keys "identity" and "files"; None where the run is unfinished.
+    """What `write_manifest` wrote: the keys "identity", "files" and, of newer runs, "run"; None where it is unfinished.
 
     Raises:
         Damaged: the manifest was changed after it was written.

@@ -71,6 +71,7 @@ class Experiment:
         options: method or measure -> its configuration, part of the identity of its table.
         images: how many test images are attacked, and certified by a costly certificate.
         measures: name of a table -> what makes it, of the network and the test set: `<folder>/<name>.csv`.
+        about: the facts of the run for its manifest (`lipbench.results.facts`); part of no identity.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class Experiment:
     epsilons: Sequence[float]
     device: torch.device
     measures: Mapping[str, Measure] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
     progress: bool = True
 
@@ -107,7 +109,7 @@ class Experiment:
         self.source.check(dataset)
         data = read_back(described(dataset))
         identity = self._identity(data)
-        files = Folder(self.folder, self.network, {name: self._made_of(name) for name in self.options})
+        files = Folder(self.folder, self.network, {name: self._made_of(name) for name in self.options}, self.about)
         summary = None if self.force else files.finished(identity)
         if summary is not None:
             self.source.skipped()

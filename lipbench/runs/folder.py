@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,13 @@ class Folder:
         path: `<root>/<dataset>/<experiment>/<variant>/<seed>`.
         network: everything that the network depends on: its identity.
         made_of: method or measure that is asked for -> what its table depends on.
+        about: the facts of the run for its manifest.
     """
 
     path: Path
     network: Mapping[str, Any]
     made_of: Mapping[str, Mapping[str, Any]]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def finished(self, identity: str) -> dict[str, Any] | None:
         """The summary, where this very run is finished and none of its files was changed since; else None.
@@ -154,6 +156,6 @@ class Folder:
         else:
             report.unlink(missing_ok=True)
             images.unlink(missing_ok=True)
-        write_manifest(self.path, identity)
+        write_manifest(self.path, identity, self.about)
         check_laws(self.path, summary)
         return summary

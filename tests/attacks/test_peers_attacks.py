@@ -269,9 +269,9 @@ def test_a_missing_library_is_named_with_its_extra(library, monkeypatch):
 
 
 def test_the_command_says_what_is_missing_before_it_trains(tmp_path):
-    code = "import sys; sys.modules['foolbox'] = None; from lipbench.commands.run import main; main()"
+    code = "import sys; sys.modules['foolbox'] = None; from lipbench.commands.main import main; sys.exit(main())"
     options = ["experiment=digits08/hkr_mlp", "attack=[foolbox_ddn]", f"results={tmp_path}"]
-    answer = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=False)
+    answer = subprocess.run([sys.executable, "-c", code, "run", *options], capture_output=True, text=True, check=False)
     assert answer.returncode == 1
     assert "pip install lipbench[foolbox]" in answer.stderr
     assert "Traceback" not in answer.stderr

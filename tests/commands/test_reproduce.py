@@ -1,7 +1,6 @@
 """A finished run made again; and what threads and batch sizes change of results."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from omegaconf import OmegaConf
 import lipbench
 from lipbench import precision
 from lipbench.certificate import certify
-from lipbench.commands.reproduce import main, reproduce
+from lipbench.commands.main import main
+from lipbench.commands.reproduce import reproduce
 from lipbench.commands.run import experiment_of
 from lipbench.commands.suites import CONF
 from lipbench.data import digits
@@ -50,18 +50,13 @@ def run(tmp_path_factory) -> Path:
     return job.folder
 
 
-def command(monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["lipbench.commands.reproduce", *arguments])
-    try:
-        main()
-    except SystemExit as error:
-        return int(error.code)
-    return 0
+def command(*arguments: str) -> int:
+    return main(["reproduce", *arguments])
 
 
 def test_the_command_makes_a_run_again_and_says_that_it_is_the_same(run, tmp_path, monkeypatch, capsys):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert command(monkeypatch, f"run={run}", "progress=false", f"out={tmp_path}") == 0
+    assert command(f"run={run}", "progress=false", f"out={tmp_path}") == 0
     printed = capsys.readouterr().out
     tables = [f"bounds/{path.stem}" for path in table_paths(run)]
     assert f"{len(tables) + 1} of {len(tables) + 1} tables equal byte for byte" in printed
@@ -72,7 +67,7 @@ def test_the_command_makes_a_run_again_and_says_that_it_is_the_same(run, tmp_pat
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before, (
         "the run itself is read alone"
     )
-    assert command(monkeypatch, f"run={run}", "progress=false", f"out={tmp_path}") == 2
+    assert command(f"run={run}", "progress=false", f"out={tmp_path}") == 2
     assert "is there already" in capsys.readouterr().err
 
 
@@ -90,7 +85,7 @@ def test_what_differs_is_said_with_how_much(run, tmp_path, monkeypatch, capsys):
     with pytest.raises(Damaged, match=r"certificate\.parquet"):
         reproduce(changed, tmp_path)
     write_manifest(changed)
-    assert command(monkeypatch, f"run={changed}", "progress=false") == 1
+    assert command(f"run={changed}", "progress=false") == 1
     printed = capsys.readouterr().out
     assert f"differs  bounds/certificate: distance in 1 of {len(table)} rows, by up to {distance:.2g}" in printed
     assert "(relative 0.5)" in printed
@@ -131,7 +126,7 @@ def test_what_cannot_be_made_again_is_refused(run, tmp_path, monkeypatch, capsys
         with pytest.raises(UntrustedError, match=r"os\.system"):
             reproduce(hostile, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert command(monkeypatch, "progress=false") == 2
+    assert command("progress=false") == 2
     assert "Which run?" in capsys.readouterr().err
 
 
@@ -151,14 +146,14 @@ def test_equalities(tmp_path):
 
 
 def test_a_wrong_option_and_an_interruption_are_no_difference(monkeypatch, capsys):
-    assert command(monkeypatch, "rn=results") == 2
+    assert command("rn=results") == 2
     assert "run" in capsys.readouterr().err
 
-    def interrupted() -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lipbench.commands.reproduce.task", interrupted)
-    assert command(monkeypatch) == 130
+    monkeypatch.setattr("lipbench.commands.reproduce.configured", interrupted)
+    assert command() == 130
     assert "Interrupted" in capsys.readouterr().err
 
 

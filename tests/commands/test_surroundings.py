@@ -74,8 +74,8 @@ SETTINGS = (
 )
 # As `python -m lipbench report`, with two figures.
 REPORT = (
-    "from lipbench.commands import report; from lipbench.report import draw as r; "
-    "r.RECIPES = [one for one in r.RECIPES if one.name in ('adversarial', 'costs')]; report.main()"
+    "import sys; from lipbench.commands.main import main; from lipbench.report import draw as r; "
+    "r.RECIPES = [one for one in r.RECIPES if one.name in ('adversarial', 'costs')]; sys.exit(main())"
 )
 
 
@@ -95,7 +95,7 @@ def test_a_report_is_the_same_in_any_surroundings(tmp_path, monkeypatch, capsys)
         "PYTHONCOERCECLOCALE": "0",
     }
     done = subprocess.run(
-        [sys.executable, "-c", REPORT, f"results={tmp_path}/there"],
+        [sys.executable, "-c", REPORT, "report", f"results={tmp_path}/there"],
         env={**os.environ, **odd},
         capture_output=True,
         check=False,

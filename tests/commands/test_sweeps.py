@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -10,8 +9,10 @@ import pytest
 from helpers.runs_on_disk import make
 
 from lipbench.commands import run, status
+from lipbench.commands.main import main
+from lipbench.commands.mistakes import CommandError
 from lipbench.commands.options import check_overrides, check_results
-from lipbench.commands.suites import CommandError, expand_suites
+from lipbench.commands.suites import expand_suites
 from lipbench.commands.sweeps import planned
 from lipbench.files import read_json
 from lipbench.results import MANIFEST
@@ -116,18 +117,16 @@ def test_sigterm_is_an_interruption(monkeypatch, capsys):
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(run, "task", killed)
-    monkeypatch.setattr(sys, "argv", ["lipbench.commands.run"])
     try:
-        with pytest.raises(SystemExit) as ended:
-            run.main()
+        assert main(["run"]) == INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == INTERRUPTED
     assert "Interrupted" in capsys.readouterr().err
 
 
-def test_threads_that_are_none_are_refused(tmp_path):
-    assert "threads=0: threads is a whole number" in sweep("suite=digits08/hkr_mlp", f"results={tmp_path}", "threads=0")
+def test_threads_that_are_none_are_refused(tmp_path, capsys):
+    assert sweep("suite=digits08/hkr_mlp", f"results={tmp_path}", "threads=0") == FAILED
+    assert "threads=0: threads is a whole number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -206,13 +205,9 @@ def test_the_status_of_a_sweep_names_what_is_missing(tmp_path):
         status.states([f"results={tmp_path}", "experiment=digits08/hkr_mpl"])
 
 
-def sweep(*arguments: str) -> int | str:
-    """The exit code of the command in this process, or its last words."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["lipbench.commands.run", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            run.main()
-    return ended.value.code or 0
+def sweep(*arguments: str) -> int:
+    """The exit code of the command in this process."""
+    return main(["run", *arguments])
 
 
 def test_in_a_sweep_the_others_go_on(tmp_path, capsys, monkeypatch):
@@ -243,11 +238,9 @@ def test_in_a_sweep_the_others_go_on(tmp_path, capsys, monkeypatch):
     assert jobs.INTERRUPTED == 130
 
 
-def test_the_command_shows_the_states(tmp_path, capsys, monkeypatch):
+def test_the_command_shows_the_states(tmp_path, capsys):
     make(tmp_path, "a")
-    monkeypatch.setattr(sys, "argv", ["lipbench.commands.status", f"results={tmp_path}"])
-    status.main()
+    assert main(["status", f"results={tmp_path}"]) == 0
     assert capsys.readouterr().out == "1 runs: 1 finished.\n"
-    monkeypatch.setattr(sys, "argv", ["lipbench.commands.status", "sed=1"])
-    with pytest.raises(SystemExit, match="seed"):
-        status.main()
+    assert main(["status", "sed=1"]) == 1
+    assert "Did you mean seed?" in capsys.readouterr().err

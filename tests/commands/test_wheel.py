@@ -38,8 +38,8 @@ def test_the_wheel_holds_configuration_and_types(wheel):
     assert not [name for name in names if name.startswith(("tests", "conf"))]
     plugins = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hydra_plugins").rglob("*.py")}
     assert {name for name in names if name.startswith("hydra_plugins")} == plugins
-    templates = {path.name for path in (ROOT / "lipbench/pages/templates").iterdir()}
-    assert {name.rpartition("/")[2] for name in names if name.startswith("lipbench/pages/templates/")} == templates
+    templates = {path.name for path in (ROOT / "lipbench/report/templates").iterdir()}
+    assert {name.rpartition("/")[2] for name in names if name.startswith("lipbench/report/templates/")} == templates
 
 
 def test_the_wheel_runs_an_experiment_elsewhere(wheel, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lipbench.commands.data import main
+from lipbench.commands.main import main
 from lipbench.data import DataError, celeba, celeba_drawn
 from lipbench.data.celeba import drawn as faces_module
 from lipbench.data.celeba.check import check_celeba
@@ -250,7 +250,7 @@ def test_a_broken_file_is_named_by_the_loader_and_by_the_check(
     assert not list(official.glob("cache/*"))
     if breaks in UNSEEN:
         return
-    assert main(["celeba", "--root", str(official)]) == 1
+    assert main(["data", "celeba", "--root", str(official)]) == 1
     output = capsys.readouterr()
     assert output.err == f"CelebA is not complete in {official / 'celeba'}.\n"
     assert ("MISSING" in output.out) == (breaks in (no_attributes, no_partition, no_images, some_images, some_members))
@@ -260,11 +260,11 @@ def test_a_broken_file_is_named_by_the_loader_and_by_the_check(
 def test_the_check_explains_how_to_get_it_and_finds_all_in_order(
     official: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["celeba", "--root", str(official)]) == 0
+    assert main(["data", "celeba", "--root", str(official)]) == 0
     assert capsys.readouterr().out.count("in order") == 3
     pack(official / "celeba")
-    assert main(["celeba", "--root", str(official)]) == 0
-    assert main(["celeba", "--root", str(official / "nowhere")]) == 1
+    assert main(["data", "celeba", "--root", str(official)]) == 0
+    assert main(["data", "celeba", "--root", str(official / "nowhere")]) == 1
     output = capsys.readouterr().out
     assert output.count("MISSING") == 3
     assert "mmlab.ie.cuhk.edu.hk" in output
@@ -379,16 +379,16 @@ def test_a_stop_while_drawing_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(faces_module, "draw", stops)
-    assert main(["celeba_drawn", "--number", "20", "--root", str(tmp_path)]) == 130
+    assert main(["data", "celeba_drawn", "--number", "20", "--root", str(tmp_path)]) == 130
     assert "Interrupted" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
 
 def test_the_command_draws_and_says_that_it_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["celeba_drawn", "--number", "10", "--seed", "3", "--root", str(tmp_path)]
-    assert main(arguments) == 0
+    assert main(["data", *arguments]) == 0
     assert "drawn faces, no photographs" in capsys.readouterr().out
     assert celeba_drawn("Smiling", root=tmp_path, size=8, progress=False).shape == (3, 8, 8)
-    assert main(["celeba_drawn", "--number", "11", "--root", str(tmp_path)]) == 1
+    assert main(["data", "celeba_drawn", "--number", "11", "--root", str(tmp_path)]) == 1
     with pytest.raises(FileNotFoundError, match=r"Draw them \(anew\): make data DATA=celeba_drawn"):
         celeba_drawn("Smiling", root=tmp_path / "nowhere")

@@ -14,7 +14,7 @@ import torch
 from helpers import cifar_files as files
 from PIL import Image
 
-from lipbench.commands.data import main
+from lipbench.commands.main import main
 from lipbench.data import DataError, cifar10, cifar10_jpeg, cifar100
 from lipbench.data.cifar.jpeg_edition import ARCHIVE, make_cifar10_jpeg
 from lipbench.data.cifar.reader import COLLECTIONS
@@ -46,11 +46,11 @@ def test_the_archive_comes_where_it_is_looked_for_and_only_once(
 ) -> None:
     address, asked = serve(server)
     root, archive = tmp_path / "new" / "root", COLLECTIONS[name].forms[0].archive
-    assert main([name, "--root", str(root), "--mirror", address]) == 0
+    assert main(["data", name, "--root", str(root), "--mirror", address]) == 0
     assert len(read(root=root).test) == COLLECTIONS[name].test
     assert [path.name for path in root.iterdir()] == [archive]
     assert f"{root / archive}: fetched" in capsys.readouterr().out
-    assert main([name, "--root", str(root), "--mirror", address]) == 0
+    assert main(["data", name, "--root", str(root), "--mirror", address]) == 0
     assert asked == [f"/{archive}"]
     assert "already there and valid, kept" in capsys.readouterr().out
 
@@ -87,7 +87,7 @@ def test_when_all_mirrors_fail_there_is_one_paragraph_and_no_file(
     (server / archive).write_bytes(b"<html>a login page</html>")
     wrong, _ = serve(server)
     root = tmp_path / "root"
-    assert main(["cifar10", "--root", str(root), "--mirror", DEAD, "--mirror", wrong]) == 1
+    assert main(["data", "cifar10", "--root", str(root), "--mirror", DEAD, "--mirror", wrong]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith(f"{archive} could not be fetched from any mirror: {DEAD}{archive} (")
     assert f"{wrong}{archive} (" in message
@@ -139,7 +139,7 @@ def test_the_layout_is_made_once_and_holds_the_images_in_another_order(
     root = jpegs(drawn(20, 5))
     with pytest.raises(FileNotFoundError, match="make data DATA=cifar10_jpeg"):
         cifar10_jpeg(root=root)
-    assert main(["cifar10_jpeg", "--root", str(root)]) == 0
+    assert main(["data", "cifar10_jpeg", "--root", str(root)]) == 0
     dataset = cifar10_jpeg(root=root)
     assert (dataset.name, dataset.classes) == ("cifar10_jpeg", files.CLASSES)
     assert [path.name for path in (root / "cifar10_jpeg").iterdir()] == ["cifar-10-batches-bin"]
@@ -150,7 +150,7 @@ def test_the_layout_is_made_once_and_holds_the_images_in_another_order(
     assert dataset.test.labels.tolist() == (np.arange(50) // 5)[order].tolist()
     assert (blues - torch.from_numpy(5 * (np.arange(50) % 5)[order])).abs().max() <= 4
     (root / ARCHIVE).unlink()
-    assert main(["cifar10_jpeg", "--root", str(root)]) == 0
+    assert main(["data", "cifar10_jpeg", "--root", str(root)]) == 0
     output = capsys.readouterr().out
     assert output.count(": made") == 1
     assert output.count("valid, kept") == 1
@@ -175,7 +175,7 @@ def test_a_broken_archive_of_jpeg_files_leaves_nothing_behind(
     with pytest.raises(DataError, match=message):
         make_cifar10_jpeg(root)
     assert not list(root.glob("cifar10_jpeg/*"))
-    assert main(["cifar10_jpeg", "--root", str(root)]) == 1
+    assert main(["data", "cifar10_jpeg", "--root", str(root)]) == 1
     assert "Traceback" not in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ from helpers.runs_on_disk import make
 from joblib import Parallel
 
 from lipbench.commands import report
+from lipbench.commands.main import main
 from lipbench.files import ResultsError
 from lipbench.report import draw as report_figures
 from lipbench.results import write_manifest
@@ -64,12 +65,9 @@ def test_temporary_files_of_a_killed_report_are_removed_when_they_are_old(tmp_pa
 
 
 def test_an_interrupted_report_says_so(monkeypatch, capsys):
-    def interrupted() -> None:
+    def interrupted(cfg: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "task", interrupted)
-    monkeypatch.setattr("sys.argv", ["lipbench.commands.report"])
-    with pytest.raises(SystemExit) as ended:
-        report.main()
-    assert ended.value.code == 130
+    monkeypatch.setattr(report, "_report", interrupted)
+    assert main(["report"]) == 130
     assert "Interrupted" in capsys.readouterr().err

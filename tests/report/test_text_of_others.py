@@ -18,7 +18,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 from PIL import Image
 
-from lipbench.commands import status
+from lipbench.commands.main import main
 from lipbench.escapes import csv, escaped, markdown, printable, say
 from lipbench.figures import lettering, save_figure
 from lipbench.figures.style import style
@@ -131,12 +131,11 @@ def test_latex_escapes_names(told):
     assert not re.search(r"(?<!\\)[$#]", text.replace(r"$\varepsilon$", ""))
 
 
-def test_status_prints_no_commands_to_the_terminal(tmp_path, monkeypatch, capsys):
+def test_status_prints_no_commands_to_the_terminal(tmp_path, capsys):
     folder = make(tmp_path, "net")
     (folder / "manifest.json").unlink()
     write_json(folder / "error.json", {"type": "\x1b]0;owned\x07", "message": "\x1b[31mred\u202e"})
-    monkeypatch.setattr("sys.argv", ["lipbench.commands.status", f"results={tmp_path}"])
-    status.main()
+    main(["status", f"results={tmp_path}"])
     printed = capsys.readouterr().out
     assert r"\x1b]0;owned\x07: \x1b[31mred\u202e" in printed
     assert "\x1b" not in printed

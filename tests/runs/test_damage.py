@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 import lipbench
-from lipbench.commands import report, status
+from lipbench.commands.main import main
 from lipbench.commands.suites import CONF
 from lipbench.data import Dataset, Split
 from lipbench.files import ResultsError, read_json, write_json
@@ -190,15 +190,6 @@ def test_the_identity_of_a_model_covers_buffers_that_are_not_saved(tmp_path, mon
     assert one["weights"] != two["weights"]
 
 
-def said(monkeypatch, module, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
-    try:
-        module.main()
-    except SystemExit as error:
-        return 0 if error.code is None else error.code if isinstance(error.code, int) else 1
-    return 0
-
-
 def too_large(model, x, y):
     return torch.full((len(x),), 3.0, dtype=torch.float64)
 
@@ -234,9 +225,9 @@ def test_a_broken_law_is_said_by_every_command(law, tmp_path, monkeypatch, capsy
         assert not (job.folder / ERROR).exists()
     (found,) = find_runs(tmp_path).finished
     assert "VIOLATED" in found.violation
-    assert said(monkeypatch, status, f"results={tmp_path}") == 1
+    assert main(["status", f"results={tmp_path}"]) == 1
     assert "1 violated" in capsys.readouterr().out
-    assert said(monkeypatch, report, f"results={tmp_path}", "figures=false") == 1
+    assert main(["report", f"results={tmp_path}", "figures=false"]) == 1
     assert "VIOLATED" in capsys.readouterr().err
     # A summary that says that all is well is damaged; where the manifest agrees with it, the tables still tell.
     summary = read_json(job.folder / "summary.json")

@@ -1,0 +1,83 @@
+"""What a run is: its command, its overrides, its label and its look, kept in its manifest."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lipbench.files import read_config, read_json
+from lipbench.results.layout import run_key
+from lipbench.results.looks import network_look
+from lipbench.results.manifest import read_manifest
+
+# The name of a long variant ends in a hash: its overrides cannot be read from it.
+CUT = re.compile(r"-[0-9a-f]{16}$")
+
+
+def run_facts(folder: Path) -> dict[str, Any]:
+    """The facts of a run.
+
+    Returns:
+        command: the command line that makes it, such as "lipbench run experiment=digits08/hkr_mlp seed=0"; "" where it
+            is not known. Paths, the device and the results folder are not part of it.
+        overrides: the options that make its network another than the experiment's, as "name=value".
+        label: its name in figures and tables, such as "hkr_mlp, loss.margin=2".
+        look: kind (what the network was trained with, such as "hkr"), name, color and marker.
+
+    Raises:
+        Damaged: the manifest was changed after the run.
+        ResultsError: another file of the run cannot be read.
+    """
+    stored = (read_manifest(folder) or {}).get("run")
+    return dict(stored) if isinstance(stored, dict) else _derived(folder)
+
+
+def facts_of(experiment: str, command: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """The facts of a new run, for its manifest.
+
+    Args:
+        experiment: its name without its data set.
+        command: the words of the command line.
+        overrides: as in `run_facts`.
+    """
+    look = network_look(experiment)
+    return {
+        "command": shlex.join(command),
+        "overrides": list(overrides),
+        "label": ", ".join([experiment, *overrides]),
+        "look": {
+            **{"kind": experiment.partition("_")[0], "name": look.label},
+            **{"color": look.color, "marker": look.marker},
+        },
+    }
+
+
+def _derived(folder: Path) -> dict[str, Any]:
+    """The facts of a run whose manifest lacks them, from its folder's name, its configuration and its summary."""
+    key = run_key(folder)
+    path, summary = folder / "config.yaml", folder / "summary.json"
+    source = read_json(summary).get("source") if summary.exists() else None
+    if source is not None:
+        words = ["lipbench", "evaluate", f"model={source}", f"dataset={key['dataset']}", f"name={key['experiment']}"]
+        return facts_of(key["experiment"], words, [])
+    variant = str(key["variant"])
+    if CUT.search(variant):
+        return {**facts_of(key["experiment"], [], []), "label": f"{key['experiment']}, {variant}"}
+    overrides = _overrides(variant, read_config(path) if path.exists() else {})
+    words = ["lipbench", "run", f"experiment={key['dataset']}/{key['experiment']}", f"seed={key['seed']}"]
+    return facts_of(key["experiment"], [*words, *overrides], overrides)
+
+
+def _overrides(variant: str, configuration: Any) -> list[str]:
+    """The overrides that a variant is named by. The configuration has the lists: the folder's name has no brackets."""
+    found = []
+    for text in [] if variant == "default" else re.split(r",(?=[A-Za-z_][\w.]*=)", variant):
+        key, _, value = text.partition("=")
+        node = configuration
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if "." in key and isinstance(node, list):
+            value = "[" + ",".join(map(str, node)) + "]"
+        found.append(f"{key}={value}")
+    return found
