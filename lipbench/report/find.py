@@ -10,6 +10,7 @@ from lipbench.report.checks import POSITIVE, SHARE, Check, are_flags, is_count, 
 from lipbench.report.columns import COLUMNS
 from lipbench.results import MANIFEST, LawViolation, check_laws, read_summary, run_folders, run_key
 from lipbench.results.flags import Flag
+from lipbench.results.layout import check_seed
 from lipbench.results.runs import Problem, Run, Runs
 
 # Entries of a summary that are no columns. Summaries of other kinds of runs, and older ones, lack some of these.
@@ -75,6 +76,7 @@ def _run(folder: Path) -> Run:
         summary = read_summary(folder)
         if summary is None:
             raise ResultsError(f"unfinished: it has no {MANIFEST}. Run it again.")
+        check_seed(folder, summary)
         summary, flags = checked(summary, key)
         try:
             check_laws(folder, summary, quick=True)

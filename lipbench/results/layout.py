@@ -5,19 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from lipbench.escapes import printable
+from lipbench.files import ResultsError, read_json
 
 RUN_COLUMNS = ["dataset", "experiment", "variant", "seed"]
 # The committed results: a checkout has them, an installed package does not.
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+# Names the files of a finished run (see `lipbench.results.manifest`).
+MANIFEST = "manifest.json"
 # Of tables of bounds. The second is that of older versions, which is read but not written.
 SUFFIXES = (".parquet", ".csv")
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Every run under `root`, or `root` itself if it is one: the folders that hold tables."""
+    """Every run under `root`, or `root` itself if it is one: the folders that hold tables, or a manifest that names
+    some.
+    """
     found = []
-    for folder, inside, _ in os.walk(root):
-        if "bounds" in inside and table_paths(Path(folder)):
+    for folder, inside, files in os.walk(root):
+        if MANIFEST in files or ("bounds" in inside and table_paths(Path(folder))):
             found.append(Path(folder))
             inside.clear()  # no run lies in another
     return sorted(found)
@@ -30,6 +35,23 @@ def run_key(folder: Path) -> dict[str, Any]:
     parts = tuple(printable(part) for part in folder.resolve().parts[-4:])
     seed: Any = int(parts[-1]) if parts[-1].isdecimal() else parts[-1]
     return dict(zip(RUN_COLUMNS, (*parts[:-1], seed), strict=True))
+
+
+def check_seed(folder: Path, summary: Any = None) -> None:
+    """Whether a finished run lies in the folder of its own seed.
+
+    Args:
+        summary: as in `summary.json`; None: it is read.
+
+    Raises:
+        ResultsError: it is a copy of the run of another seed.
+    """
+    path = folder / "summary.json"
+    if summary is None and path.is_file():
+        summary = read_json(path)
+    made, lies = summary.get("seed") if isinstance(summary, dict) else None, run_key(folder)["seed"]
+    if type(made) is int and type(lies) is int and made != lies:
+        raise ResultsError(f"{folder} holds a copy of the run of seed {made}. Remove it: a copy is no run of its own.")
 
 
 def run_folder_of(root: Path, experiment: str, variant: str, seed: int) -> Path:

@@ -15,9 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from lipbench.files import ResultsError, digest, read_json, write_json
-from lipbench.results.layout import SUFFIXES
+from lipbench.results.layout import MANIFEST, SUFFIXES
 
-MANIFEST = "manifest.json"
 # Files of a run besides its tables. A run has those that its methods and its kind of network make.
 FILES = (
     *("config.yaml", "data.json", "environment.json", "model.json", "model.safetensors", "network.json"),
@@ -65,7 +64,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     except (ResultsError, OSError, LookupError, AttributeError, TypeError):
         held = seal = None
-    if held is None or seal != _sealed(held) or not all(map(_is_inside, held.get("files", [None]))):
+    if held is None or seal != _sealed(held) or not _is_manifest(held):
         raise Damaged(folder, {MANIFEST: "was changed after the run"})
     manifest: dict[str, Any] = held
     return manifest
@@ -144,6 +143,17 @@ def _wrong(path: Path, entry: dict[str, Any] | None, since: int) -> str:
 def _written(found: os.stat_result) -> int:
     """When a file was last written, copied or moved, in nanoseconds: a copy may keep the time of its content alone."""
     return max(found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _is_manifest(held: Mapping[str, Any]) -> bool:
+    """Whether a manifest says what one says: anybody can seal another content."""
+    files = held.get("files")
+    return (
+        isinstance(held.get("identity"), str)
+        and isinstance(files, dict)
+        and all(map(_is_inside, files))
+        and all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values())
+    )
 
 
 def _is_inside(name: Any) -> bool:

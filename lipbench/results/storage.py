@@ -5,6 +5,7 @@ not stored, but derived when the file is read. Metadata of a file: `schema_versi
 rows are derived, `pixels` (numbers in an image). Older versions wrote `bounds/<method>.csv`, which is read as well.
 """
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lipbench.files import ResultsError, atomic, write_json
-from lipbench.results.layout import RUN_COLUMNS, run_folders, run_key, table_paths
+from lipbench.results.layout import RUN_COLUMNS, check_seed, run_folders, run_key, table_paths
 from lipbench.results.manifest import MANIFEST, verify_tables
 from lipbench.results.table import COLUMNS, NORMS, SIDES, radii
 
@@ -39,7 +40,8 @@ ROWS = 2**24
 
 
 def write_bounds(folder: Path, table: pd.DataFrame, identity: Mapping[str, Any]) -> Path:
-    """Writes `bounds/<method>.parquet` and, before it, `bounds/<method>.json` with what the table depends on.
+    """Writes `bounds/<method>.parquet` and, before it, `bounds/<method>.json` with what the table depends on and its
+    SHA-256: a run that was stopped has no manifest yet, and its tables can be checked all the same.
 
     The same table gives the same bytes, with one version of pyarrow.
 
@@ -50,10 +52,14 @@ def write_bounds(folder: Path, table: pd.DataFrame, identity: Mapping[str, Any])
     path = folder / "bounds" / f"{method}.parquet"
     stored, pixels = _stored(_arrow(table))
     facts = {"schema_version": SCHEMA_VERSION, "rows": len(table), **({"pixels": pixels} if pixels else {})}
-    write_json(path.with_suffix(".json"), dict(identity))
-    with atomic(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **FORMAT) as writer:
+    content = BytesIO()
+    with pq.ParquetWriter(content, SCHEMA, **FORMAT) as writer:
         writer.write_table(stored)
         writer.add_key_value_metadata({key: str(value) for key, value in facts.items()})
+    sha256 = hashlib.sha256(content.getvalue()).hexdigest()
+    write_json(path.with_suffix(".json"), {**identity, "sha256": sha256})
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.getvalue())
     return path
 
 
@@ -95,6 +101,7 @@ def read(root: str | Path) -> pd.DataFrame:
         if verify_tables(folder) is None:
             warnings.warn(f"{folder} is left out: it has no {MANIFEST}, so the run is unfinished.", stacklevel=2)
             continue
+        check_seed(folder)
         keys.append(run_key(folder))
         tables.append(_of_run(folder))
     if not tables:

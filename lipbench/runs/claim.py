@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lipbench.files import ResultsError, differences, read_config, read_json, write_text
+from lipbench.files import ResultsError, differences, digest, read_config, read_json, write_text
 from lipbench.results import MANIFEST, Damaged, as_json, damage, read_manifest, table_paths
 from lipbench.runs.identity import read_back
 from lipbench.runs.lock import LOCK
@@ -48,10 +48,11 @@ class Claim:
         """
         try:
             manifest = read_manifest(folder)
-        except Damaged:
-            manifest = None  # its tables are still checked one by one
+        except Damaged as error:
+            advice = "Restore it from a copy, or delete it: the run is then checked table by table and finished again."
+            raise Damaged(folder, error.files, advice) from None
         if manifest is None:
-            return cls(folder, trained)
+            return cls(folder, trained, broken=_changed_tables(folder))
         broken = damage(folder, manifest)
         strange = {name: why for name, why in broken.items() if name not in manifest["files"]}
         if strange:
@@ -149,6 +150,17 @@ class Claim:
         for name, text in missing.items():
             write_text(self.folder / name, text)
         (self.folder / MANIFEST).unlink(missing_ok=True)
+
+
+def _changed_tables(folder: Path) -> dict[str, str]:
+    """Name of each table of an unfinished run that is not as it was written -> what is wrong with it."""
+    found = {}
+    for table in table_paths(folder):
+        record = table.with_suffix(".json")
+        held = read_json(record) if record.exists() else None
+        if isinstance(held, dict) and held.get("sha256", digest(table)) != digest(table):
+            found[table.relative_to(folder).as_posix()] = "has another content than the run wrote"
+    return found
 
 
 def empty(folder: Path) -> None:

@@ -14,6 +14,7 @@ from lipbench.data import Dataset, Split
 from lipbench.files import ResultsError, read_json, write_json, write_text
 from lipbench.images import images_at_once, pixels
 from lipbench.layers import BakingError, bake_closely
+from lipbench.modules import weights_hash
 from lipbench.precision import float32_products
 from lipbench.runs.artifacts import add_cost, read_costs
 from lipbench.runs.environment import environment
@@ -61,6 +62,12 @@ class Trained:
         if trained:
             _checkpoint(run).unlink(missing_ok=True)  # left by a kill just after the weights were written
             model = rebuild(recipe, run.folder).to(run.device)
+            held = read_json(run.folder / "network.json").get("weights")
+            if held is not None and held != weights_hash(model.state_dict()):
+                raise ResultsError(
+                    f"{run.folder / 'model.safetensors'} holds other weights than the training made. Only a new "
+                    "training makes them: restore the file from a copy, or use force=true to make the run again."
+                )
             write_json(run.folder / "model.json", recipe)
             _add_cost(run, dataset)
             return model
@@ -69,7 +76,7 @@ class Trained:
         write_text(run.folder / "history.csv", pd.DataFrame(history).to_csv(index=False, lineterminator="\n"))
         change = _bake(model, dataset.validation)
         write_json(run.folder / "environment.json", environment(run.device))
-        write_json(run.folder / "network.json", {"bake_change": change})
+        write_json(run.folder / "network.json", {"bake_change": change, "weights": weights_hash(model.state_dict())})
         _add_cost(run, dataset)
         save(model, recipe, run.folder)
         _checkpoint(run).unlink(missing_ok=True)
@@ -103,7 +110,7 @@ class Trained:
         """What a comparison of constructions needs: which one it is, how it did on the validation set, its speed."""
         history = pd.read_csv(run.folder / "history.csv")
         return {
-            **read_json(run.folder / "network.json"),
+            "bake_change": read_json(run.folder / "network.json")["bake_change"],
             "construction": str(run.network["constraint"]["_target_"]).rpartition(".")[2],
             "validation_certified_accuracy": float(history["certified_accuracy"].iloc[-1]),
             "validation_epsilon": float(run.network["training"].get("epsilon", 0.5)),

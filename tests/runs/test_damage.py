@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -24,6 +25,7 @@ from lipbench.files import ResultsError, read_json, write_json
 from lipbench.interop.load import load_model
 from lipbench.report import find_runs
 from lipbench.results import MANIFEST, Damaged, LawViolation, read_manifest, read_table, verify, write_manifest
+from lipbench.runs.claim import Claim
 from lipbench.runs.errors import ERROR
 from lipbench.runs.identity import described
 from lipbench.runs.outcome import FAILED, FINISHED, attempt
@@ -77,6 +79,7 @@ def test_a_run_makes_again_what_it_can_and_refuses_the_rest_by_name(run):
         with damage.damaged(run, name, kinds[number % len(kinds)], generator):
             outcomes[name] = damage.check_run(run)
     trained = {"model.safetensors", "history.csv", "network.json", "environment.json"}
+    outcomes.pop(MANIFEST, None)  # refused where it is damaged, made again where it is missing
     assert {name for name, outcome in outcomes.items() if outcome == "found"} == trained
     assert {outcome for name, outcome in outcomes.items() if name not in trained} == {"made again"}
     with (
@@ -246,3 +249,50 @@ def test_a_check_is_quick(run):
     assert before["files"]["bounds/fgm.parquet"]["rows"] == len(read_table(run.folder / "bounds/fgm.parquet"))
     assert attempt("a", run.folder, "again", run.job.run).code == FINISHED
     assert json.loads((run.folder / MANIFEST).read_text()) == before, "a finished run is not written again"
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    """A folder of the run that a test may change."""
+    return shutil.copytree(run.folder, tmp_path.joinpath(*run.folder.parts[-4:]))
+
+
+def test_a_run_without_its_manifest_is_checked_table_by_table(copy: Path) -> None:
+    """What was stopped has no manifest yet: a table that was changed since is made again, other weights are refused."""
+    table = next(copy.glob("bounds/*.parquet"))
+    before = table.read_bytes()
+    (copy / MANIFEST).unlink()
+    table.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+    assert Claim.of(copy, ()).broken == {f"bounds/{table.name}": "has another content than the run wrote"}
+    assert f"bounds/{table.name}" in Claim.of(copy, ()).remade
+    table.write_bytes(before)
+    assert Claim.of(copy, ()).broken == {}
+
+
+def test_a_manifest_that_cannot_be_read_is_refused(copy: Path) -> None:
+    (copy / MANIFEST).write_text("{")
+    with pytest.raises(Damaged, match="delete it"):
+        Claim.of(copy, ())
+
+
+@pytest.mark.parametrize(
+    "content", [{"files": None, "identity": ""}, {"files": {"a": 3}, "identity": ""}, {"files": {}}]
+)
+def test_a_sealed_manifest_of_another_content_is_refused(copy: Path, content: dict) -> None:
+    sealed = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (copy / MANIFEST).write_text(json.dumps({**content, "sha256": sealed}))
+    with pytest.raises(Damaged, match=MANIFEST):
+        read_manifest(copy)
+
+
+def test_a_copy_is_no_run_of_another_seed(copy: Path) -> None:
+    shutil.copytree(copy, copy.with_name("7"))
+    with pytest.raises(ResultsError, match="copy of the run of seed"):
+        lipbench.read(copy.with_name("7"))
+    assert "copy of the run of seed" in find_runs(copy.parents[3]).problems[0].why
+
+
+def test_a_run_whose_tables_are_gone_is_damaged(copy: Path) -> None:
+    shutil.rmtree(copy / "bounds")
+    with pytest.raises(Damaged, match="is missing"):
+        lipbench.read(copy)
