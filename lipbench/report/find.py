@@ -76,8 +76,9 @@ def _run(folder: Path) -> Run:
         summary = read_summary(folder)
         if summary is None:
             raise ResultsError(f"unfinished: it has no {MANIFEST}. Run it again.")
-        check_seed(folder, summary)
-        summary, flags = checked(summary, key)
+        made = summary
+        summary, flags = checked(made, key)
+        check_seed(folder, made)
         try:
             check_laws(folder, summary, quick=True)
             summary["violations"] = 0
