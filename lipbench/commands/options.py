@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def check_overrides(arguments: Sequence[str], config: str) -> None:
     overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a.startswith("~")]
     for override in overrides:
         key, _, values = override.partition("=")
+        _check_choice(override)
         if key == "experiment":
             for value in values.split(","):
                 if experiments(value) and value not in experiments():
@@ -54,6 +56,23 @@ def check_overrides(arguments: Sequence[str], config: str) -> None:
             raise CommandError(str(error)) from None
         except (HydraException, OmegaConfBaseException, ConfigCompositionException) as error:
             raise CommandError(_answer(str(error), compose(config))) from None
+
+
+def _check_choice(override: str) -> None:
+    """
+    Raises:
+        CommandError: null or a number for a group of conf/, which Hydra answers by an error of its own code.
+    """
+    group = override.partition("=")[0].lstrip("+")
+    if group not in {path.name for path in CONF.iterdir() if path.is_dir()}:
+        return
+    for one in _values(override):
+        with suppress(HydraException):  # what cannot be read is answered when it is composed
+            if not isinstance(OverridesParser.create().parse_override(one).value(), str | list):
+                several = group in ("attack", "certificate", "measure")
+                names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+                kind = f"names in brackets; for none {group}=[]" if several else "a name"
+                raise CommandError(f"{one}: {group} is {kind}. There are: {names}.")
 
 
 def check_results(arguments: Sequence[str]) -> None:
