@@ -125,8 +125,7 @@ def decoded(
 ) -> Tensor:
     """The pictures as one mapped tensor [N, C, H, W] (see `cached`), decoded in parallel the first time.
 
-    Threads do it: Pillow decodes and resizes outside of Python's lock, and threads need neither copies of the
-    interpreter nor pixels sent between them.
+    Threads do it: Pillow works outside of Python's lock, and threads send no pixels between them.
 
     Args:
         pictures: at least one, in the order of the splits.
@@ -157,9 +156,8 @@ def decoded(
             write(start, images)
             return len(part)
 
-        starts = range(0, shape[0], CHUNK)
         with tqdm(total=shape[0], desc=f"{name}: decoding", unit="image", disable=None if progress else True) as bar:
-            for count in in_threads(chunk, starts, workers):
+            for count in in_threads(chunk, range(0, shape[0], CHUNK), workers):
                 bar.update(count)
         if bad:
             raise DataError(_bad_pictures(bad, shape[0]))
