@@ -130,8 +130,7 @@ def arrays(
             cache,
             counts_of(parts),
         )
-    names = classes or [str(label) for label in range(int(labels.max()) + 1)]
-    return in_parts(name, [str(one) for one in names], images, labels, parts)
+    return in_parts(name, [str(one) for one in classes or range(int(labels.max()) + 1)], images, labels, parts)
 
 
 @contextmanager
