@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lipbench.modules import tensors
+from lipbench.modules import exactly, tensors
 
 # The precisions in which distances are measured. Others are too coarse.
 FINE = (torch.float32, torch.float64)
@@ -49,13 +49,23 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
     """The logits [N, K] of copies of the images, which a first layer with inplace=True would overwrite.
 
     Raises:
-        ValueError: the model refuses the images, or does not return a tensor of N rows in float32 or float64.
+        ValueError: the model refuses the images, or does not return a plain tensor of N rows in float32 or float64.
     """
     logits = _answer(model, x)
     if not isinstance(logits, Tensor):
         raise ValueError(
             f"A classifier gives a tensor of logits [N, K]; this one a {type(logits).__name__}. Wrap it in a module "
             "that returns the logits alone, as a tensor."
+        )
+    if not exactly(logits, Tensor, nn.Parameter) or not _is_dense(logits):
+        raise ValueError(
+            f"A classifier gives its logits [N, K] as a plain, dense tensor; this one {described(logits)}. Wrap it in "
+            "a module that returns one, such as logits.to_dense() or logits.as_subclass(torch.Tensor)."
+        )
+    if not logits.is_floating_point():
+        raise ValueError(
+            f"The model returns {logits.dtype}; logits are floats. Give the scores before argmax or rounding, as real "
+            "numbers."
         )
     if logits.dtype not in FINE:
         raise ValueError(f"The model computes in {logits.dtype}, too coarse for distances: judge model.float().")
@@ -120,13 +130,14 @@ def checked_radii(name: str, returned: Any, count: int) -> Tensor:
     found = _tensor(returned)
     if found is None or found.shape != (count,) or found.dtype == torch.bool or found.is_complex():
         raise _unexpected("certificate", name, returned, count)
+    found = found.double()  # before it is compared, which torch cannot do with every kind of integer
     bad = (~(found >= 0)).nonzero()[:, 0]
     if len(bad):
         raise ValueError(
             f"The certificate {name} returned radii that are negative or NaN for {len(bad)} of {count} images, the "
             f"first is image {int(bad[0])}: {float(found[bad[0]]):g}. {EXPECTED['certificate']}"
         )
-    return found.double()
+    return found
 
 
 def checked_images(name: str, returned: Any, x: Tensor) -> Tensor:
@@ -174,6 +185,9 @@ def told(error: BaseException) -> str:
 def described(value: Any) -> str:
     """What a value is, for messages: its type, and the shape and dtype where it has them."""
     kind = f"a {type(value).__name__}"
+    if isinstance(value, Tensor) and not _is_dense(value):  # a nested one has no shape
+        how = "nested" if value.is_nested else "quantized" if value.is_quantized else "meta" if value.is_meta else ""
+        return f"{kind}, {how or value.layout}"
     if isinstance(value, Tensor | np.ndarray):
         return f"{kind} of shape {list(value.shape)} and dtype {value.dtype}"
     return f"{kind} of length {len(value)}" if isinstance(value, list | tuple) else kind
@@ -204,9 +218,12 @@ def _tensor(value: Any) -> Tensor | None:
             value = torch.from_numpy(np.array(value))  # a copy: arrays can be read-only, or stored backwards
     except Exception:  # ragged lists, strings, objects: numpy and torch raise many kinds
         return None
-    if not isinstance(value, Tensor) or value.is_quantized or value.is_meta or value.layout != torch.strided:
-        return None
-    return value.detach()
+    return value.detach() if isinstance(value, Tensor) and _is_dense(value) else None
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor has a number at each place of its shape."""
+    return not (tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided)
 
 
 def _place(error: BaseException) -> str:

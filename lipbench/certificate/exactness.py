@@ -19,6 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from lipbench.modules import exactly
 
@@ -94,8 +97,8 @@ def strange(tensor: Tensor) -> str:
 
 
 def unknown(module: nn.Module) -> Unbounded | None:
-    """Why this module is not what its type says, or None: hooks, a method of its own or replaced on its class, a live
-    parametrization, tensors that are not plain, an option that is NaN, training mode.
+    """Why this module is not what its type says, or None: hooks, an active mode of torch, a method of its own or
+    replaced on its class, a live parametrization, tensors that are not plain, an option that is NaN, training mode.
     """
     if isinstance(module, torch.jit.ScriptModule | fx.GraphModule):
         return None  # no rule is for them, whatever else they are
@@ -119,6 +122,11 @@ def _disguised(module: nn.Module) -> Unbounded | None:
         return Unbounded(f"its {[*lying, '__dict__'][0]} is not a plain dictionary", "construct the layer anew")
     if any(own[name] for name in HOOKS) or any(getattr(torch_module, f"_global{name}") for name in HOOKS[:2]):
         return Unbounded("it has a hook, which may change what it computes", "remove the hook")
+    modes = [*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()]
+    # `torch.set_default_device` is a mode as well; it only says where new tensors lie.
+    strangers = [type(mode).__name__ for mode in modes if not exactly(mode, DeviceContext)]
+    if strangers:
+        return Unbounded(f"a mode of torch functions is active: {strangers[0]}", "certify the model outside of it")
     replaced = replaced_code(type(module))
     return Unbounded(f"{replaced} was replaced, for all layers", PLAIN) if replaced else None
 

@@ -27,7 +27,11 @@ LEAST: dict[str, float] = {
     **{"seed": 0, "images": 1, "batch_size": 1, "threads": 1, "processes": 1},
     **{"epsilons": 0, "training.epochs": 1, "training.batch_size": 1, "training.epsilon": 0},
 }
+# Whole numbers below this in size are those of numpy and torch.
+LARGEST = 2**63
 LISTS = (Sequence, list, tuple, Collection, Iterable)
+# Characters of a wrong value in a message.
+SHOWN = 200
 WORDS = {
     **{int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"},
     Callable: "a function",
@@ -84,9 +88,15 @@ def _of_kind(name: str, value: Any, kind: Any) -> Any:
         numbers = taken if isinstance(taken, list) else [taken]
         if least is not None and any(isinstance(n, int | float) and n < least for n in numbers):
             raise TypeError
+        if name == "results" and not str(taken).strip():
+            raise OptionError("results= is empty: give the folder of the results, such as results=results/runs.")
     except TypeError:
         limit = "" if least is None else f", {least} or more"
-        raise OptionError(f"{name}={value}: {name} is {_words(kind)}{limit}.") from None
+        if type(value) in (int, float) and LARGEST <= abs(value) < math.inf:
+            limit += ", less than 2^63"
+        shown = f"{value}"
+        shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+        raise OptionError(f"{name}={shown}: {name} is {_words(kind)}{limit}.") from None
     return taken
 
 
@@ -106,12 +116,13 @@ def _taken(value: Any, kind: Any) -> Any:
     if origin in (str, Path) and type(value) in (str, int, float):
         return str(value)
     if origin is int and type(value) is float and value.is_integer():
-        return int(value)
+        value = int(value)
+    small = type(value) is int and abs(value) < LARGEST  # a larger one overflows, here or in what gets it
     fits = {
         bool: type(value) is bool,
         NoneType: value is None,
-        int: type(value) is int,
-        float: type(value) in (int, float) and math.isfinite(value),
+        int: small,
+        float: small or (type(value) is float and math.isfinite(value)),
         Literal: value in arguments,
         Mapping: isinstance(value, Mapping),
         dict: isinstance(value, Mapping),

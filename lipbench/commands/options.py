@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def check_overrides(arguments: Sequence[str], config: str) -> None:
     overrides = [a for a in arguments if ("=" in a and not a.startswith("-")) or a.startswith("~")]
     for override in overrides:
         key, _, values = override.partition("=")
+        _check_choice(override)
         if key == "experiment":
             for value in values.split(","):
                 if experiments(value) and value not in experiments():
@@ -153,6 +155,23 @@ def _answer(message: str, overrides: Sequence[str], config: str) -> str:
 
 def _has(node: Any, key: str) -> bool:
     return isinstance(node, DictConfig) and key in node
+
+
+def _check_choice(override: str) -> None:
+    """
+    Raises:
+        CommandError: null or a number for a group of conf/, which Hydra answers by an error of its own code.
+    """
+    group = override.partition("=")[0].lstrip("+")
+    if group not in {path.name for path in CONF.iterdir() if path.is_dir()}:
+        return
+    for one in _values(override):
+        with suppress(HydraException):  # what cannot be read is answered when it is composed
+            if not isinstance(OverridesParser.create().parse_override(one).value(), str | list):
+                several = group in ("attack", "certificate", "measure")
+                names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+                kind = f"names in brackets; for none {group}=[]" if several else "a name"
+                raise CommandError(f"{one}: {group} is {kind}. There are: {names}.")
 
 
 def check_results(arguments: Sequence[str]) -> None:

@@ -26,8 +26,9 @@ def states(arguments: Sequence[str]) -> dict[Path, State]:
     """
     folders: Sequence[Path]
     if all(argument.startswith("results=") for argument in arguments):
-        root = Path(arguments[-1].removeprefix("results=") if arguments else RESULTS).expanduser()
-        if not root.is_dir():
+        given = arguments[-1].removeprefix("results=") if arguments else RESULTS
+        root = Path(given).expanduser()
+        if not given.strip() or not root.is_dir():  # an empty path would be the working directory
             raise CommandError(f"There is no results folder {root}. Give results=, as the sweep got it.")
         folders = begun(root)
     else:

@@ -8,7 +8,8 @@ from torch.nn.utils import parametrize
 
 from lipbench.layers.constraints import Constraint
 from lipbench.layers.constructions import Construction
-from lipbench.modules import evaluation_mode
+from lipbench.modules import evaluation_mode, undisturbed
+from lipbench.randomness import same_random_numbers
 
 # The largest change of a logit that finishing an orthogonalisation may make.
 BAKE_TOLERANCE = 1e-3
@@ -16,6 +17,8 @@ BAKE_TOLERANCE = 1e-3
 
 # The largest change that rounding can make, relative to the largest logit of an image.
 ROUNDING = 1e-4
+# The same between two calls of one network, whose order of sums differs on a GPU at most.
+REPEATED = 1e-6
 
 
 class BakingError(ValueError):
@@ -56,18 +59,46 @@ def bake_as_it_is(model: nn.Module, copied: nn.Module, logits: Callable[[nn.Modu
         logits: what a network says of some images, [N, K].
 
     Raises:
-        BakingError: the baked copy says something else, by more than rounding.
+        BakingError: the baked copy says something else, by more than rounding; or the model itself does at another call
+            and has weights that are computed anew at each, so that no copy stands for all of them.
     """
-    before, baked = logits(model), bake(copied, finish=False)
-    change = (logits(baked) - before).abs()
-    other = ~(change <= ROUNDING * before.abs().amax(1, keepdim=True)).all(1) & before.isfinite().all(1)
-    if bool(other.any()) and torch.equal(logits(model), before):  # else the model keeps a state
-        raise BakingError(
-            f"A baked copy of the model gives other logits on {int(other.sum())} of {len(other)} images, by up to "
-            f"{float(change[other].max()):.2g}: the results would be of another network. Give the network that you "
-            "deploy, lipbench.bake(model)."
+
+    def said(network: nn.Module) -> Tensor:
+        with same_random_numbers():  # so that a model that draws noise draws the same at each call
+            return logits(network).detach()
+
+    before, baked = said(model), bake(copied, finish=False)
+    live = any(parametrize.is_parametrized(m) or isinstance(m, Construction) for m in model.modules())
+    again = said(model) if live else before
+    why = "a parametrization keeps a state. Freeze it, or pass"
+    _check_same(before, again, "The second call of the model", why, REPEATED)
+    if live:
+        with undisturbed(model):  # with gradients, as attacks call it
+            graded = said(model)
+        _check_same(
+            before, graded, "The model with gradients enabled", "a parametrization looks at them. Freeze it, or pass"
         )
+    cause = "the results would be of another network. Give the network that you deploy,"
+    try:
+        _check_same(before, said(baked), "A baked copy of the model", cause)
+    except BakingError:
+        if live or torch.equal(said(model), before):  # else the model keeps a state, and no copy is to blame
+            raise
     return baked
+
+
+def _check_same(before: Tensor, found: Tensor, who: str, why: str, tolerance: float = ROUNDING) -> None:
+    """
+    Raises:
+        BakingError: the logits [N, K] differ by more than rounding, on an image where those before are finite.
+    """
+    change = (found - before).abs()
+    other = ~(change <= tolerance * before.abs().amax(1, keepdim=True)).all(1) & before.isfinite().all(1)
+    if bool(other.any()):
+        raise BakingError(
+            f"{who} gives other logits on {int(other.sum())} of {len(other)} images, by up to "
+            f"{float(change[other].max()):.2g}: {why} lipbench.bake(model)."
+        )
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lipbench
 from lipbench import layers
@@ -263,3 +265,24 @@ def test_numbers_that_underflow_certify_nothing():
     assert lipbench.certify(model, x) <= 0.5 * (1 + 1e-6), "at x = 1 the other logit wins"
     chain = nn.Sequential(*[lipbench.layers.Scale(v) for v in (1e-200, 1e-200, 1e300)]).eval()
     assert lipbench.certificate.lipschitz(chain, (1, 2, 2)) > 0
+
+
+class Tenfold(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return 10 * found if func is nn.functional.linear else found
+
+
+class Below(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [Tenfold, Below])
+def test_a_mode_of_torch_functions_is_seen(mode):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    with mode():
+        assert f"a mode of torch functions is active: {mode.__name__}" in reason(model, (1, 4, 4))
+    assert reason(model, (1, 4, 4)) == ""
+    with torch.device("cpu"):
+        assert reason(model, (1, 4, 4)) == ""

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from lipbench.commands import status
 from lipbench.commands.kinds import OptionError, checked
 from lipbench.commands.main import main
 from lipbench.commands.mistakes import CommandError
@@ -114,6 +115,14 @@ WRONG = [
     *("training.epochs=0", "training.batch_size=x", "training.minutes=soon", "training.balanced=1", "loss.margin=wide"),
     *("model.widths=8", "model.widths=[8.5]", "optimizer.lr=fast", "attack.fgm.sizes=few", "dataset.keep=[a]"),
     *("constraint.factor=[]", "dataset.keep=0", "training.precision=float16", "training.augment=flip"),
+    *(
+        "attack=null",
+        "model=null",
+        "measure=3",
+        "results=",
+        f"training.epochs={'9' * 400}",
+        "optimizer.lr=1" + 400 * "0",
+    ),
 ]
 
 
@@ -164,3 +173,14 @@ def test_paths_and_names_reach_hydra_as_they_are_written(value: str, sweeps: boo
 def test_a_tilde_is_the_home_folder(monkeypatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert quoted("results=~/runs", ["results"]) == "results='/home/me/runs'"
+
+
+@pytest.mark.parametrize("option", ["attack=null", "attack=[fgm],null", "results=", f"training.epochs={'9' * 400}"])
+def test_status_answers_a_wrong_option(option: str) -> None:
+    with pytest.raises(CommandError, match=option.partition("=")[0]):
+        status.states(["experiment=digits08/hkr_mlp", option])
+
+
+def test_an_empty_results_folder_is_not_the_working_directory() -> None:
+    with pytest.raises(CommandError, match="results"):
+        status.states(["results="])

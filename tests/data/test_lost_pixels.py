@@ -156,3 +156,19 @@ def test_a_set_of_a_few_levels_is_not_read_as_black(tmp_path: Path, make: Callab
 def test_a_dark_set_is_what_it_is(tmp_path: Path, make: Callable) -> None:
     dataset = make(tmp_path, 40)()
     assert int(torch.cat([dataset.train.images, dataset.test.images]).max()) == 40
+
+
+def test_a_part_of_other_units_is_not_hidden_by_the_rest(tmp_path: Path) -> None:
+    light, labels = images_of(255), np.arange(12) % 2
+    load = saved(tmp_path, x_train=light, y_train=labels, x_test=images_of(1), y_test=labels)
+    with pytest.raises(DataError, match=r"largest pixel of all 12 images of test is 1 of 255: .* by 255\."):
+        load()
+    for part, largest in (("train", 200), ("test", 1)):
+        from_folder(tmp_path / part, largest)
+        (tmp_path / part / "images").rename(tmp_path / f"{part}.moved")
+    (tmp_path / "set").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / part).rmdir()
+        (tmp_path / f"{part}.moved").rename(tmp_path / "set" / part)
+    with pytest.raises(DataError, match="images of test is 1 of 255"):
+        folder(tmp_path / "set", size=6, cache=tmp_path, progress=False)

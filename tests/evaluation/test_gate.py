@@ -1,5 +1,7 @@
 """Users' own functions: whatever they raise or return is taken, or answered by their name and what was expected."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,6 +35,16 @@ MODEL, X = network(), images()
 # The second label of each image: the boundary is near.
 MODEL[3].bias.data -= MODEL(X).detach().mean(0)
 Y = MODEL(X).argmax(1)
+
+
+def nested(tensors: list[Tensor], layout: torch.layout = torch.strided) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls them a prototype
+        return torch.nested.as_nested_tensor(tensors, layout=layout)
+
+
+class Subclass(Tensor):
+    """A tensor whose arithmetic may be another one."""
 
 
 class Deployed(nn.Module):
@@ -90,6 +102,8 @@ NO_RADII = {
     "names": ["0.1"] * N,
     "gaps": [None] * N,
     "a sparse tensor": torch.zeros(N).to_sparse(),
+    "a nested tensor": nested([torch.zeros(1)] * N),
+    "a jagged tensor": nested([torch.zeros(1)] * N, layout=torch.jagged),
 }
 
 
@@ -97,6 +111,12 @@ NO_RADII = {
 def test_radii_are_taken_in_every_clear_form(kind):
     found = l2(judge(certificate=lambda model, x, y: RADII[kind]), "mine_too")
     assert np.allclose(found, 0.001, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_integers_of_any_kind_are_radii(dtype):
+    found = gate.checked_radii("mine", np.arange(N).astype(dtype), N)
+    assert torch.equal(found, torch.arange(N, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", NO_RADII)
@@ -125,6 +145,8 @@ NO_IMAGES = {
     "a dictionary": lambda x: {"images": x},
     "complex numbers": lambda x: x.to(torch.complex64),
     "a sparse tensor": lambda x: x.to_sparse(),
+    "a nested tensor": lambda x: nested(list(x)),
+    "a list of nested tensors": lambda x: [nested(list(x))] * N,
     "objects": lambda x: np.full(x.shape, None),
 }
 
@@ -212,7 +234,11 @@ def test_what_is_no_choice_of_functions_is_refused(chosen):
         (lambda m, x: (m(x), x), "this one a tuple"),
         (lambda m, x: {"logits": m(x)}, "this one a dict"),
         (lambda m, x: m(x).detach().numpy(), "this one a ndarray"),
-        (lambda m, x: m(x).argmax(1), "too coarse|labels|int64"),
+        (lambda m, x: m(x).argmax(1), "int64; logits are floats.*before argmax"),
+        (lambda m, x: m(x).to(torch.complex64), "complex64; logits are floats"),
+        (lambda m, x: m(x).to_sparse(), "plain, dense tensor; this one a Tensor, torch.sparse_coo"),
+        (lambda m, x: nested(list(m(x))), "this one a Tensor, nested"),
+        (lambda m, x: m(x).as_subclass(Subclass), "this one a Subclass of shape"),
         (lambda m, x: m(x).half(), "float16, too coarse"),
         (lambda m, x: m(x).mean(0), r"gives \[4\] for"),
         (lambda m, x: m(x)[:1].repeat(2 * len(x), 1), r"gives \[\d+, 4\] for"),

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 import lipbench
 from lipbench import attacks, layers
 from lipbench.certificate import certify
+from lipbench.interop.kinds import ModelError
 from lipbench.judge import distance
 from lipbench.layers import constraints
 from lipbench.layers.baking import BakingError
@@ -350,3 +351,43 @@ def test_a_model_that_keeps_a_state_is_still_judged():
         Counting(), pixels(torch.float32), torch.zeros(N, dtype=torch.long), ["fgm"], progress=False
     )
     assert len(table)
+
+
+class Iterated(nn.Module):
+    """A spectral norm whose every call is a step of the iteration, also in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("u", torch.eye(CLASSES)[0])
+
+    def forward(self, weight: Tensor) -> Tensor:
+        v = nn.functional.normalize(weight.detach().T @ self.u, dim=0)
+        self.u.copy_(nn.functional.normalize(weight.detach() @ v, dim=0))
+        return weight / (self.u @ weight @ v)
+
+
+class Graded(nn.Module):
+    """A parametrization that computes something else for attacks."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 3 * weight if torch.is_grad_enabled() else weight
+
+
+@pytest.mark.parametrize("kind", [Iterated, Graded])
+def test_a_parametrization_that_gives_other_weights_at_each_call_is_refused(kind):
+    x = pixels(torch.float32)
+
+    def model() -> nn.Sequential:
+        network = linear()
+        parametrize.register_parametrization(network[1], "weight", kind())
+        return network.eval()
+
+    for call in (
+        lambda: lipbench.certify(model(), x),
+        lambda: lipbench.evaluate(model(), x, torch.zeros(N, dtype=torch.long), ["fgm"], progress=False),
+    ):
+        with pytest.raises(BakingError, match=r"other logits on .*Freeze it, or pass lipbench\.bake\(model\)"):
+            call()
+    with pytest.raises(ModelError, match="other logits"):
+        _baked(model(), SimpleNamespace(test=SimpleNamespace(images=x)))
+    assert lipbench.certify(lipbench.bake(model()), x).isfinite().all()

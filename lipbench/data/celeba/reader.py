@@ -18,7 +18,7 @@ from lipbench.data.contents import START, looks_like_html, what_it_is
 from lipbench.data.dataset import Dataset
 from lipbench.data.idx import DataError
 from lipbench.data.own.cache import decoded
-from lipbench.data.own.parts import in_parts, order_of
+from lipbench.data.own.parts import counts_of, in_parts, order_of
 from lipbench.data.own.pictures import FilePictures, Pictures, Preparation, ZipPictures
 from lipbench.data.root import data_root
 
@@ -135,7 +135,8 @@ def _edition(
         raise DataError(f"By {folder / ATTRIBUTE_FILE}, {which} image has the attribute {attribute}: nothing to learn.")
     parts = read_partition(folder / PARTITION_FILE, names, edition)
     ordered = [names[i] for i in order_of(parts).tolist()]
-    images = decoded(pictures(folder, ordered, edition), preparation, edition.folder, root, workers, progress)
+    found, counts = pictures(folder, ordered, edition), counts_of(parts)
+    images = decoded(found, preparation, edition.folder, root, workers, progress, counts)
     classes = (f"no {attribute}", attribute)
     return in_parts(name or f"{edition.folder}_{attribute.lower()}", classes, images, labels, parts)
 

@@ -23,7 +23,7 @@ from lipbench.data.contents import START, what_it_is
 from lipbench.data.dataset import Dataset, name_of
 from lipbench.data.idx import DataError
 from lipbench.data.own.cache import Writer, cached
-from lipbench.data.own.parts import PARTS, complete, in_parts, order_of
+from lipbench.data.own.parts import PARTS, complete, counts_of, in_parts, order_of
 
 # Names of the arrays of a part, (images, labels), as numpy users and MedMNIST write them.
 MEMBERS = {
@@ -128,9 +128,9 @@ def arrays(
             shape,
             lambda write: _copy(archive, list(headers.values()), shape, places.numpy(), write, progress),
             cache,
+            counts_of(parts),
         )
-    names = classes or [str(label) for label in range(int(labels.max()) + 1)]
-    return in_parts(name, [str(one) for one in names], images, labels, parts)
+    return in_parts(name, [str(one) for one in classes or range(int(labels.max()) + 1)], images, labels, parts)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from lipbench.data.dataset import name_of
 from lipbench.data.idx import DataError
+from lipbench.data.own.parts import PARTS
 from lipbench.data.own.pictures import BadPicture, Pictures, Preparation, read_picture
 from lipbench.data.root import data_root
 from lipbench.files import atomic
@@ -37,7 +38,7 @@ Result = TypeVar("Result")
 
 # Part of every key: raised when the same settings would give other pixels.
 VERSION = 3
-# A data set whose largest pixel is no more is not one of 0..255: binary images, or pixels of four bits.
+# A part whose largest pixel is no more is not one of 0..255: binary images, or pixels of four bits.
 DARKEST = 16
 # Images that a thread decodes before it takes the next ones.
 CHUNK = 32
@@ -55,17 +56,17 @@ class Writer:
     """Writes images into a cache under construction. May be used from several threads.
 
     Attributes:
-        largest: pixel of each call.
+        largest: pixel of each image.
     """
 
     descriptor: int
     offset: int
     shape: tuple[int, ...]
-    largest: list[int] = field(default_factory=list)
+    largest: NDArray[np.uint8]
 
     def __call__(self, start: int, images: NDArray[np.uint8]) -> None:
         """Puts images [n, C, H, W] at `start`. A full disk is an `OSError`; through a mapping it would be a crash."""
-        self.largest.append(int(images.max(initial=0)))
+        self.largest[start : start + len(images)] = images.max(axis=(1, 2, 3), initial=0)
         content = images.tobytes()
         position = self.offset + start * int(np.prod(self.shape[1:]))
         while content:
@@ -79,6 +80,7 @@ def cached(
     shape: tuple[int, int, int, int],
     fill: Callable[[Writer], None],
     root: str | Path | None = None,
+    counts: Sequence[int] = (),
 ) -> Tensor:
     """Images [N, C, H, W] uint8, mapped from the cache of these settings; `fill` writes it if it is not there.
 
@@ -91,15 +93,16 @@ def cached(
         shape: of the whole.
         fill: called with a `Writer`; whatever it raises leaves no file.
         root: of all data files (see `data_root`).
+        counts: images of each part, which lie one after another; none: it is not known yet.
 
-    Raises `OSError` where there is no room or no permission, `DataError` for a damaged cache and for images that are
-    all black, `ValueError` for a name that cannot begin a file's.
+    Raises `OSError` where there is no room or no permission, `DataError` for a damaged cache and for a part that is all
+    black, `ValueError` for a name that cannot begin a file's.
     """
     name_of(name)
     key = hashlib.sha256(json.dumps([VERSION, settings, list(shape)], sort_keys=True).encode()).hexdigest()[:16]
     path = data_root(root) / "cache" / f"{name}-{shape[2]}x{shape[3]}-{key}.npy"
     if not path.exists():
-        _write(path, shape, fill)
+        _write(path, shape, fill, counts or shape[:1])
     try:
         array = np.lib.format.open_memmap(path, mode="c")
     except OSError:
@@ -118,16 +121,17 @@ def decoded(
     root: str | Path | None = None,
     workers: int | None = None,
     progress: bool = True,
+    counts: Sequence[int] = (),
 ) -> Tensor:
     """The pictures as one mapped tensor [N, C, H, W] (see `cached`), decoded in parallel the first time.
 
-    Threads do it: Pillow decodes and resizes outside of Python's lock, and threads need neither copies of the
-    interpreter nor pixels sent between them.
+    Threads do it: Pillow works outside of Python's lock, and threads send no pixels between them.
 
     Args:
         pictures: at least one, in the order of the splits.
         preparation: with its channels given.
         workers: threads; None: one per core.
+        counts: images of each part (see `cached`).
 
     Raises `DataError`, which names the images that cannot be used, and what `cached` raises.
     """
@@ -152,15 +156,14 @@ def decoded(
             write(start, images)
             return len(part)
 
-        starts = range(0, shape[0], CHUNK)
         with tqdm(total=shape[0], desc=f"{name}: decoding", unit="image", disable=None if progress else True) as bar:
-            for count in in_threads(chunk, starts, workers):
+            for count in in_threads(chunk, range(0, shape[0], CHUNK), workers):
                 bar.update(count)
         if bad:
             raise DataError(_bad_pictures(bad, shape[0]))
 
     settings = {"pictures": pictures.identity(), "preparation": asdict(preparation)}
-    return cached(name, settings, shape, fill, root)
+    return cached(name, settings, shape, fill, root, counts)
 
 
 def remembered(name: str, settings: Any, compute: Callable[[], int], root: str | Path | None = None) -> int:
@@ -190,7 +193,7 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def _write(path: Path, shape: tuple[int, ...], fill: Callable[[Writer], None]) -> None:
+def _write(path: Path, shape: tuple[int, ...], fill: Callable[[Writer], None], counts: Sequence[int]) -> None:
     size = int(np.prod(shape))
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,12 +213,27 @@ def _write(path: Path, shape: tuple[int, ...], fill: Callable[[Writer], None]) -
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             file.flush()
-            writer = Writer(file.fileno(), file.tell(), shape)
+            writer = Writer(file.fileno(), file.tell(), shape, np.zeros(shape[0], np.uint8))
             fill(writer)
-        if (largest := max(writer.largest, default=0)) <= DARKEST:
+        _check_light(writer.largest, counts)
+
+
+def _check_light(largest: NDArray[np.uint8], counts: Sequence[int]) -> None:
+    """
+    Args:
+        largest: pixel of each image.
+        counts: images of each part, or of all.
+
+    Raises:
+        DataError: a part is almost black, whatever the others are: they may be stored in other units.
+    """
+    for number, of_part in enumerate(np.split(largest, np.cumsum(counts)[:-1])):
+        top = int(of_part.max(initial=0))
+        if len(of_part) and top <= DARKEST:
+            which = f" of {PARTS[number]}" if len(counts) > 1 else ""
             raise DataError(
-                f"The largest pixel of all {shape[0]} images is {largest} of 255: they would be (almost) black. Pixels "
-                f"are 0..255: multiply these by {255 // max(largest, 1)}."
+                f"The largest pixel of all {len(of_part)} images{which} is {top} of 255: they would be (almost) black. "
+                f"Pixels are 0..255: multiply these by {255 // max(top, 1)}."
             )
 
 

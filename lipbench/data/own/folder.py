@@ -15,7 +15,7 @@ from lipbench.data.dataset import Dataset, name_of
 from lipbench.data.idx import DataError
 from lipbench.data.own.cache import decoded, remembered
 from lipbench.data.own.listing import listed
-from lipbench.data.own.parts import complete, in_parts, order_of
+from lipbench.data.own.parts import complete, counts_of, in_parts, order_of
 from lipbench.data.own.pictures import MODES, FilePictures, Preparation, channels_of
 
 
@@ -74,7 +74,7 @@ def folder(
         # Asked of the headers of all images once, not at every start.
         found = remembered(f"{name}-channels", pictures.identity(), lambda: _channels(pictures), cache)
         preparation = replace(preparation, channels=found if found in MODES else _channels(pictures))
-    images = decoded(pictures, preparation, name, cache, workers, progress)
+    images = decoded(pictures, preparation, name, cache, workers, progress, counts_of(parts))
     return in_parts(name, classes, images, labels, parts)
 
 

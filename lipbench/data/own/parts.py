@@ -46,6 +46,11 @@ def order_of(parts: Tensor) -> Tensor:
     return torch.argsort(parts, stable=True)
 
 
+def counts_of(parts: Tensor) -> list[int]:
+    """Images of each part, in the order of `PARTS`."""
+    return [int(count) for count in torch.bincount(parts, minlength=len(PARTS))]
+
+
 def in_parts(name: str, classes: Sequence[str], images: Tensor, labels: Tensor, parts: Tensor) -> Dataset:
     """The data set of images [N, C, H, W] that are already in the order `order_of(parts)`.
 
@@ -54,7 +59,7 @@ def in_parts(name: str, classes: Sequence[str], images: Tensor, labels: Tensor, 
 
     Raises `ValueError` for an empty part, by its name.
     """
-    counts = torch.bincount(parts, minlength=len(PARTS)).tolist()
+    counts = counts_of(parts)
     if empty := [part for part, count in zip(PARTS, counts, strict=True) if not count]:
         raise ValueError(f"Data set {name!r} has no image for {', '.join(empty)}.")
     labels = labels[order_of(parts)]
