@@ -24,7 +24,7 @@ def method(group: str, name: str) -> Callable[..., Any]:
     Raises:
         ValueError: the library of the method is not installed.
     """
-    text = (CONF / group / f"{name}.yaml").read_text()
+    text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
     try:
         return instantiate(yaml.safe_load(text)[name])
     except (ImportError, InstantiationException) as error:

@@ -64,7 +64,7 @@ def reproduce(
     if missing := [key for key in ("dataset", "model", "loss", "optimizer", "training", "seed") if key not in network]:
         brought = "source" in (network.get("model") or {})
         raise ResultsError(
-            f"{run} holds a model that was brought, which its files cannot rebuild: run lipbench.evaluate again."
+            f"{run} holds an external model, which its files cannot rebuild: run lipbench evaluate again."
             if brought
             else f"{run} cannot be made again: its config.yaml lacks {', '.join(missing)}."
         )

@@ -87,8 +87,8 @@ def test_one_logit(entry):
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_tensor(entry):
-    with pytest.raises(TypeError, match="Images are a tensor"):
-        ENTRIES[entry](classifier(), images().numpy(), labels())
+    with pytest.raises(TypeError, match=r"[Ii]mages"):
+        ENTRIES[entry](classifier(), images().tolist(), labels())
 
 
 @pytest.mark.parametrize("entry", PIXELS)

@@ -158,8 +158,8 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     rows = table[(table["method"] == "carlini_wagner") & (table["norm"] == "l2")].sort_values("index")
     found = Judge(model)(images, y).numpy()
     correct = ~Judge(model)(x, y).numpy()
-    if name.split("/")[1].startswith("plain"):  # others can be too flat for any adversarial example after an epoch
-        assert (found & correct).any() or not correct.any()
+    if name.startswith(("digits/plain", "digits08/plain")):  # after an epoch others may have no adversarial example
+        assert (found & correct).any()
     distances = (images.double() - x.double()).flatten(1).norm(dim=1).numpy()
     assert np.allclose(rows["distance"].to_numpy()[found & correct], distances[found & correct])
 
@@ -188,7 +188,7 @@ def test_two_runs_give_the_same_tables_byte_for_byte(tmp_path):
 def test_a_killed_run_resumes_to_the_same_tables(tmp_path):
     whole, killed = (experiment("digits08/hkr_mlp", tmp_path / name, "training.epochs=3") for name in "ab")
     whole.run()
-    fit, count = killed.training, 0
+    fit, count = killed.source.training, 0
 
     def dies(*arguments, **options):
         loss = arguments[2]
@@ -202,11 +202,11 @@ def test_a_killed_run_resumes_to_the_same_tables(tmp_path):
 
         return fit(*arguments[:2], failing, *arguments[3:], **options)
 
-    killed = replace(killed, training=dies)
+    killed = replace(killed, source=replace(killed.source, training=dies))
     with pytest.raises(KeyboardInterrupt):
         killed.run()
     assert (killed.folder / "checkpoint.pt").exists()
-    killed = replace(killed, training=fit)
+    killed = replace(killed, source=replace(killed.source, training=fit))
     killed.run()
     assert not (killed.folder / "checkpoint.pt").exists()
     for name in ("bounds/certificate.parquet", "bounds/carlini_wagner.parquet", "model.safetensors"):

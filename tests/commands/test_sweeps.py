@@ -36,7 +36,7 @@ def test_the_runs_of_a_sweep_are_those_of_hydra(tmp_path):
     names = ("digits08/hkr_mlp", "digits08/ce_mlp")
     assert folders == {f"{name}/loss.margin={m}/{seed}" for name in names for m in (3, 2) for seed in (0, 1)}
     assert plan[0].command == (
-        f"python -m lipbench run experiment=digits08/hkr_mlp loss.margin=3 seed=0 images=9 results={tmp_path}"
+        f"lipbench run experiment=digits08/hkr_mlp loss.margin=3 seed=0 images=9 results={tmp_path}"
     )
     swept = planned(expand_suites(["suite=two_moons/hkr_mlp"]))
     assert len(swept) > 2, "what an experiment sweeps by itself"

@@ -9,6 +9,7 @@ from torch import nn
 import lipbench
 from lipbench import layers, losses
 from lipbench.commands.options import judging
+from lipbench.evaluation import bounds, loop
 from lipbench.evaluation import evaluate as evaluation
 from lipbench.models import mlp
 from lipbench.precision import float32_products, own_precision
@@ -121,9 +122,9 @@ def test_evaluation_is_in_float32_whatever_is_switched_on(switched_on):
 
     with torch.autocast("cpu", torch.bfloat16):
         for judge in (
-            lambda: evaluation.attack_images(model, images, labels, attack, "mine"),
-            lambda: evaluation.certify_images(model, images, labels, lipbench.certificate.certify),
-            lambda: evaluation.health(model, images, labels),
+            lambda: bounds.attack_images(model, images, labels, attack, "mine"),
+            lambda: bounds.certify_images(model, images, labels, lipbench.certificate.certify),
+            lambda: loop.health(model, images, labels),
             lambda: lipbench.evaluation.transport_law.transport_law(model, images, labels),
             lambda: evaluation.certify_model(model, images),
             lambda: evaluation.evaluate(model, images, labels, {"mine": attack}, progress=False),
