@@ -167,7 +167,7 @@ def _check_choice(override: str) -> None:
         return
     for one in _values(override):
         with suppress(HydraException):  # what cannot be read is answered when it is composed
-            if not isinstance(OverridesParser.create().parse_override(one).value(), str | list):
+            if not isinstance(OverridesParser.create().parse_override(one).value(), str | list | dict):
                 several = group in ("attack", "certificate", "measure")
                 names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
                 kind = f"names in brackets; for none {group}=[]" if several else "a name"

@@ -87,11 +87,15 @@ def bake_as_it_is(model: nn.Module, copied: nn.Module, logits: Callable[[nn.Modu
     return baked
 
 
-def _check_same(before: Tensor, found: Tensor, who: str, why: str, tolerance: float = ROUNDING) -> None:
+def _check_same(before: Tensor, found: Tensor, who: str, why: str, tolerance: float | None = None) -> None:
     """
+    Args:
+        tolerance: relative to the largest logit of an image; None: `ROUNDING`.
+
     Raises:
-        BakingError: the logits [N, K] differ by more than rounding, on an image where those before are finite.
+        BakingError: the logits [N, K] differ by more than that, on an image where those before are finite.
     """
+    tolerance = ROUNDING if tolerance is None else tolerance
     change = (found - before).abs()
     other = ~(change <= tolerance * before.abs().amax(1, keepdim=True)).all(1) & before.isfinite().all(1)
     if bool(other.any()):
