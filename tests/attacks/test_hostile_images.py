@@ -1,43 +1,15 @@
 """Images and labels that cannot be judged: a clear error at every entry point."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from helpers.entry_points import ENTRIES, PIXELS, classifier, images, labels
+from torch import Tensor
 
 import lipbench
-from lipbench.attacks import fgm
-from lipbench.certificate import certify, certify_float, radius
-from lipbench.evaluation.bounds import attack_images, certify_images
-from lipbench.evaluation.evaluate import health
+from lipbench.certificate import radius
 from lipbench.evaluation.transport_law import transport_law
-
-ENTRIES: dict[str, Callable[[nn.Module, Tensor, Tensor], object]] = {
-    "lipbench.certify": lipbench.certify,
-    "evaluate": lambda model, x, y: lipbench.evaluate(model, x, y, ["fgm"], progress=False),
-    "certify_images": lambda model, x, y: certify_images(model, x, y, certify),
-    "attack_images": lambda model, x, y: attack_images(model, x, y, fgm, "fgm"),
-    "health": health,
-    "certificate": certify,
-    "certificate_float": certify_float,
-}
-# They judge what a network computes anywhere, not in [0, 1] alone, in the network's own precision.
-INSIDE = ("certificate", "certificate_float")
-PIXELS = [name for name in ENTRIES if name not in INSIDE]
-
-
-def classifier(outputs: int = 3) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, outputs)).eval()
-
-
-def images(count: int = 4) -> Tensor:
-    return torch.rand(count, 1, 4, 4)
-
-
-def labels(count: int = 4) -> Tensor:
-    return torch.arange(count) % 3
 
 
 def poisoned(value: float) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.pictures import fill, image, number, put
 from PIL import Image
 
 from lipbench.data import DataError, Dataset, folder
@@ -17,25 +17,6 @@ from lipbench.data.own.listing import ENDINGS, NAMES, UNKNOWN_TO_PILLOW
 Image.init()
 PILLOW = sorted(ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN)
 OTHERS = sorted({*PILLOW, *UNKNOWN_TO_PILLOW} - set(ENDINGS))
-
-
-def image(value: int, form: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (value, value, value)).save(buffer, form)
-    return buffer.getvalue()
-
-
-def put(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-def fill(place: Path, number: int = 4, first: int = 20) -> None:
-    """Two classes of images; those of the second are brighter by 100."""
-    for label, name in enumerate(("oak", "yew")):
-        for n in range(number):
-            put(place / name / f"{n}.png", image(first + 100 * label + n))
 
 
 @pytest.fixture
@@ -50,10 +31,6 @@ def read(root: Path, **options: object) -> Dataset:
 
 def greys(dataset: Dataset, part: str) -> list[int]:
     return getattr(dataset, part).images[:, 0, 0, 0].tolist()
-
-
-def number(dataset: Dataset) -> int:
-    return len(dataset.train) + len(dataset.validation) + len(dataset.test)
 
 
 # --- every file -------------------------------------------------------------------------------------------

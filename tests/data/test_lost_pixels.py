@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.loaders import LOADERS, saved
 from PIL import Image
-from test_refused_files import LOADERS, saved
 
 from lipbench.data import DataError, folder
 from lipbench.data.own.pictures import BadPicture, Preparation

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.pictures import fill
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
-from test_every_file import fill
 
 from lipbench.commands.suites import CONF
 from lipbench.data import Dataset, Split, arrays, folder

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_hostile_images import ENTRIES, PIXELS, classifier, images, labels
+from helpers.entry_points import ENTRIES, PIXELS, classifier, images, labels
+from helpers.loaders import LOADERS, saved
 
-from lipbench.data import DataError, arrays
+from lipbench.data import DataError
 from lipbench.data.contents import START, what_it_is
 from lipbench.data.own.pictures import BadPicture
 
-
-def _loaders() -> dict:
-    path = Path(__file__).parents[2] / "benchmarks" / "fuzzed.py"
-    spec = importlib.util.spec_from_file_location("fuzzed_loaders", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzzed_loaders"] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return {name: loader for name, loader in module.LOADERS.items() if module.DataError in loader.errors}
-
-
-LOADERS = _loaders()
 STAND_INS = {
     "is empty": b"",
     "is a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
@@ -80,11 +67,6 @@ LABELS = {
     "names": (np.array(["oak", "yew", "elm"])[Y], r"<U3 \(60,\).*Of names: numpy\.unique.*dataset\.classes"),
     "too few": (Y[:50], r"the labels of x_train are integers of shape \(60,\)\.$"),
 }
-
-
-def saved(path: Path, **content: np.ndarray) -> Callable[..., object]:
-    np.savez(path / "own.npz", **content)
-    return lambda **options: arrays(path / "own.npz", cache=path, progress=False, **options)
 
 
 @pytest.mark.parametrize("case", LABELS)
