@@ -1,6 +1,6 @@
 """Whether a module computes what its type says, and nothing else: `unknown`, with the reason where it does not.
 
-A rule is written for the code of one type, on plain tensors, with plain numbers. Whoever changes one of these (a plugin
+A rule is written for the code of one type, on plain tensors, with plain numbers. A change of one of these (a plugin
 that replaces a method of torch, a library whose weights compute in their own way) makes the rule one of another layer.
 """
 
