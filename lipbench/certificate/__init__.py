@@ -11,6 +11,7 @@ from lipbench.certificate.relaxation.crown import CrownWarning, certify_crown
 from lipbench.certificate.rounding import Affine, follow, rounding
 from lipbench.certificate.rules.linear import convolution_norm, spectral_norm
 from lipbench.certificate.table import input_shapes, layer_table
+from lipbench.certificate.tracing import read
 
 layerwise = lipschitz.layerwise
 
@@ -33,6 +34,7 @@ __all__ = [
     "lipschitz",
     "number",
     "product",
+    "read",
     "radius",
     "rounding",
     "spectral_norm",

@@ -4,6 +4,7 @@ A rule is written for the code of one type, on plain tensors, with plain numbers
 that replaces a method of torch, a library whose weights compute in their own way) makes the rule one of another layer.
 """
 
+import importlib
 import math
 import numbers
 import sys
@@ -32,6 +33,8 @@ LIBRARY = (F, torch, torch.fft, Tensor)
 # What a module keeps its parts in, and its hooks.
 STATE = ("_parameters", "_buffers", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Package of layers -> the module of ours that has rules for them.
+OF_LIBRARIES = {"deel": "lipbench.certificate.rules.deel", "orthogonium": "lipbench.certificate.rules.orthogonium"}
 PLAIN = "evaluate the model as it was before (not patched, not compiled)"
 MISSING = object()
 NUMPY = (kind for kind in np.sctypeDict.values() if issubclass(kind, np.floating | np.integer | np.bool_))
@@ -62,7 +65,12 @@ class Unbounded(Exception):
 
 
 def rule_of(rules: Mapping[type, Any], module: nn.Module) -> Any:
-    """The rule for exactly the type of this module, or None."""
+    """The rule for exactly the type of this module, or None. Rules for the layers of another library are imported with
+    the first layer of it that is met.
+    """
+    package = type(module).__module__.partition(".")[0]
+    if package in OF_LIBRARIES:
+        importlib.import_module(OF_LIBRARIES[package])
     return next((rule for kind, rule in rules.items() if exactly(module, kind)), None)
 
 

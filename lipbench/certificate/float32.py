@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded, number
 from lipbench.certificate.lipschitz import OUTWARD, LayerBound, Shape, flat, lipschitz
-from lipbench.certificate.radius import gaps_of, row_distances
+from lipbench.certificate.radius import gaps_of, is_another, row_distances
 from lipbench.certificate.rounding import SLACK, TINY, UNIT, Affine, Link, dot_product, follow, norm, rounding
+from lipbench.gate import logits_of
 from lipbench.images import check_batch, check_labels, images_at_once
 from lipbench.layers import Scale
 from lipbench.modules import tensors
@@ -47,13 +48,14 @@ def certify_float(
     check_batch(x, y)
     shape = tuple(x.shape[1:])
     nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    constants = lipschitz.layerwise(model, shape)
-    bounds = gaps_of(model, shape, constants)
+    network = lipschitz.read(model, shape)
+    constants = lipschitz.layerwise(network, shape)
+    bounds = gaps_of(network, shape, constants)
     check_labels(y, len(bounds))
-    if not bool(bounds.isfinite().all()) or why_not(model, x):
+    if not bool(bounds.isfinite().all()) or why_not(model, x) or why_not(network, x):
         return nothing
     try:
-        head = _Head(copy.deepcopy(model).double(), shape, constants)
+        head = _Head(copy.deepcopy(network).double(), shape, constants)
     except Unbounded:
         return nothing
     diagonal, radii = math.sqrt(math.prod(shape)), []
@@ -62,6 +64,8 @@ def certify_float(
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             reach = Affine(nothing[: len(images)], torch.full_like(nothing[: len(images)], diagonal))
             logits, shift = head(images.double(), labels, reach)
+            if network is not model and is_another(logits_of(model, images), logits):
+                return nothing
             margins = logits.gather(1, labels[:, None]) - logits - shift.at
             # Never less than what exact arithmetic needs, whatever underflows on the way.
             shares = margins.clamp_min(0) / torch.maximum(shift.slope, bounds[labels] * diagonal)
@@ -75,7 +79,8 @@ def float_layerwise(model: nn.Module, shape: Shape) -> list[LayerBound]:
     """`lipbench.certificate.layerwise`, with the constant infinite as well where the rounding of a layer is not known:
     layer by layer, why `certificate_float` is 0.
     """
-    return rounding.layerwise(copy.deepcopy(model).double(), tuple(shape))
+    network = lipschitz.read(model, tuple(shape))
+    return rounding.layerwise(copy.deepcopy(network).double(), tuple(shape))
 
 
 def why_not(model: nn.Module, x: Tensor) -> str:

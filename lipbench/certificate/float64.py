@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lipbench.certificate.exactness import Unbounded
-from lipbench.certificate.lipschitz import LayerBound, Shape, flat, output_shape, product
+from lipbench.certificate.lipschitz import LayerBound, Shape, flat, lipschitz, output_shape, product
 from lipbench.certificate.rounding import SLACK, Affine, Step, rounding
 from lipbench.certificate.rules.linear import absolute_norm, frequency_norm, magnitudes
 from lipbench.layers import AdaptiveL2Pool2d, FourierConv2d, L2Pool2d, is_circular
@@ -52,6 +52,7 @@ class Passes:
     """
 
     def __init__(self, exact: nn.Module, shape: Shape, bounds: Sequence[LayerBound]):
+        exact = lipschitz.read(exact, shape)
         self._passes: list[tuple[Pass, float]] = []
         for i, (layer, own) in enumerate(zip(flat(exact), bounds, strict=True)):
             self._passes.append((_pass(layer, shape, own), product(bounds[i + 1 :])))

@@ -55,12 +55,20 @@ class Lipschitz:
     """The function `lipschitz(module, shape) -> float`, and the register of its rules."""
 
     def __init__(self) -> None:
-        self._rules: dict[type, ConstantRule] = {}
+        self.rules: dict[type, ConstantRule] = {}
+        # What reads forward code as layers that have rules; `lipbench.certificate.tracing` is one.
+        self.reader: Callable[[nn.Module, Shape], nn.Module] = lambda module, shape: module
 
     @property
     def kinds(self) -> tuple[type, ...]:
         """The types that have a rule."""
-        return tuple(self._rules)
+        return tuple(self.rules)
+
+    def read(self, module: nn.Module, shape: Shape) -> nn.Module:
+        """The network as layers one after another that have rules: itself where it is so, else its forward pass traced
+        (`lipbench.certificate.tracing`). To read it again changes nothing.
+        """
+        return self.reader(module, tuple(shape))
 
     def __call__(self, module: nn.Module, shape: Shape) -> float:
         """Upper bound of the L2 Lipschitz constant of `module` on inputs of this shape; `inf` where it is unknown.
@@ -79,7 +87,7 @@ class Lipschitz:
         """
 
         def add(rule: ConstantRule) -> ConstantRule:
-            self._rules[kind] = rule
+            self.rules[kind] = rule
             watch(kind)
             return rule
 
@@ -87,7 +95,7 @@ class Lipschitz:
 
     def layerwise(self, module: nn.Module, shape: Shape) -> list[LayerBound]:
         """The bounds whose product is the constant, in order, with the reason for each that is infinite."""
-        return self._walk(module, tuple(shape), "")[0]
+        return self._walk(self.read(module, shape), tuple(shape), "")[0]
 
     def branch(self, module: nn.Module, shape: Shape) -> float:
         """The bound of a branch whose output is added to its input.
@@ -96,7 +104,7 @@ class Lipschitz:
             Unbounded: a layer of it has no bound, its shape is not that of the input (the sum would repeat entries), or
                 it may overwrite the input that is still to be added.
         """
-        bounds, out = self._walk(module, tuple(shape), "")
+        bounds, out = self._walk(self.read(module, shape), tuple(shape), "")
         for layer in bounds:
             if layer.why:
                 raise Unbounded(f"its branch, {layer.name or layer.kind}: {layer.why}", layer.remedy)
@@ -113,7 +121,6 @@ class Lipschitz:
         return product(bounds)
 
     def _walk(self, module: nn.Module, shape: Shape | None, name: str) -> tuple[list[LayerBound], Shape | None]:
-        kind = type(module).__name__
         refusal = unknown(module)
         if refusal:
             return [_refused(name, module, refusal)], None
@@ -129,7 +136,7 @@ class Lipschitz:
             earlier = Unbounded("the shape of its input is unknown", "mend the layers before it, which comes first")
             return [_refused(name, module, earlier)], None
         bound, out = self._leaf(module, shape)
-        return [_refused(name, module, bound) if isinstance(bound, Unbounded) else LayerBound(name, kind, bound)], out
+        return [_refused(name, module, bound) if isinstance(bound, Unbounded) else LayerBound(name, kind_of(module), bound)], out
 
     def _leaf(self, module: nn.Module, shape: Shape) -> tuple[float | Unbounded, Shape | None]:
         """Bound, or why there is none, and output shape of a module that is no container."""
@@ -151,9 +158,9 @@ class Lipschitz:
             return Unbounded(why, "ask for the shape of the images that the model was made for"), None
 
     def _rule(self, module: nn.Module, shape: Shape) -> float:
-        rule = rule_of(self._rules, module)
+        rule = rule_of(self.rules, module)
         if rule is None:
-            raise Unbounded(*without_rule(module, self._rules))
+            raise Unbounded(*without_rule(module, self.rules))
         for name, part in module.named_modules():
             refusal = unknown(part) if part is not module else None
             if refusal:
@@ -197,7 +204,12 @@ def _times(a: float, b: float) -> float:
 
 
 def _refused(name: str, module: nn.Module, refusal: Unbounded) -> LayerBound:
-    return LayerBound(name, type(module).__name__, math.inf, refusal.why, refusal.remedy)
+    return LayerBound(name, kind_of(module), math.inf, refusal.why, refusal.remedy)
+
+
+def kind_of(module: nn.Module) -> str:
+    """What a table calls a module: a step that is refused says what it stands for."""
+    return str(vars(module).get("kind", type(module).__name__))
 
 
 def flat(model: nn.Module) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,8 +14,12 @@ from lipbench.certificate.lipschitz import OUTWARD, SMALLEST, LayerBound, Shape,
 from lipbench.gate import logits_of
 from lipbench.images import check_batch, check_labels, images_at_once
 from lipbench.layers import Antipodal, Scale
-from lipbench.modules import evaluation_mode
+from lipbench.modules import duplicate, evaluation_mode
 from lipbench.progress import SILENT, Progress
+
+
+# The largest change of a logit that rounding can make, relative to the largest one of an image.
+TRACED = 1e-3
 
 
 @torch.no_grad()
@@ -29,6 +34,7 @@ def gaps(model: nn.Module, shape: Shape) -> Tensor:
         model: baked, in evaluation mode.
         shape: of one image, (C, H, W).
     """
+    model = lipschitz.read(model, shape)
     return gaps_of(model, shape, lipschitz.layerwise(model, shape))
 
 
@@ -39,6 +45,7 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
     Args:
         bounds: what `lipbench.certificate.layerwise(model, shape)` gives.
     """
+    model = lipschitz.read(model, shape)
     head = (flat(model) or [model])[-1]
     known = not any(map(unknown, (*_containers(model), head)))
     if known and type(head) is Scale:
@@ -150,20 +157,47 @@ def certify(
     check_batch(x, y)
     shape = tuple(x.shape[1:])
     batch_size = batch_size or images_at_once(shape)
-    layers = lipschitz.layerwise(model, shape)
-    bounds = gaps_of(model, shape, layers)
+    network = lipschitz.read(model, shape)
+    if network is not model:  # what its code computes weights from is in float64 as well
+        network = lipschitz.read(duplicate(model).double(), shape)
+    layers = lipschitz.layerwise(network, shape)
+    bounds = gaps_of(network, shape, layers)
     check_labels(y, len(bounds))
     if not bool(bounds.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    passes, radii = Passes(copy.deepcopy(model).double(), shape, layers), []
+    passes, radii = Passes(copy.deepcopy(network).double(), shape, layers), []
     with progress(len(x)) as bar:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             # A copy: a first layer with inplace=True would overwrite the caller's images.
             logits, slack = passes(images.clone().double())
             certified = radius(logits, labels, bounds, slack)
-            radii.append(certified.masked_fill(logits_of(model, images).argmax(1) != labels, 0.0))
+            said = logits_of(model, images)
+            if network is not model and is_another(said, logits):
+                return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+            radii.append(certified.masked_fill(said.argmax(1) != labels, 0.0))
             bar.update(len(images))
     return torch.cat(radii)
+
+
+class TracedWarning(UserWarning):
+    """A network whose traced forward pass computes something else than the network itself."""
+
+
+def is_another(said: Tensor, traced: Tensor) -> bool:
+    """Whether the logits [N, K] of the traced network are not those of the network itself on the same images, by more
+    than rounding; then a `TracedWarning` says so.
+    """
+    change = (traced - said).abs().amax(1)
+    other = ~(change <= TRACED * said.abs().amax(1).clamp_min(1e-30)) & said.isfinite().all(1)
+    if bool(other.any()):
+        warnings.warn(
+            f"The certificate is 0: the forward pass as it was read gives other logits on {int(other.sum())} of "
+            f"{len(said)} images, by up to {float(change[other].max()):.2g}. The code does not do the same for every "
+            "image and every batch, or rounds by more than 1e-3: write it as an nn.Sequential of its layers.",
+            TracedWarning,
+            stacklevel=3,
+        )
+    return bool(other.any())
 
 
 def _containers(model: nn.Module) -> list[nn.Module]:

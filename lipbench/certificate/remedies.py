@@ -19,6 +19,8 @@ INSTEAD = {
     "MultiheadAttention": "none is known: attention with dot products has no finite Lipschitz constant",
     "TransformerEncoderLayer": "none is known: attention with dot products has no finite Lipschitz constant",
 }
+# Modules around a network.
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
 ACTIVATIONS = "use nn.ReLU, nn.GELU, nn.Tanh, nn.Softplus(threshold=40) or lipbench.layers.MaxMin"
 
 

@@ -115,7 +115,8 @@ class Rounding:
         self, module: nn.Module, shape: Shape, constants: Sequence[LayerBound] | None
     ) -> Iterator[tuple[LayerBound, Step | Unbounded]]:
         """Of each layer its constant, and its step or why there is none."""
-        bounds, known = lipschitz.layerwise(module, shape) if constants is None else constants, True
+        module, known = lipschitz.read(module, shape), True
+        bounds = lipschitz.layerwise(module, shape) if constants is None else constants
         # Beyond a container that is unknown, the layers of the module are no longer those of the list.
         layers = flat(module) + [module] * len(bounds)
         for layer, own in zip(layers, bounds, strict=False):
@@ -136,6 +137,11 @@ class Rounding:
             Unbounded: its rounding is not known.
         """
         rule = rule_of(self._rules, layer)
+        if any(vars(part).get("computed") for part in layer.modules()):
+            raise Unbounded(
+                "its weights are computed in the forward pass, in an order of sums that may change",
+                "make them a torch parametrization, which lipbench.bake fixes, or a buffer",
+            )
         if rule is None:
             raise Unbounded(
                 f"the rounding of {type(layer).__name__} in float32 is not known",

@@ -7,8 +7,10 @@ import pandas as pd
 import torch
 from torch import Tensor, fx, nn
 
-from lipbench.certificate.lipschitz import LayerBound, Shape, lipschitz
+from lipbench.certificate.lipschitz import LayerBound, Shape, lipschitz, output_shape
 from lipbench.certificate.remedies import REPLACE
+from lipbench.certificate.rules.graph import steps_of
+from lipbench.certificate.tracing.steps import Graph
 from lipbench.modules import duplicate, evaluation_mode
 from lipbench.randomness import same_random_numbers
 
@@ -35,11 +37,19 @@ def layer_table(model: nn.Module, shape: Shape) -> pd.DataFrame:
 
 
 def _rows(module: nn.Module, prefix: str, shape: Shape, shapes: dict[str, Shape]) -> Iterator[LayerBound]:
-    for layer in lipschitz.layerwise(module, shape):
+    network = lipschitz.read(module, shape)
+    chain = dict(network._modules) if network is not module else {}
+    for layer in lipschitz.layerwise(network, shape):
         name = _join(prefix, layer.name)
         yield replace(layer, name=name)
-        inner = module.get_submodule(layer.name) if layer.name else module
-        if layer.why and not isinstance(inner, torch.jit.ScriptModule | fx.GraphModule):
+        step = chain.get(layer.name)
+        if isinstance(step, Graph):
+            for part in steps_of(step, shape):
+                yield replace(part, name=_join(prefix, part.name))
+        shape = tuple(output_shape(step, shape)) if step is not None else shape
+        inner = module if not layer.name or step is not None else module.get_submodule(layer.name)
+        unread = layer.why and (step is None or not layer.name)
+        if unread and not isinstance(inner, torch.jit.ScriptModule | fx.GraphModule):
             yield from _inside(inner, name, shapes)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded
-from lipbench.certificate.lipschitz import OUTWARD
+from lipbench.certificate.lipschitz import OUTWARD, lipschitz
 from lipbench.certificate.relaxation.piecewise import Affine, Kinks, Step, steps_of
 from lipbench.progress import SILENT, Progress
 
@@ -53,7 +53,7 @@ def certify_crown(
     if rounds < 1:
         raise ValueError(f"certificate_crown bisects at least once: rounds is 1 or more, not {rounds}.")
     try:
-        steps = steps_of(model, tuple(x.shape[1:]))
+        steps = steps_of(lipschitz.read(model, tuple(x.shape[1:])), tuple(x.shape[1:]))
     except Unbounded as error:
         text = f"certificate_crown is 0: {error.why}" + (f": {error.remedy}" if error.remedy else "")
         warnings.warn(text, CrownWarning, stacklevel=2)

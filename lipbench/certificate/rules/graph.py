@@ -1,0 +1,273 @@
+"""Rules of the steps of a traced network (`lipbench.certificate.tracing.steps`), and of the graph that they are in."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.certificate.exactness import Unbounded
+from lipbench.certificate.lipschitz import OUTWARD, LayerBound, Shape, kind_of, lipschitz, outward
+from lipbench.certificate.rounding import (
+    SLACK,
+    UNIT,
+    Affine,
+    Step,
+    gamma,
+    norm,
+    relative,
+    rounding,
+    underflow,
+)
+from lipbench.certificate.tracing.steps import (
+    Combination,
+    Copies,
+    Diagonal,
+    Elementwise,
+    Extreme,
+    Graph,
+    Pairwise,
+    Product,
+    Refused,
+    Rows,
+    Shift,
+    Softmax,
+    Sort,
+    Total,
+)
+
+
+@lipschitz.register(Refused)
+def _refused(step: Refused, shape: Shape) -> float:
+    raise step.reason
+
+
+@lipschitz.register(Rows)
+def _rows(step: Rows, shape: Shape) -> float:
+    """Rows are apart: each is moved by the layer's constant at most."""
+    (bound,) = lipschitz.layerwise(step.layer, shape[1:])
+    if bound.why:
+        raise Unbounded(bound.why, bound.remedy)
+    return bound.bound
+
+
+@lipschitz.register(Shift)
+def _shift(step: Shift, shape: Shape) -> float:
+    return 1.0
+
+
+@lipschitz.register(Diagonal)
+def _diagonal(step: Diagonal, shape: Shape) -> float:
+    return outward(float(step.factor.abs().max())) if step.factor.numel() else 0.0
+
+
+@lipschitz.register(Total)
+def _total(step: Total, shape: Shape) -> float:
+    """Sums of groups that do not overlap: the norm of a row of ones."""
+    return outward(abs(step.factor), math.sqrt(step.count))
+
+
+@lipschitz.register(Extreme)
+@lipschitz.register(Sort)
+def _picks(step: nn.Module, shape: Shape) -> float:
+    """A group of numbers moves its largest one, or its sorted ones, by its own norm at most."""
+    return 1.0
+
+
+@lipschitz.register(Softmax)
+def _softmax(step: Softmax, shape: Shape) -> float:
+    """diag(p) - p p^T: each row sums to 2 p (1 - p) in magnitude, 1/2 at most (Gershgorin)."""
+    return 0.5
+
+
+@lipschitz.register(Elementwise)
+def _elementwise(step: Elementwise, shape: Shape) -> float:
+    return step.slope
+
+
+# --- steps of several inputs ------------------------------------------------------------------------------------------
+
+
+def _sum(step: Combination, constants: Sequence[Any]) -> Any:
+    terms = [constant * abs(factor) for constant, factor in zip(constants, step.factors, strict=True)]
+    return sum(terms[1:], start=terms[0])
+
+
+def _apart(step: nn.Module, constants: Sequence[Any]) -> Any:
+    """Inputs side by side: the root of the sum of squares."""
+    return constants[0] if len(constants) == 1 else _root_of_squares(constants)
+
+
+def _copies(step: Copies, constants: Sequence[Any]) -> Any:
+    return _apart(step, constants) * (math.sqrt(step.repeats) if step.repeats > 1 else float(step.repeats))
+
+
+def _root_of_squares(values: Sequence[Any]) -> Any:
+    if not isinstance(values[0], Affine):
+        return math.hypot(*values)
+    # |a + t b| <= |a| + t |b|, of vectors.
+    return Affine(*(torch.stack(part).norm(dim=0) for part in ([v.at for v in values], [v.slope for v in values])))
+
+
+# From the step and a bound for each of its inputs, a number or an `Affine`, the same kind of bound of its output.
+COMBINED: dict[type, Callable[[Any, Sequence[Any]], Any]] = {Combination: _sum, Copies: _copies, Pairwise: _apart}
+
+
+@lipschitz.register(Combination)
+@lipschitz.register(Copies)
+@lipschitz.register(Pairwise)
+def _combined(step: nn.Module, shape: Shape) -> float:
+    """Of one input, or of all inputs together where each is the same."""
+    count = len(step.factors) if isinstance(step, Combination) else 1
+    return outward(COMBINED[type(step)](step, [1.0] * count))
+
+
+@lipschitz.register(Product)
+def _product(step: Product, shape: Shape) -> float:
+    raise Unbounded(
+        "it multiplies activations by activations, which has no global bound",
+        "multiply by numbers, or by activations that are bounded",
+    )
+
+
+def steps_of(graph: Graph, shape: Shape) -> list[LayerBound]:
+    """The bound of each step of a graph, by itself: for one input, or for several that move as far each."""
+    shapes, bounds = [tuple(shape), *graph.shapes], []
+    for name, step, places in zip(graph.names, graph.steps, graph.inputs, strict=True):
+        if type(step) in COMBINED and len(places) > 1:
+            bound = outward(COMBINED[type(step)](step, [1.0] * len(places)))
+            bounds.append(LayerBound(name, kind_of(step), bound))
+        else:
+            (found,) = lipschitz.layerwise(step, shapes[places[0]])
+            bounds.append(LayerBound(name, found.kind, found.bound, found.why, found.remedy))
+    return bounds
+
+
+@lipschitz.register(Graph)
+def _graph(graph: Graph, shape: Shape) -> float:
+    """The constant of each step as a function of the input: products along a chain, sums where branches are added, roots
+    of sums of squares where they are side by side.
+    """
+    constants: list[float] = [1.0]
+    for own, step, places in zip(steps_of(graph, shape), graph.steps, graph.inputs, strict=True):
+        if own.why:
+            raise Unbounded(f"{own.name or own.kind}: {own.why}", own.remedy)
+        given = [constants[i] for i in places]
+        several = len(places) > 1
+        constants.append(outward(COMBINED[type(step)](step, given) if several else own.bound * given[0]))
+    return constants[-1]
+
+
+# --- rounding ---------------------------------------------------------------------------------------------------------
+
+# What copies and compares rounds nothing.
+for _kind in (Extreme, Sort, Pairwise):
+    rounding.register(_kind)(lambda step, shape, constant: relative(step, shape, 0.0))
+
+
+@rounding.register(Copies)
+def _copies_rounding(step: Copies, shape: Shape, constant: float) -> Step:
+    """Only the constant is rounded."""
+    return relative(step, shape, 0.0, abs(step.constant), UNIT * abs(step.constant) * math.sqrt(len(step.index)))
+
+
+@rounding.register(Rows)
+def _rows_rounding(step: Rows, shape: Shape, constant: float) -> Step:
+    """Row by row, each with the reach of all of them: the root of the sum of squares of their errors."""
+    inner, count = rounding.step(step.layer, shape[1:], constant), shape[0]
+
+    def forward(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+        each = Affine(reach.at.repeat_interleave(count), reach.slope.repeat_interleave(count))
+        out, local = inner(u.flatten(0, 1), each)
+        parts = (part.reshape(-1, count).norm(dim=1) for part in (local.at, local.slope))
+        return out.unflatten(0, (len(u), count)), Affine(*parts)
+
+    return forward
+
+
+@rounding.register(Shift)
+def _shift_rounding(step: Shift, shape: Shape, constant: float) -> Step:
+    """The sum is rounded: of what it is given and of the shift."""
+    added, largest = float(step.bias.norm()), float(step.bias.abs().max())
+    own = relative(step, shape, 1.1 * UNIT, 1 + largest)
+
+    def forward(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+        out, local = own(u, reach)
+        return out, local.plus(1.1 * UNIT * added)
+
+    return forward
+
+
+@rounding.register(Diagonal)
+def _diagonal_rounding(step: Diagonal, shape: Shape, constant: float) -> Step:
+    """A product, or a quotient whose divisor's inverse is rounded."""
+    return relative(step, shape, 3.1 * UNIT * constant, constant)
+
+
+@rounding.register(Combination)
+def _combination_rounding(step: Combination, shape: Shape, constant: float) -> Step:
+    """Of one input: the factor is rounded, and the product."""
+    exact = set(step.factors) <= {1.0, -1.0}
+    return relative(step, shape, 0.0 if exact else 3.1 * UNIT * constant, constant)
+
+
+def _total_rounding(step: Total, shape: Shape, constant: float) -> Step:
+    """A sum of n numbers in any order, and a factor: relative to the sum of magnitudes."""
+    share, size = gamma(step.count + 4), math.prod(shape)
+
+    def forward(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+        given, magnitude = reach.plus(norm(u)), (reach * constant).plus(norm(step(u.abs())))
+        return step(u), (magnitude * share + underflow(size, size, 1.0, given)).within(given + magnitude)
+
+    return forward
+
+
+rounding.register(Total)(_total_rounding)
+
+
+def _unspecified(step: nn.Module, shape: Shape, constant: float) -> Step:
+    raise Unbounded(f"no standard says how exactly {kind_of(step)} is computed in float32", "use torch.relu")
+
+
+for _kind in (Elementwise, Softmax, Product):
+    rounding.register(_kind)(_unspecified)
+
+
+def _several(step: nn.Module, values: list[Tensor], reaches: list[Affine]) -> tuple[Tensor, Affine]:
+    """The output of a step of several inputs, and the error of its own."""
+    out = step(*values)
+    if not isinstance(step, Combination):
+        return out, reaches[0] * 0.0
+    given = [reach.plus(norm(value)) for value, reach in zip(values, reaches, strict=True)]
+    magnitude = _sum(step, given)
+    largest = max(map(abs, step.factors))
+    lost = underflow(out[:1].numel(), 4 * len(values), largest, sum(given[1:], start=given[0]))
+    return out, (magnitude * ((2 * len(values) + 2.1) * UNIT) + lost).within(magnitude)
+
+
+@rounding.register(Graph)
+def _graph_rounding(graph: Graph, shape: Shape, constant: float) -> Step:
+    """Step by step, as in a chain; where branches meet, their reaches and errors do as their constants."""
+    bounds, shapes, steps = steps_of(graph, shape), [tuple(shape), *graph.shapes], []
+    for own, step, places in zip(bounds, graph.steps, graph.inputs, strict=True):
+        if own.why:
+            raise Unbounded(own.why, own.remedy)
+        steps.append(None if len(places) > 1 else rounding.step(step, shapes[places[0]], own.bound))
+
+    def forward(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+        found = [(u, reach, reach * 0.0)]
+        for own, step, places, single in zip(bounds, graph.steps, graph.inputs, steps, strict=True):
+            values, reaches, errors = (list(part) for part in zip(*(found[i] for i in places), strict=True))
+            if single is None:
+                combine = COMBINED[type(step)]
+                (out, local), arrived, kept = _several(step, values, reaches), combine(step, reaches), combine(step, errors)
+            else:
+                out, local = single(values[0], reaches[0])
+                arrived, kept = reaches[0] * own.bound, errors[0] * own.bound
+            local = local * SLACK
+            found.append((out, arrived * OUTWARD + local, kept * OUTWARD + local))
+        return found[-1][0], found[-1][2]
+
+    return forward
+

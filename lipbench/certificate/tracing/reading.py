@@ -1,0 +1,225 @@
+"""`read`: a network as layers one after another that have rules, traced where its forward is Python code."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.certificate.exactness import Unbounded, rule_of, unknown
+from lipbench.certificate.lipschitz import Shape, flat, lipschitz
+from lipbench.certificate.remedies import INSTEAD, WRAPPERS
+from lipbench.certificate.tracing.operations import OPERATIONS
+from lipbench.certificate.tracing.steps import Graph, Refused
+from lipbench.certificate.tracing.tape import Image, Node, Tape
+from lipbench.gate import is_memory, told
+from lipbench.modules import duplicate, tensors, weights_hash
+from lipbench.randomness import same_random_numbers
+
+CHANGING = "make its forward pass the same at every call: no counters, no random numbers, no running statistics"
+
+
+@torch.no_grad()
+def read(model: nn.Module, shape: Shape) -> nn.Module:
+    """A network that computes what this one does and consists of layers that have rules: the very same module where it
+    is such a one already, else an `nn.Sequential` of what its forward pass does, traced (`lipbench.certificate.tracing.
+    tape`). Modules that have a rule stay what they are, with their names.
+
+    Tensors between which all of the network passes cut it into parts. A part of one step is that step, and a part of
+    several a `Graph`. What cannot be read is a `Refused` with the reason and the line of code.
+
+    Args:
+        model: in evaluation mode.
+        shape: of one image, (C, H, W) or (D,).
+    """
+    if not _is_code(model):
+        return model
+    try:
+        nodes, output = trace(model, shape)
+    except Unbounded as error:
+        why = error if error.why.startswith(("there is no rule", "it is")) else error.of("its forward cannot be read")
+        refused = nn.Sequential()
+        refused._modules[""] = Refused(type(model).__name__, why, model)
+        return refused.eval()
+    return _in_parts(nodes, output)
+
+
+def _is_code(model: nn.Module) -> bool:
+    """Whether a layer of the chain has no rule, and is what it seems to be: other refusals stay what they are."""
+
+    def is_code(layer: nn.Module) -> bool:
+        return (
+            unknown(layer) is None
+            and rule_of(lipschitz.rules, layer) is None
+            and type(layer) is not Refused
+            and type(layer).__name__ not in INSTEAD
+        )
+
+    return unknown(model) is None and any(map(is_code, flat(model)))
+
+
+def trace(model: nn.Module, shape: Shape) -> tuple[list[Node], int]:
+    """The steps of a forward pass, and which one gives the logits.
+
+    Raises:
+        Unbounded: what the network does is not known: a part of it is in training mode, has a hook, is replaced; its
+            code branches on the numbers of an image; two calls differ.
+    """
+    for name, part in model.named_modules():
+        refusal = unknown(part)
+        if refusal is not None:
+            raise refusal.of(f"its {name} ({type(part).__name__})" if name else type(part).__name__)
+        if type(part).__name__ in WRAPPERS:
+            raise Unbounded(f"there is no rule for {type(part).__name__}", INSTEAD[type(part).__name__])
+    before = weights_hash(tensors(model))
+    try:
+        copy = duplicate(model)
+    except Exception as error:
+        raise Unbounded(f"it cannot be copied ({told(error)})", "make it an nn.Module that copy.deepcopy takes") from error
+    parts = dict(zip(copy.modules(), model.modules(), strict=True))
+    with same_random_numbers():  # noise that the code draws differs between the two calls, and is found
+        first, second = (run_on_tape(copy, parts, tuple(shape)) for _ in range(2))
+    if _print(first) != _print(second) or weights_hash(tensors(copy)) != before:
+        raise Unbounded("two calls of it differ", CHANGING)
+    tape, output = first
+    return tape.nodes, output
+
+
+def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape) -> tuple[Tape, int]:
+    """
+    Args:
+        copy: of the network, whose modules are wrapped meanwhile.
+        parts: its modules -> those of the network.
+    """
+    mine = tensors(copy).values()
+    floats = [t for t in mine if t.is_floating_point()] or [torch.zeros(())]
+    kinds = {t.dtype for t in floats}
+    dtype = kinds.pop() if len(kinds) == 1 else torch.promote_types(torch.float32, max(floats, key=Tensor.numel).dtype)
+    own = frozenset(t.untyped_storage().data_ptr() for t in mine if t.layout == torch.strided)
+    tape = Tape(shape, dtype, floats[0].device, OPERATIONS, own)
+    try:
+        with _wrapped(tape, copy, parts), _without_mkldnn():
+            logits = copy(tape.image)
+    except Unbounded:
+        raise
+    except Exception as error:
+        if is_memory(error):
+            raise
+        reason = Unbounded(f"its code fails on an image without numbers: {told(error)}", "compute with torch alone")
+        raise tape.at_error(reason, error) from error
+    if type(logits) is not Image or logits.ndim != 2 or len(logits) != 1:
+        raise Unbounded("it returns no logits [N, K] that are computed from the images", "return the logits alone")
+    return tape, logits.node
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    """Inside, recurrent layers are computed by operations that are read, not by one of oneDNN's."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+@contextmanager
+def _wrapped(tape: Tape, copy: nn.Module, parts: dict[nn.Module, nn.Module]) -> Iterator[None]:
+    """Inside, the copy's modules that have a rule are written down when they are called, and the others tell their
+    names.
+    """
+    names = {module: name for name, module in copy.named_modules()}
+    changed = []
+    for module, name in names.items():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        changed.append(module)
+        own = parts[module]
+        leaf = rule_of(lipschitz.rules, own) is not None and not getattr(own, "inplace", False)
+        vars(module)["forward"] = (_written_down if leaf else _named)(tape, name, own, module.forward)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del vars(module)["forward"]
+
+
+def _written_down(tape: Tape, name: str, layer: nn.Module, forward: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) != 1 or kwargs or type(args[0]) is not Image:
+            return _named(tape, name, layer, forward)(*args, **kwargs)
+        inside, tape.inside = tape.inside, [name]
+        try:
+            # A layer may return its input itself, or a view of it.
+            return tape.layer("", layer, args[0], like=args[0])
+        finally:
+            tape.inside = inside
+
+    return call
+
+
+def _named(tape: Tape, name: str, module: nn.Module, forward: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        tape.inside.append(name)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            tape.inside.pop()
+
+    return call
+
+
+def _print(traced: tuple[Tape, int]) -> list[Any]:
+    """Everything about a graph that two calls can be compared by."""
+    tape, output = traced
+    return [
+        output,
+        *(
+            (n.name, type(n.step), n.inputs, n.shape, n.line, weights_hash(tensors(n.step)), n.step.extra_repr())
+            for n in tape.nodes
+        ),
+    ]
+
+
+# --- from nodes to layers ---------------------------------------------------------------------------------------------
+
+
+def _in_parts(nodes: list[Node], output: int) -> nn.Sequential:
+    """The steps that lead to the output, cut where all of them pass through one tensor."""
+    needed = {0, output}
+    for i in range(output, 0, -1):
+        if i in needed:
+            needed.update(nodes[i].inputs)
+    order = sorted(needed)
+    last = dict.fromkeys(order, -1)
+    for i in order:
+        for source in nodes[i].inputs:
+            last[source] = i
+    parts, start, reach = nn.Sequential(), 0, last[0]
+    for i in order[1:]:
+        if reach > i:  # something before this step is used after it
+            reach = max(reach, last[i])
+            continue
+        name, step = _part(nodes, [k for k in order if start < k <= i])
+        while name in parts._modules:
+            name += "'"
+        parts._modules[name] = step  # the name of a layer may have dots, which add_module refuses
+        start, reach = i, last[i]
+    return parts.eval()
+
+
+def _part(nodes: list[Node], places: list[int]) -> tuple[str, nn.Module]:
+    if len(places) == 1:
+        node = nodes[places[0]]
+        return node.name, node.step
+    number = {place: k + 1 for k, place in enumerate(places)}
+    inputs = [tuple(number.get(source, 0) for source in nodes[i].inputs) for i in places]
+    names = [nodes[i].name for i in places]
+    step = Graph(names, [nodes[i].step for i in places], inputs, [nodes[i].shape for i in places])
+    common = os.path.commonprefix([name.split(".") for name in names])
+    return ".".join(common) or f"{names[0]} to {names[-1]}", step.eval()
+
+
+lipschitz.reader = read
