@@ -4,6 +4,7 @@ A rule is written for the code of one type, on plain tensors, with plain numbers
 that replaces a method of torch, a library whose weights compute in their own way) makes the rule one of another layer.
 """
 
+import contextlib
 import importlib
 import math
 import numbers
@@ -70,7 +71,8 @@ def rule_of(rules: Mapping[type, Any], module: nn.Module) -> Any:
     """
     package = type(module).__module__.partition(".")[0]
     if package in OF_LIBRARIES:
-        importlib.import_module(OF_LIBRARIES[package])
+        with contextlib.suppress(ImportError):  # another package of that name
+            importlib.import_module(OF_LIBRARIES[package])
     return next((rule for kind, rule in rules.items() if exactly(module, kind)), None)
 
 

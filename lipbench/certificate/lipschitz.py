@@ -56,6 +56,8 @@ class Lipschitz:
 
     def __init__(self) -> None:
         self.rules: dict[type, ConstantRule] = {}
+        # Layers of other libraries -> the layers that they compute the same as.
+        self.equals: dict[type, Callable[..., nn.Module]] = {}
         # What reads forward code as layers that have rules; `lipbench.certificate.tracing` is one.
         self.reader: Callable[[nn.Module, Shape], nn.Module] = lambda module, shape: module
 
@@ -90,6 +92,19 @@ class Lipschitz:
             self.rules[kind] = rule
             watch(kind)
             return rule
+
+        return add
+
+    def equal(self, kind: type) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+        """Decorator for a type that computes what other layers compute: `layers(layer, shape) -> module`, a layer that
+        has a rule or an `nn.Sequential` of such, with the very tensors of the layer. A traced network has these in its
+        place. Raise `Unbounded(why, remedy)` where there are none.
+        """
+
+        def add(layers: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+            self.equals[kind] = layers
+            watch(kind)
+            return layers
 
         return add
 

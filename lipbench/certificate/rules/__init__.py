@@ -1,5 +1,5 @@
 """Rules of layers: the Lipschitz constant of each and, next to it, its rounding. An import registers them."""
 
-from lipbench.certificate.rules import activations, graph, linear, normalization, pooling, residual
+from lipbench.certificate.rules import activations, equal, graph, linear, normalization, pooling, residual
 
-__all__ = ["activations", "graph", "linear", "normalization", "pooling", "residual"]
+__all__ = ["activations", "equal", "graph", "linear", "normalization", "pooling", "residual"]

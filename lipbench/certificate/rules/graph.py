@@ -21,6 +21,7 @@ from lipbench.certificate.rounding import (
     underflow,
 )
 from lipbench.certificate.tracing.steps import (
+    Centering,
     Combination,
     Copies,
     Diagonal,
@@ -66,6 +67,12 @@ def _diagonal(step: Diagonal, shape: Shape) -> float:
 def _total(step: Total, shape: Shape) -> float:
     """Sums of groups that do not overlap: the norm of a row of ones."""
     return outward(abs(step.factor), math.sqrt(step.count))
+
+
+@lipschitz.register(Centering)
+def _centering(step: Centering, shape: Shape) -> float:
+    """A projection."""
+    return OUTWARD
 
 
 @lipschitz.register(Extreme)
@@ -210,6 +217,12 @@ def _combination_rounding(step: Combination, shape: Shape, constant: float) -> S
     """Of one input: the factor is rounded, and the product."""
     exact = set(step.factors) <= {1.0, -1.0}
     return relative(step, shape, 0.0 if exact else 3.1 * UNIT * constant, constant)
+
+
+@rounding.register(Centering)
+def _centering_rounding(step: Centering, shape: Shape, constant: float) -> Step:
+    """As `lipbench.layers.LayerCentering`, group by group."""
+    return relative(step, shape, gamma(step.count + 3) + 2 * UNIT)
 
 
 def _total_rounding(step: Total, shape: Shape, constant: float) -> Step:

@@ -263,10 +263,10 @@ def _linear_of_vector(tape: Tape, layer: nn.Module, x: Image) -> Any:
 
 def _fill(tape: Tape, layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
     """Gives a layer the tensors of the network, not copies."""
-    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    layer.weight = nn.Parameter(weight.detach().to(tape.dtype), requires_grad=False)
     tape.constant(weight, layer)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+        layer.bias = nn.Parameter(bias.detach().to(tape.dtype), requires_grad=False)
         tape.constant(bias, layer)
 
 
@@ -334,7 +334,7 @@ def _batch_norm(tape: Tape, func: Any, x: Image, weight: Any, bias: Any, mean: A
         raise Unbounded("it divides by a statistic of the batch", "call model.eval()")
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[x.ndim]
     layer = kind(len(mean), eps=eps, affine=weight is not None, device=tape.device, dtype=tape.dtype)
-    layer.running_mean, layer.running_var = mean.detach(), var.detach()
+    layer.running_mean, layer.running_var = mean.detach().to(tape.dtype), var.detach().to(tape.dtype)
     if weight is not None:
         shift = torch.zeros_like(weight) if bias is None else bias
         _fill(tape, layer, weight, shift)
@@ -456,7 +456,7 @@ def _prelu(tape: Tape, func: Any, x: Image, weight: Any) -> Any:
     if isinstance(weight, Image):
         raise Unbounded("its slope depends on the image", "use a slope that is the same for every image")
     layer = nn.PReLU(weight.numel())
-    layer.weight = nn.Parameter(weight.detach().flatten(), requires_grad=False)
+    layer.weight = nn.Parameter(weight.detach().to(tape.dtype).flatten(), requires_grad=False)
     return tape.layer("prelu", tape.constant(weight, layer), x)
 
 

@@ -51,13 +51,13 @@ def _is_code(model: nn.Module) -> bool:
 
     def is_code(layer: nn.Module) -> bool:
         return (
-            unknown(layer) is None
-            and rule_of(lipschitz.rules, layer) is None
+            not _has_rule(layer)
             and type(layer) is not Refused
             and type(layer).__name__ not in INSTEAD
+            and unknown(layer) is None
         )
 
-    return unknown(model) is None and any(map(is_code, flat(model)))
+    return any(map(is_code, flat(model))) and unknown(model) is None
 
 
 def trace(model: nn.Module, shape: Shape) -> tuple[list[Node], int]:
@@ -137,7 +137,7 @@ def _wrapped(tape: Tape, copy: nn.Module, parts: dict[nn.Module, nn.Module]) -> 
             continue
         changed.append(module)
         own = parts[module]
-        leaf = rule_of(lipschitz.rules, own) is not None and not getattr(own, "inplace", False)
+        leaf = (_has_rule(own) or rule_of(lipschitz.equals, own)) and not getattr(own, "inplace", False)
         vars(module)["forward"] = (_written_down if leaf else _named)(tape, name, own, module.forward)
     try:
         yield
@@ -153,11 +153,28 @@ def _written_down(tape: Tape, name: str, layer: nn.Module, forward: Any) -> Any:
         inside, tape.inside = tape.inside, [name]
         try:
             # A layer may return its input itself, or a view of it.
-            return tape.layer("", layer, args[0], like=args[0])
+            return _layers(tape, layer, args[0])
         finally:
             tape.inside = inside
 
     return call
+
+
+def _has_rule(layer: nn.Module) -> bool:
+    return rule_of(lipschitz.rules, layer) is not None
+
+
+def _layers(tape: Tape, layer: nn.Module, image: Image) -> Image:
+    """The layer, or those that compute the same."""
+    if _has_rule(layer):
+        return tape.layer("", layer, image, like=image)
+    try:
+        equal = rule_of(lipschitz.equals, layer)(layer, tuple(image.shape[1:]))
+    except Unbounded as error:
+        equal = Refused(type(layer).__name__, error, layer)
+    for part in flat(equal.eval()):
+        image = tape.layer("", part, image, like=image)
+    return image
 
 
 def _named(tape: Tape, name: str, module: nn.Module, forward: Any) -> Any:

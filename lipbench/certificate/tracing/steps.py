@@ -129,6 +129,19 @@ class Total(nn.Module):
         return (total * self.factor).reshape(len(x), *self.shape)
 
 
+class Centering(nn.Module):
+    """Subtracts the mean over dimensions of `inputs`, the shape of one input."""
+
+    def __init__(self, inputs: Shape, dims: Sequence[int]):
+        super().__init__()
+        self.inputs, self.dims = inputs, tuple(d % max(1, len(inputs)) for d in dims)
+        self.count = math.prod(inputs[d] for d in self.dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = x.reshape(len(x), *self.inputs)
+        return (split - split.mean([d + 1 for d in self.dims], keepdim=True)).reshape(x.shape)
+
+
 class Extreme(nn.Module):
     """The largest or the smallest entry over dimensions; arguments as of `Total`."""
 

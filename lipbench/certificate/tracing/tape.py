@@ -150,6 +150,7 @@ class Tape:
 
     def layer(self, name: str, layer: nn.Module, image: Image, like: Image | None = None) -> Image:
         """Writes down a layer that acts on each row of [L, ...]; L is 1 for the image itself."""
+        layer.eval()  # a new one, which would change the network's own statistics
         rows, *shape = image.shape
         try:
             out = output_shape(layer, tuple(shape))
