@@ -133,7 +133,7 @@ def _combined(step: nn.Module, shape: Shape) -> float:
 @lipschitz.register(Product)
 def _product(step: Product, shape: Shape) -> float:
     raise Unbounded(
-        "it multiplies activations by activations, which has no global bound",
+        f"it multiplies activations by activations, which has no global bound ({step.line})",
         "multiply by numbers, or by activations that are bounded",
     )
 

@@ -55,21 +55,9 @@ def reads(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def copies(tape: Tape, func: Any, *args: Any, constant: float = 0.0, **kwargs: Any) -> Any:
     """Run on the places of the entries, it says which one each output copies."""
     images: list[Image] = []
-
-    def places(value: Any) -> Any:
-        if isinstance(value, Image):
-            before = sum(image.numel() for image in images)
-            images.append(value)
-            return torch.arange(before + 1, before + value.numel() + 1, dtype=torch.float64).reshape(value.shape)
-        if isinstance(value, list | tuple):
-            return type(value)(map(places, value))
-        if isinstance(value, Tensor) and value.is_floating_point():
-            raise Unbounded("it joins activations and constants", "add the constant, or make it part of the layer after")
-        return value.cpu() if isinstance(value, Tensor) else value
-
     # Of what it copies, neither the kind of numbers nor their order in memory matter.
     options = {key: value for key, value in kwargs.items() if key not in ("dtype", "device", "layout", "memory_format")}
-    made = func(*places(args), **options)
+    made = func(*_numbered(args, images), **options)
     like = images[0] if func.is_view else None
     name = func.overloadpacket.__name__
     if isinstance(made, Tensor):
@@ -77,15 +65,63 @@ def copies(tape: Tape, func: Any, *args: Any, constant: float = 0.0, **kwargs: A
     return type(made)([_copied(tape, name, each, images, constant, like) for each in made])
 
 
+def _numbered(value: Any, images: list[Image]) -> Any:
+    """Arguments with the numbers 1, 2, ... of their entries in place of images, which are appended to the list."""
+    # No inner function: one that calls itself is a circle of references, which would keep images alive.
+    if isinstance(value, Image):
+        before = sum(image.numel() for image in images)
+        images.append(value)
+        return torch.arange(before + 1, before + value.numel() + 1, dtype=torch.float64).reshape(value.shape)
+    if isinstance(value, list | tuple):
+        return type(value)([_numbered(each, images) for each in value])
+    if isinstance(value, Tensor) and value.is_floating_point():
+        raise Unbounded("it joins activations and constants", "add the constant, or make it part of the layer after")
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
 def _copied(tape: Tape, name: str, made: Tensor, images: Sequence[Image], constant: float, like: Image | None) -> Image:
+    """Copies of copies are copies: they are read from where the first ones come from, so that slices which are put
+    together again are no more than a permutation.
+    """
     index, shape = made.flatten().long() - 1, tuple(made.shape)
+    sources, index = _traced_back(tape, [image.node for image in images], index, constant)
+    size, before = _size(tape, sources[0]), tape.nodes[sources[0]].shape
     step: nn.Module = Copies(index.to(tape.device), seen(shape), constant)
-    if len(images) == 1 and torch.equal(index, torch.arange(images[0].numel())):
-        if seen(shape) == seen(tuple(images[0].shape)):
-            return Image(tape, images[0].node, shape, images[0])
-        step = nn.Flatten() if len(seen(shape)) == 1 else step
+    if len(sources) == 1 and torch.equal(index, torch.arange(size)):
         like = images[0]
-    return tape.add(name, step, images, shape, like)
+        if seen(shape) == before:
+            return Image(tape, sources[0], shape, like)
+        step = nn.Flatten() if len(seen(shape)) == 1 else step
+    return tape.add(name, step, sources, shape, like)
+
+
+def _size(tape: Tape, node: int) -> int:
+    return math.prod(tape.nodes[node].shape)
+
+
+def _traced_back(tape: Tape, nodes: list[int], index: Tensor, constant: float) -> tuple[list[int], Tensor]:
+    """The nodes that are copied and the places in them, behind steps that copy."""
+    sources: list[int] = []
+    places = []
+
+    def start(source: int) -> int:
+        if source not in sources:
+            sources.append(source)
+        return sum(_size(tape, other) for other in sources[: sources.index(source)])
+
+    for node in nodes:
+        step, size = tape.nodes[node].step, _size(tape, node)
+        own = torch.arange(size)
+        behind, found = tape.nodes[node].inputs, own
+        if type(step) is Copies and (step.constant == constant or bool((step.index >= 0).all())):
+            found = step.index.cpu()
+        elif type(step) is not nn.Flatten or (step.start_dim, step.end_dim) != (1, -1):
+            behind = (node,)
+        # From places in all inputs of that step to places in all sources.
+        table = torch.cat([torch.arange(_size(tape, b)) + start(b) for b in behind])
+        places.append(torch.where(found < 0, -1, table[found.clamp_min(0)]) if len(table) else found)
+    joined = torch.cat(places) if places else index
+    return sources, torch.where(index < 0, -1, joined[index.clamp_min(0)]) if len(joined) else index
 
 
 @reads("constant_pad_nd")
@@ -158,7 +194,7 @@ def _mul(tape: Tape, func: Any, a: Any, b: Any) -> Any:
     image, factor = (a, b) if isinstance(a, Image) else (b, a)
     if isinstance(factor, Image):
         a, b = _alike(tape, a, b)
-        return tape.add("mul", Product(), [a, b], tuple(a.shape))
+        return tape.add("mul", Product(tape.line()), [a, b], tuple(a.shape))
     return _times(tape, "mul", image, factor)
 
 
@@ -390,7 +426,7 @@ def _clamp(low: Any = None, high: Any = None, min: Any = None, max: Any = None) 
         raise Unbounded("its limits are tensors", "clamp by numbers")
     if low == 0 and high is None:
         return nn.ReLU()
-    return Elementwise("clamp", functools.partial(torch.clamp, min=low, max=high), 1.0)
+    return Elementwise(f"clamp({low}, {high})", functools.partial(torch.clamp, min=low, max=high), 1.0)
 
 
 def _elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> nn.Module:
@@ -398,7 +434,7 @@ def _elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> nn
         slope = abs(scale) * builtin_max(1.0, abs(alpha * input_scale)) * (1 + 1e-12)
         if input_scale != 1:
             raise Unbounded("its input is scaled", "use nn.ELU, nn.CELU(1) or nn.SELU")
-        return Elementwise("elu", lambda x: aten.elu(x, alpha, scale, input_scale), slope)
+        return Elementwise(f"elu({alpha}, {scale})", lambda x: aten.elu(x, alpha, scale, input_scale), slope)
     return nn.ELU(alpha)
 
 
@@ -468,6 +504,16 @@ def _softmax(tape: Tape, func: Any, x: Image, dim: int, *_: Any) -> Any:
 @reads("_log_softmax", "log_softmax")
 def _log_softmax(tape: Tape, func: Any, x: Image, dim: int, *_: Any) -> Any:
     raise Unbounded("there is no rule for log_softmax", "leave it out: without it the labels are the same")
+
+
+@reads("where")
+def _where(tape: Tape, func: Any, condition: Any, a: Any = None, b: Any = None) -> Any:
+    if isinstance(condition, Image) or a is None:
+        raise Unbounded("it chooses by comparing an activation, and may jump", "use torch.relu, torch.maximum")
+    mask = condition.to(tape.dtype)
+    parts = [_mul(tape, func, value, m) for value, m in ((a, mask), (b, 1 - mask)) if isinstance(value, Image)]
+    constants = [value * m for value, m in ((a, mask), (b, 1 - mask)) if not isinstance(value, Image)]
+    return _combined(tape, "where", *parts, *constants, 1, 1)
 
 
 @reads("eq", "ne", "lt", "le", "gt", "ge", "floor", "ceil", "round", "sign", "argmax", "argmin", "trunc")

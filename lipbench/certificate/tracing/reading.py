@@ -12,7 +12,7 @@ from lipbench.certificate.exactness import Unbounded, rule_of, unknown
 from lipbench.certificate.lipschitz import Shape, flat, lipschitz
 from lipbench.certificate.remedies import INSTEAD, WRAPPERS
 from lipbench.certificate.tracing.operations import OPERATIONS
-from lipbench.certificate.tracing.steps import Graph, Refused
+from lipbench.certificate.tracing.steps import Graph, Refused, options_of
 from lipbench.certificate.tracing.tape import Image, Node, Tape
 from lipbench.gate import is_memory, told
 from lipbench.modules import duplicate, tensors, weights_hash
@@ -194,7 +194,7 @@ def _print(traced: tuple[Tape, int]) -> list[Any]:
     return [
         output,
         *(
-            (n.name, type(n.step), n.inputs, n.shape, n.line, weights_hash(tensors(n.step)), n.step.extra_repr())
+            (n.name, type(n.step), n.inputs, n.shape, n.line, weights_hash(tensors(n.step)), options_of(n.step))
             for n in tape.nodes
         ),
     ]
@@ -228,7 +228,7 @@ def _in_parts(nodes: list[Node], output: int) -> nn.Sequential:
 
 
 def _part(nodes: list[Node], places: list[int]) -> tuple[str, nn.Module]:
-    if len(places) == 1:
+    if len(places) == len(nodes[places[0]].inputs) == 1:
         node = nodes[places[0]]
         return node.name, node.step
     number = {place: k + 1 for k, place in enumerate(places)}

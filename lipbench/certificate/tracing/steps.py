@@ -14,6 +14,14 @@ from lipbench.certificate.exactness import Unbounded
 Shape = tuple[int, ...]
 
 
+def options_of(step: nn.Module) -> str:
+    """Everything about a step but its tensors, for comparison."""
+    if not type(step).__module__.startswith(__name__):
+        return step.extra_repr()
+    hidden = ("compute", "function", "reason", "training")
+    return repr({key: value for key, value in vars(step).items() if not key.startswith("_") and key not in hidden})
+
+
 class Refused(nn.Module):
     """A part of a network that has no bound, with the reason.
 
@@ -191,7 +199,15 @@ class Pairwise(nn.Module):
 
 
 class Product(nn.Module):
-    """The product of two activations, entry by entry: bounded where both have a known range."""
+    """The product of two activations, entry by entry: bounded where both have a known range.
+
+    Args:
+        line: where the code stands that multiplies.
+    """
+
+    def __init__(self, line: str):
+        super().__init__()
+        self.line = line
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a * b

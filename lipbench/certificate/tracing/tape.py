@@ -129,22 +129,27 @@ class Tape:
         name = func.overloadpacket.__name__
         if operation is None or not isinstance(target, Image) or target.family.others(target):
             raise self.at_line(Unbounded(f"{name} writes into a tensor that is still used, or a part of one", PRIVATE))
-        out = operation(self, func, *args, **kwargs)
+        try:
+            out = operation(self, func, *args, **kwargs)
+        except Unbounded as error:
+            raise self.at_line(error) from error
         if out.shape != target.shape:
             raise self.at_line(Unbounded(f"{name} changes the shape of a tensor in place", PRIVATE))
         target.node = out.node
         return target
 
-    def add(self, name: str, step: nn.Module, images: Sequence[Image], shape: Shape, like: Image | None = None) -> Image:
+    def add(
+        self, name: str, step: nn.Module, images: Sequence[Image | int], shape: Shape, like: Image | None = None
+    ) -> Image:
         """Writes a step down.
 
         Args:
-            images: its inputs.
+            images: its inputs, or their nodes.
             shape: of its output as the code sees it.
             like: an image whose memory the output may share.
         """
         title = ".".join(filter(None, (self.inside[-1] if self.inside else "", name)))
-        inputs = tuple(image.node for image in images)
+        inputs = tuple(image if isinstance(image, int) else image.node for image in images)
         self.nodes.append(Node(title, step.eval(), inputs, seen(shape), self.line()))
         return Image(self, len(self.nodes) - 1, shape, like)
 
