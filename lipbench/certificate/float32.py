@@ -52,7 +52,7 @@ def certify_float(
     constants = lipschitz.layerwise(network, shape)
     bounds = gaps_of(network, shape, constants)
     check_labels(y, len(bounds))
-    if not bool(bounds.isfinite().all()) or why_not(model, x) or why_not(network, x):
+    if not bool(bounds.isfinite().all()) or why_not(model, x, network):
         return nothing
     try:
         head = _Head(copy.deepcopy(network).double(), shape, constants)
@@ -83,11 +83,12 @@ def float_layerwise(model: nn.Module, shape: Shape) -> list[LayerBound]:
     return rounding.layerwise(copy.deepcopy(network).double(), tuple(shape))
 
 
-def why_not(model: nn.Module, x: Tensor) -> str:
+def why_not(model: nn.Module, x: Tensor, network: nn.Module | None = None) -> str:
     """Why nothing is known of the float32 arithmetic that this model is computed in, or "".
 
     Args:
         x: its images.
+        network: what its forward pass is read as; None: itself.
     """
     kinds = {t.dtype for t in tensors(model).values() if t.is_floating_point()} | {x.dtype}
     if kinds != {torch.float32}:
@@ -95,7 +96,7 @@ def why_not(model: nn.Module, x: Tensor) -> str:
     devices = {t.device.type for t in tensors(model).values()} | {x.device.type}
     if not devices <= {"cpu", "cuda"}:
         return f"nothing is known of the arithmetic of {', '.join(sorted(devices))}"
-    convolutions = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
+    convolutions = any(isinstance(layer, nn.Conv2d) for layer in (network or model).modules())
     return next(filter(None, (other_products(device, convolutions) for device in devices)), "")
 
 

@@ -151,7 +151,9 @@ class Lipschitz:
             earlier = Unbounded("the shape of its input is unknown", "mend the layers before it, which comes first")
             return [_refused(name, module, earlier)], None
         bound, out = self._leaf(module, shape)
-        return [_refused(name, module, bound) if isinstance(bound, Unbounded) else LayerBound(name, kind_of(module), bound)], out
+        return [
+            _refused(name, module, bound) if isinstance(bound, Unbounded) else LayerBound(name, kind_of(module), bound)
+        ], out
 
     def _leaf(self, module: nn.Module, shape: Shape) -> tuple[float | Unbounded, Shape | None]:
         """Bound, or why there is none, and output shape of a module that is no container."""

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from lipbench.certificate.exactness import unknown
 from lipbench.certificate.float64 import LOGIT_SLACK, Passes
 from lipbench.certificate.lipschitz import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, output_shape, product
+from lipbench.certificate.tracing.steps import LogSoftmax
 from lipbench.gate import logits_of
 from lipbench.images import check_batch, check_labels, images_at_once
 from lipbench.layers import Antipodal, Scale
 from lipbench.modules import duplicate, evaluation_mode
 from lipbench.progress import SILENT, Progress
-
 
 # The largest change of a logit that rounding can make, relative to the largest one of an image.
 TRACED = 1e-3
@@ -48,10 +48,10 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
     model = lipschitz.read(model, shape)
     head = (flat(model) or [model])[-1]
     known = not any(map(unknown, (*_containers(model), head)))
+    if known and type(head) is LogSoftmax:
+        return gaps_of(_without_head(model), shape, bounds[:-1])
     if known and type(head) is Scale:
-        backbone = nn.Sequential(*flat(model)[:-1])
-        backbone.training = False  # of the new container alone: .eval() would change the model's layers
-        inner = gaps_of(backbone, shape, bounds[:-1])
+        inner = gaps_of(_without_head(model), shape, bounds[:-1])
         return _known(inner * (bounds[-1].bound * OUTWARD), inner > 0)
     # Where no container is unknown, every layer of nested Sequentials has its own entry, the head the last one.
     constant = product(bounds[:-1])
@@ -198,6 +198,12 @@ def is_another(said: Tensor, traced: Tensor) -> bool:
             stacklevel=3,
         )
     return bool(other.any())
+
+
+def _without_head(model: nn.Module) -> nn.Sequential:
+    backbone = nn.Sequential(*flat(model)[:-1])
+    backbone.training = False  # of the new container alone: .eval() would change the model's layers
+    return backbone
 
 
 def _containers(model: nn.Module) -> list[nn.Module]:

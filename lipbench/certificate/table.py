@@ -46,7 +46,8 @@ def _rows(module: nn.Module, prefix: str, shape: Shape, shapes: dict[str, Shape]
         if isinstance(step, Graph):
             for part in steps_of(step, shape):
                 yield replace(part, name=_join(prefix, part.name))
-        shape = tuple(output_shape(step, shape)) if step is not None else shape
+        if step is not None and layer.name:
+            shape = output_shape(step, shape)
         inner = module if not layer.name or step is not None else module.get_submodule(layer.name)
         unread = layer.why and (step is None or not layer.name)
         if unread and not isinstance(inner, torch.jit.ScriptModule | fx.GraphModule):

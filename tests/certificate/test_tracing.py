@@ -10,10 +10,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.traced_cases import SHAPE, jacobian_norm, network
 from torch import nn
 
-from helpers.traced_cases import SHAPE, jacobian_norm, network
-from lipbench.certificate import Affine, certify, certify_float, follow, gaps, layer_table, lipschitz, read, rounding
+from lipbench.certificate import (
+    Affine,
+    certify,
+    certify_float,
+    float_layerwise,
+    follow,
+    gaps,
+    layer_table,
+    lipschitz,
+    read,
+    rounding,
+)
 from lipbench.certificate.radius import TracedWarning
 
 SQUARE = (1, 4, 4)
@@ -58,11 +69,9 @@ def test_the_rounding_of_float32_is_bounded():
     for seed in range(60):
         model, x = network(seed), images(16, seed=seed)
         exact = copy.deepcopy(model).double()
-        try:
-            links = rounding.chain(read(exact, SHAPE), SHAPE)
-        except Exception as error:
-            assert "float32" in str(error), error
+        if any(layer.why for layer in float_layerwise(exact, SHAPE)):
             continue
+        links = rounding.chain(read(exact, SHAPE), SHAPE)
         known += 1
         nothing = torch.zeros(len(x), dtype=torch.float64)
         with torch.no_grad():
@@ -184,7 +193,9 @@ def test_what_cannot_be_read_is_refused_with_its_line(name):
 
 
 def test_every_step_has_a_row():
-    model = Code(lambda m, x: m.head((F.relu(m.conv(x)) + x).flatten(1)), conv=nn.Conv2d(1, 1, 1), head=nn.Linear(16, 3))
+    model = Code(
+        lambda m, x: m.head((F.relu(m.conv(x)) + x).flatten(1)), conv=nn.Conv2d(1, 1, 1), head=nn.Linear(16, 3)
+    )
     table = layer_table(model.eval(), SQUARE)
     assert table["layer"].tolist() == ["conv to add", "conv", "relu", "add", "view", "head"]
     assert np.isfinite(table["bound"]).all()
@@ -220,7 +231,9 @@ def test_code_that_does_something_else_for_a_batch_is_not_certified():
 
 
 def test_weights_of_the_forward_pass_are_not_certified_in_float32():
-    model = Code(lambda m, x: F.linear(x.flatten(1), m.head.weight / m.head.weight.norm()), head=nn.Linear(16, 3)).eval()
+    model = Code(
+        lambda m, x: F.linear(x.flatten(1), m.head.weight / m.head.weight.norm()), head=nn.Linear(16, 3)
+    ).eval()
     x = images(5, SQUARE)
     labels = model(x).argmax(1)
     assert (certify(model, x, labels) > 0).all()
@@ -246,6 +259,8 @@ def test_recurrent_and_scripted_networks():
         exported = torch.export.export(copy.deepcopy(chain), (x,), strict=False).module()
     for model in (scripted, exported):
         assert torch.allclose(certify(model, x, labels), certify(chain, x, labels), rtol=1e-9)
-    recurrent = Code(lambda m, x: m.head(m.rnn(x[:, 0])[0][:, -1]), rnn=nn.RNN(4, 5, batch_first=True), head=nn.Linear(5, 3))
+    recurrent = Code(
+        lambda m, x: m.head(m.rnn(x[:, 0])[0][:, -1]), rnn=nn.RNN(4, 5, batch_first=True), head=nn.Linear(5, 3)
+    )
     assert math.isfinite(lipschitz(recurrent.eval(), SQUARE))
     assert jacobian_norm(recurrent, x) <= lipschitz(recurrent, SQUARE)

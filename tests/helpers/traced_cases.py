@@ -80,7 +80,11 @@ class Net(nn.Module):
     def module(self, shape: tuple[int, ...], depth: int) -> Step:
         if len(shape) == 3:
             layer: nn.Module = self.rng.choice(
-                [nn.Conv2d(shape[0], shape[0], 3, padding=1), nn.BatchNorm2d(shape[0]), nn.Conv2d(shape[0], shape[0], 1)]
+                [
+                    nn.Conv2d(shape[0], shape[0], 3, padding=1),
+                    nn.BatchNorm2d(shape[0]),
+                    nn.Conv2d(shape[0], shape[0], 1),
+                ]
             )
         else:
             layer = nn.Linear(shape[-1], shape[-1])
@@ -97,7 +101,11 @@ class Net(nn.Module):
         inner, factor = self.draw(shape, depth + 1), self.rng.uniform(-1, 1)
         other = self.draw(shape, depth + 1)
         return self.rng.choice(
-            [lambda n, x: x + inner(n, x), lambda n, x: x - factor * inner(n, x), lambda n, x: other(n, x).add(inner(n, other(n, x)), alpha=0.5)]
+            [
+                lambda n, x: x + inner(n, x),
+                lambda n, x: x - factor * inner(n, x),
+                lambda n, x: other(n, x).add(inner(n, other(n, x)), alpha=0.5),
+            ]
         )
 
     def concatenated(self, shape: tuple[int, ...], depth: int) -> Step:
@@ -119,7 +127,9 @@ class Net(nn.Module):
 
     def pair(self, shape: tuple[int, ...], depth: int) -> Step:
         inner = self.draw(shape, depth + 1)
-        return self.rng.choice([lambda n, x: torch.maximum(x, inner(n, x)), lambda n, x: torch.min(inner(n, x), 0.3 * x)])
+        return self.rng.choice(
+            [lambda n, x: torch.maximum(x, inner(n, x)), lambda n, x: torch.min(inner(n, x), 0.3 * x)]
+        )
 
     def arithmetic(self, shape: tuple[int, ...], depth: int) -> Step:
         scale, shift = self.weight(shape[0], *(1,) * (len(shape) - 1)), self.weight(*shape)
@@ -136,7 +146,11 @@ class Net(nn.Module):
     def reduced(self, shape: tuple[int, ...], depth: int) -> Step:
         if len(shape) == 3 and min(shape[1:]) >= 4:
             return self.rng.choice(
-                [lambda n, x: F.max_pool2d(x, 2), lambda n, x: F.avg_pool2d(x, 3, stride=1), lambda n, x: F.adaptive_avg_pool2d(x, 2)]
+                [
+                    lambda n, x: F.max_pool2d(x, 2),
+                    lambda n, x: F.avg_pool2d(x, 3, stride=1),
+                    lambda n, x: F.adaptive_avg_pool2d(x, 2),
+                ]
             )
         return self.rng.choice([lambda n, x: x.amax(-1, keepdim=True), lambda n, x: x.sum(-1, keepdim=True)])
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.exactness import Unbounded
+from lipbench.certificate.exactness import Unbounded, number
 from lipbench.certificate.lipschitz import OUTWARD, LayerBound, Shape, kind_of, lipschitz, outward
 from lipbench.certificate.rounding import (
     SLACK,
@@ -28,6 +28,7 @@ from lipbench.certificate.tracing.steps import (
     Elementwise,
     Extreme,
     Graph,
+    LogSoftmax,
     Pairwise,
     Product,
     Refused,
@@ -88,6 +89,12 @@ def _softmax(step: Softmax, shape: Shape) -> float:
     return 0.5
 
 
+@lipschitz.register(LogSoftmax)
+def _log_softmax(step: LogSoftmax, shape: Shape) -> float:
+    """I - 1 p^T is a projection, whose norm is that of 1 p^T: sqrt K times |p| <= 1."""
+    return outward(math.sqrt(math.prod(shape)))
+
+
 @lipschitz.register(Elementwise)
 def _elementwise(step: Elementwise, shape: Shape) -> float:
     return step.slope
@@ -140,29 +147,69 @@ def _product(step: Product, shape: Shape) -> float:
 
 def steps_of(graph: Graph, shape: Shape) -> list[LayerBound]:
     """The bound of each step of a graph, by itself: for one input, or for several that move as far each."""
-    shapes, bounds = [tuple(shape), *graph.shapes], []
+    shapes, bounds, largest = [tuple(shape), *graph.shapes], [], [math.inf]
     for name, step, places in zip(graph.names, graph.steps, graph.inputs, strict=True):
-        if type(step) in COMBINED and len(places) > 1:
+        given = [largest[i] for i in places]
+        if type(step) is Product and max(given) < math.inf:
+            bounds.append(LayerBound(name, kind_of(step), outward(sum(given))))
+        elif type(step) in COMBINED and len(places) > 1:
             bound = outward(COMBINED[type(step)](step, [1.0] * len(places)))
             bounds.append(LayerBound(name, kind_of(step), bound))
         else:
             (found,) = lipschitz.layerwise(step, shapes[places[0]])
             bounds.append(LayerBound(name, found.kind, found.bound, found.why, found.remedy))
+        largest.append(magnitude(step, given))
     return bounds
+
+
+def magnitude(step: nn.Module, given: Sequence[float]) -> float:
+    """A bound of the magnitude of every output, for every image whatsoever: of a step that is bounded itself, or whose
+    inputs are.
+
+    Args:
+        given: the same of its inputs; inf where there is none.
+    """
+    kind = type(step)
+    step = step.layer if isinstance(step, Rows) else step
+    if kind in (nn.Sigmoid, nn.Tanh, Softmax):
+        return 1.0
+    found = math.inf
+    if kind is nn.Hardtanh:
+        found = max(abs(number(step, "min_val")), abs(number(step, "max_val")))
+    elif math.inf in given:
+        found = math.inf
+    elif kind is Product:
+        found = outward(*given)
+    elif isinstance(step, Combination):
+        found = outward(_sum(step, given))
+    elif isinstance(step, Copies):
+        found = max(*given, abs(step.constant))
+    elif kind in (nn.Identity, nn.Flatten, nn.ReLU, Extreme, Sort, Pairwise):
+        found = max(given)
+    elif isinstance(step, Shift):
+        found = outward(given[0] + float(step.bias.abs().max()))
+    elif isinstance(step, Diagonal):
+        found = outward(given[0], float(step.factor.abs().max()))
+    return found
 
 
 @lipschitz.register(Graph)
 def _graph(graph: Graph, shape: Shape) -> float:
-    """The constant of each step as a function of the input: products along a chain, sums where branches are added, roots
-    of sums of squares where they are side by side.
+    """The constant of each step as a function of the input: products along a chain, sums where branches are added,
+    roots of sums of squares where they are side by side.
     """
-    constants: list[float] = [1.0]
+    constants, largest = [1.0], [math.inf]
     for own, step, places in zip(steps_of(graph, shape), graph.steps, graph.inputs, strict=True):
         if own.why:
             raise Unbounded(f"{own.name or own.kind}: {own.why}", own.remedy)
-        given = [constants[i] for i in places]
-        several = len(places) > 1
-        constants.append(outward(COMBINED[type(step)](step, given) if several else own.bound * given[0]))
+        given, limits = [constants[i] for i in places], [largest[i] for i in places]
+        if isinstance(step, Product):  # |a b - a' b'| <= |b| |a - a'| + |a'| |b - b'|
+            constants.append(outward(given[0] * limits[1] + given[1] * limits[0]))
+        elif len(places) > 1:
+            constants.append(outward(COMBINED[type(step)](step, given)))
+        else:
+            constants.append(outward(own.bound * given[0]))
+        largest.append(magnitude(step, limits))
     return constants[-1]
 
 
@@ -195,13 +242,13 @@ def _rows_rounding(step: Rows, shape: Shape, constant: float) -> Step:
 
 @rounding.register(Shift)
 def _shift_rounding(step: Shift, shape: Shape, constant: float) -> Step:
-    """The sum is rounded: of what it is given and of the shift."""
+    """The sum is rounded, of what it is given and of the shift, which may be a rounded product itself."""
     added, largest = float(step.bias.norm()), float(step.bias.abs().max())
     own = relative(step, shape, 1.1 * UNIT, 1 + largest)
 
     def forward(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
         out, local = own(u, reach)
-        return out, local.plus(1.1 * UNIT * added)
+        return out, local.plus(2.2 * UNIT * added)
 
     return forward
 
@@ -243,7 +290,7 @@ def _unspecified(step: nn.Module, shape: Shape, constant: float) -> Step:
     raise Unbounded(f"no standard says how exactly {kind_of(step)} is computed in float32", "use torch.relu")
 
 
-for _kind in (Elementwise, Softmax, Product):
+for _kind in (Elementwise, Softmax, LogSoftmax, Product):
     rounding.register(_kind)(_unspecified)
 
 
@@ -274,7 +321,11 @@ def _graph_rounding(graph: Graph, shape: Shape, constant: float) -> Step:
             values, reaches, errors = (list(part) for part in zip(*(found[i] for i in places), strict=True))
             if single is None:
                 combine = COMBINED[type(step)]
-                (out, local), arrived, kept = _several(step, values, reaches), combine(step, reaches), combine(step, errors)
+                (out, local), arrived, kept = (
+                    _several(step, values, reaches),
+                    combine(step, reaches),
+                    combine(step, errors),
+                )
             else:
                 out, local = single(values[0], reaches[0])
                 arrived, kept = reaches[0] * own.bound, errors[0] * own.bound
@@ -283,4 +334,3 @@ def _graph_rounding(graph: Graph, shape: Shape, constant: float) -> Step:
         return found[-1][0], found[-1][2]
 
     return forward
-

@@ -1,6 +1,7 @@
 """`read`: a network as layers one after another that have rules, traced where its forward is Python code."""
 
-import os
+import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,14 +11,17 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded, rule_of, unknown
 from lipbench.certificate.lipschitz import Shape, flat, lipschitz
-from lipbench.certificate.remedies import INSTEAD, WRAPPERS
+from lipbench.certificate.remedies import INSTEAD, WRAPPERS, without_rule
 from lipbench.certificate.tracing.operations import OPERATIONS
-from lipbench.certificate.tracing.steps import Graph, Refused, options_of
-from lipbench.certificate.tracing.tape import Image, Node, Tape
+from lipbench.certificate.tracing.steps import Copies, Graph, Refused, options_of
+from lipbench.certificate.tracing.tape import Image, Node, Tape, seen
 from lipbench.gate import is_memory, told
-from lipbench.modules import duplicate, tensors, weights_hash
+from lipbench.modules import duplicate, exactly, tensors, weights_hash
 from lipbench.randomness import same_random_numbers
 
+SEQUENCE = "write it as an nn.Sequential of its layers, or by operations of torch alone"
+# The largest change of a logit that rounding can make, relative to the largest one of an image.
+TOLERANCE = 1e-3
 CHANGING = "make its forward pass the same at every call: no counters, no random numbers, no running statistics"
 
 
@@ -38,12 +42,16 @@ def read(model: nn.Module, shape: Shape) -> nn.Module:
         return model
     try:
         nodes, output = trace(model, shape)
+        network = _in_parts(nodes, output)
+        _compare(model, network, tuple(shape))
+        return network
     except Unbounded as error:
-        why = error if error.why.startswith(("there is no rule", "it is")) else error.of("its forward cannot be read")
+        why = error if error.why.startswith("there is no rule") else error.of("its forward cannot be read")
+        if type(model).__module__.startswith("torch.nn."):
+            why = Unbounded(*without_rule(model, lipschitz.rules))
         refused = nn.Sequential()
         refused._modules[""] = Refused(type(model).__name__, why, model)
         return refused.eval()
-    return _in_parts(nodes, output)
 
 
 def _is_code(model: nn.Module) -> bool:
@@ -77,7 +85,9 @@ def trace(model: nn.Module, shape: Shape) -> tuple[list[Node], int]:
     try:
         copy = duplicate(model)
     except Exception as error:
-        raise Unbounded(f"it cannot be copied ({told(error)})", "make it an nn.Module that copy.deepcopy takes") from error
+        raise Unbounded(
+            f"it cannot be copied ({told(error)})", "make it an nn.Module that copy.deepcopy takes"
+        ) from error
     parts = dict(zip(copy.modules(), model.modules(), strict=True))
     with same_random_numbers():  # noise that the code draws differs between the two calls, and is found
         first, second = (run_on_tape(copy, parts, tuple(shape)) for _ in range(2))
@@ -85,6 +95,32 @@ def trace(model: nn.Module, shape: Shape) -> tuple[list[Node], int]:
         raise Unbounded("two calls of it differ", CHANGING)
     tape, output = first
     return tape.nodes, output
+
+
+def _compare(model: nn.Module, network: nn.Module, shape: Shape) -> None:
+    """
+    Raises:
+        Unbounded: the network as it was read gives other logits for a batch of images, of which the trace of one image
+            sees nothing.
+    """
+    if any(isinstance(step, Refused) for step in network.modules()):
+        return  # without a bound as it is
+    like = next(iter(tensors(network).values()), torch.zeros(()))
+    for count in (3, 1):  # some take one image at a time
+        x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0)).to(like.device)
+        for dtype in (torch.float32, torch.float64):
+            try:
+                said = duplicate(model)(x.to(dtype))
+                break
+            except Exception:
+                continue
+        else:
+            continue
+        found = network(x.to(said.dtype))
+        change, scale = (found - said).abs().amax(1), said.abs().amax(1)
+        if not bool((change <= TOLERANCE * scale.clamp_min(1e-30)).all()) and bool(said.isfinite().all()):
+            raise Unbounded("it does something else for several images than for one", "treat each image by itself")
+        return
 
 
 def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape) -> tuple[Tape, int]:
@@ -107,9 +143,9 @@ def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape
     except Exception as error:
         if is_memory(error):
             raise
-        reason = Unbounded(f"its code fails on an image without numbers: {told(error)}", "compute with torch alone")
+        reason = Unbounded(f"its code fails on an image without numbers: {told(error)}", SEQUENCE)
         raise tape.at_error(reason, error) from error
-    if type(logits) is not Image or logits.ndim != 2 or len(logits) != 1:
+    if type(logits) is not Image or logits.tape is not tape or logits.ndim != 2 or len(logits) != 1:
         raise Unbounded("it returns no logits [N, K] that are computed from the images", "return the logits alone")
     return tape, logits.node
 
@@ -181,11 +217,21 @@ def _named(tape: Tape, name: str, module: nn.Module, forward: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         tape.inside.append(name)
         try:
+            if exactly(module, nn.RNN, nn.GRU, nn.LSTM) and len(args) == 1 and not kwargs and args[0].ndim == 3:
+                args = (args[0], _at_rest(tape, module, args[0]))
             return forward(*args, **kwargs)
         finally:
             tape.inside.pop()
 
     return call
+
+
+def _at_rest(tape: Tape, layer: nn.RNNBase, x: Image) -> Any:
+    """The zeros that a recurrent layer starts from, as activations: it adds to them in place."""
+    shape = (layer.num_layers * (1 + layer.bidirectional), x.shape[0 if layer.batch_first else 1], layer.hidden_size)
+    nowhere = torch.full((math.prod(shape),), -1, device=tape.device)
+    states = [tape.add("zeros", Copies(nowhere, seen(shape)), [x], shape) for _ in range(2)]
+    return tuple(states) if isinstance(layer, nn.LSTM) else states[0]
 
 
 def _print(traced: tuple[Tape, int]) -> list[Any]:
@@ -235,7 +281,8 @@ def _part(nodes: list[Node], places: list[int]) -> tuple[str, nn.Module]:
     inputs = [tuple(number.get(source, 0) for source in nodes[i].inputs) for i in places]
     names = [nodes[i].name for i in places]
     step = Graph(names, [nodes[i].step for i in places], inputs, [nodes[i].shape for i in places])
-    common = os.path.commonprefix([name.split(".") for name in names])
+    columns = zip(*(name.split(".") for name in names), strict=False)
+    common = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
     return ".".join(common) or f"{names[0]} to {names[-1]}", step.eval()
 
 

@@ -34,7 +34,8 @@ class Refused(nn.Module):
     def __init__(self, kind: str, reason: Unbounded, compute: Callable[..., Tensor]):
         super().__init__()
         self.kind, self.reason = kind, reason
-        self.compute = [compute]  # in a list: a module would become a part
+        self.compute = [compute]
+        self.whole = compute if isinstance(compute, nn.Module) else None  # whose tensors say in which precision it is
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.compute[0](*inputs)
@@ -103,7 +104,7 @@ class Shift(nn.Module):
 
 
 class Diagonal(nn.Module):
-    """`factor * x`, a number for each entry."""
+    """`factor * x`, a number for each entry, in float64: the inverse of a divisor has more digits than it."""
 
     factor: Tensor
 
@@ -112,7 +113,7 @@ class Diagonal(nn.Module):
         self.register_buffer("factor", factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.factor
+        return x * self.factor.to(x.dtype)
 
 
 class Total(nn.Module):
@@ -174,6 +175,13 @@ class Sort(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         split = x.reshape(len(x), *self.inputs)
         return split.sort(dim=self.dim + 1, descending=self.descending).values.reshape(x.shape)
+
+
+class LogSoftmax(nn.Module):
+    """The logarithm of softmax over all entries, [N, K]: the differences of its outputs are those of its inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log_softmax(1)
 
 
 class Softmax(nn.Module):
@@ -245,7 +253,11 @@ class Graph(nn.Module):
     """
 
     def __init__(
-        self, names: Sequence[str], steps: Sequence[nn.Module], inputs: Sequence[tuple[int, ...]], shapes: Sequence[Shape]
+        self,
+        names: Sequence[str],
+        steps: Sequence[nn.Module],
+        inputs: Sequence[tuple[int, ...]],
+        shapes: Sequence[Shape],
     ):
         super().__init__()
         self.names, self.inputs, self.shapes = tuple(names), tuple(inputs), tuple(shapes)

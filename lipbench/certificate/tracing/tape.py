@@ -88,7 +88,8 @@ class Tape:
     Args:
         shape: of one image.
         dtype, device: those of the network.
-        operations: by the name of an operation of torch, what makes steps of it: `operation(tape, func, *args, **kwargs)`.
+        operations: by the name of an operation of torch, what makes steps of it, called with the tape, the operation
+            itself and its arguments.
         own: the memory of the network's own tensors.
     """
 
@@ -108,6 +109,8 @@ class Tape:
     def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """What an operation of torch's dispatcher makes of images without numbers."""
         name = func.overloadpacket.__name__
+        if any(leaf.tape is not self for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Image)):
+            raise Unbounded("it keeps activations from one call to the next", "compute from the images of a call alone")
         in_place = name.endswith("_") and not name.startswith("_")
         operation = self.operations.get(name.removesuffix("_") if in_place else name)
         if operation is None and func._can_decompose():
@@ -202,8 +205,11 @@ class Tape:
     def at_error(self, reason: Unbounded, error: BaseException) -> Unbounded:
         """With the line of code at which Python stopped."""
         stack = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_of_the_user(frame.filename)]
-        return Unbounded(f"{reason.why} ({Path(stack[-1].filename).name}, line {stack[-1].lineno})", reason.remedy) \
-            if stack else reason
+        return (
+            Unbounded(f"{reason.why} ({Path(stack[-1].filename).name}, line {stack[-1].lineno})", reason.remedy)
+            if stack
+            else reason
+        )
 
     def line(self) -> str:
         """Of the code that is running, outside of torch and of this package."""
