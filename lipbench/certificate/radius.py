@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from lipbench.certificate.exactness import unknown
 from lipbench.certificate.float64 import LOGIT_SLACK, Passes
 from lipbench.certificate.lipschitz import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, output_shape, product
-from lipbench.certificate.tracing.steps import LogSoftmax
+from lipbench.certificate.tracing.steps import LogSoftmax, Shift
 from lipbench.gate import logits_of
 from lipbench.images import check_batch, check_labels, images_at_once
 from lipbench.layers import Antipodal, Scale
-from lipbench.modules import duplicate, evaluation_mode
+from lipbench.modules import duplicate, evaluation_mode, exactly
 from lipbench.progress import SILENT, Progress
 
 # The largest change of a logit that rounding can make, relative to the largest one of an image.
@@ -48,7 +48,7 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
     model = lipschitz.read(model, shape)
     head = (flat(model) or [model])[-1]
     known = not any(map(unknown, (*_containers(model), head)))
-    if known and type(head) is LogSoftmax:
+    if known and exactly(head, LogSoftmax, Shift):
         return gaps_of(_without_head(model), shape, bounds[:-1])
     if known and type(head) is Scale:
         inner = gaps_of(_without_head(model), shape, bounds[:-1])

@@ -173,6 +173,8 @@ def magnitude(step: nn.Module, given: Sequence[float]) -> float:
     step = step.layer if isinstance(step, Rows) else step
     if kind in (nn.Sigmoid, nn.Tanh, Softmax):
         return 1.0
+    if isinstance(step, Copies) and not step.repeats:
+        return abs(step.constant)
     found = math.inf
     if kind is nn.Hardtanh:
         found = max(abs(number(step, "min_val")), abs(number(step, "max_val")))

@@ -11,6 +11,7 @@ from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.tracing.copying import aten, copies, reads
 from lipbench.certificate.tracing.steps import Combination, Diagonal, Extreme, Pairwise, Product, Shift, Sort, Total
 from lipbench.certificate.tracing.tape import Image, Tape, seen
+from lipbench.layers import Scale
 
 BY_IMAGE = "use lipbench.layers.LayerCentering, which subtracts the mean and divides by nothing"
 
@@ -33,8 +34,20 @@ def combined(tape: Tape, name: str, a: Any, b: Any, first: float, second: float)
         return tape.add(name, Combination((first, second)), [a, b], tuple(a.shape))
     image, constant, factor = (a, second * b, first) if isinstance(a, Image) else (b, first * a, second)
     shape = tuple(image.shape)
+    linear = tape.nodes[image.node].step
+    if type(linear) is nn.Linear and linear.bias is None and factor == 1 and len(shape) == 2 and len(constant) == 1:
+        merged = _with_bias(tape, linear, constant[0])
+        return tape.add(name, tape.constant(origin, merged), list(tape.nodes[image.node].inputs), shape)
     image = image if factor == 1 else tape.add(name, Combination((factor,)), [image], shape)
     return tape.add(name, tape.constant(origin, Shift(constant.reshape(seen(shape)))), [image], shape)
+
+
+def _with_bias(tape: Tape, linear: nn.Linear, bias: Tensor) -> nn.Module:
+    """A dense layer whose bias is added after it, as one layer: a head is known by its rows."""
+    layer = nn.utils.skip_init(nn.Linear, linear.in_features, linear.out_features)
+    layer.weight, layer.bias = linear.weight, nn.Parameter(bias.detach().clone(), requires_grad=False)
+    vars(layer)["computed"] = vars(linear).get("computed", False)
+    return layer
 
 
 @reads("add")
@@ -78,7 +91,11 @@ def _div(tape: Tape, func: Any, a: Any, b: Any, *, rounding_mode: str | None = N
 def _times(tape: Tape, name: str, x: Image, factor: Any, origin: Any = None) -> Image:
     if not isinstance(factor, Tensor) or (factor.numel() == 1 and factor.ndim <= x.ndim):
         factor = float(factor.detach() if isinstance(factor, Tensor) else factor)
-        return tape.add(name, Combination((factor,)), [x], tuple(x.shape))
+        if factor == 1:
+            return copies(tape, aten.clone.default, x)
+        # On a GPU a quotient may be the product with a rounded inverse, one rounding more than `Scale` allows for.
+        plain = 0 < factor < math.inf and (name == "mul" or tape.device.type == "cpu")
+        return tape.add(name, Scale(factor) if plain else Combination((factor,)), [x], tuple(x.shape))
     image, _ = _alike(tape, x, factor)
     own = Diagonal(factor.detach().double().expand(image.shape).reshape(seen(tuple(image.shape))))
     step = tape.constant(factor if origin is None else origin, own)

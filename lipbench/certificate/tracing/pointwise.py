@@ -60,12 +60,12 @@ def _clamp(low: Any = None, high: Any = None, min: Any = None, max: Any = None) 
 
 
 def _elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> nn.Module:
-    if (scale, input_scale) != (1, 1):
-        slope = abs(scale) * max(1.0, abs(alpha)) * (1 + 1e-12)
-        if input_scale != 1:
-            raise Unbounded("its input is scaled", "use nn.ELU, nn.CELU(1) or nn.SELU")
-        return Elementwise(f"elu({alpha}, {scale})", lambda x: aten.elu(x, alpha, scale, input_scale), slope)
-    return nn.ELU(alpha)
+    """scale * x above 0, scale * alpha * (exp(input_scale * x) - 1) below: ELU, CELU and SELU."""
+    if (scale, input_scale) == (1, 1):
+        return nn.ELU(alpha)
+    slope = abs(scale) * max(1.0, abs(alpha * input_scale)) * (1 + 1e-12)
+    name = f"elu({alpha}, {scale}, {input_scale})"
+    return Elementwise(name, lambda x: aten.elu(x, alpha, scale, input_scale), slope)
 
 
 for _name, _make in {

@@ -163,7 +163,8 @@ class Tape:
         try:
             out = output_shape(layer, tuple(shape))
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise Unbounded(f"it refuses an input of shape {shape} ({error})") from error
+            why, remedy = f"it refuses an input of shape {shape} ({error})", "ask for the shape of the model's images"
+            raise Unbounded(why, remedy) from error
         return self.add(name, layer if rows == 1 else Rows(layer), [image], (rows, *out), like)
 
     def refuse(self, name: str, error: Unbounded, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
