@@ -135,8 +135,9 @@ def test_planted_unsound_modules_are_refused():
     with torch.no_grad():
         poisoned.weight[0, 0] = math.nan
     live = layers.constrain(nn.Linear(4, 4), layers.Orthogonal).eval()
+    doubled = Doubled(4, 4).eval()
+    assert lipschitz(doubled, (4,)) == pytest.approx(2 * float(torch.linalg.matrix_norm(doubled.weight, 2)))
     cases = {
-        "no rule": Doubled(4, 4).eval(),
         "hook": hooked,
         "hook, ": prehooked,
         "replaced": replaced,
@@ -363,14 +364,14 @@ def test_a_researcher_adds_a_layer():
         def forward(self, x: Tensor) -> Tensor:
             return 3 * x
 
-    assert "no rule" in reasons(Triple().eval(), (4,))
+    assert lipschitz(Triple().eval(), (4,)) == pytest.approx(3), "read as what it does"
     lipschitz.register(Triple)(lambda layer, shape: 3.0)
     assert lipschitz(nn.Sequential(Triple(), Triple()).eval(), (4,)) == 9
 
     class Child(Triple):
         pass
 
-    assert "no rule" in reasons(Child().eval(), (4,))
+    assert lipschitz(Child().eval(), (4,)) == pytest.approx(3)
 
     @lipschitz.register(Child)
     def _child(layer: Child, shape: tuple[int, ...]) -> float:

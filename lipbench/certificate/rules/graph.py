@@ -292,8 +292,8 @@ def _unspecified(step: nn.Module, shape: Shape, constant: float) -> Step:
     raise Unbounded(f"no standard says how exactly {kind_of(step)} is computed in float32", "use torch.relu")
 
 
-for _kind in (Elementwise, Softmax, LogSoftmax, Product):
-    rounding.register(_kind)(_unspecified)
+for _unknown in (Elementwise, Softmax, LogSoftmax, Product):
+    rounding.register(_unknown)(_unspecified)
 
 
 def _several(step: nn.Module, values: list[Tensor], reaches: list[Affine]) -> tuple[Tensor, Affine]:

@@ -152,11 +152,9 @@ def places_of(tape: Tape, like: Image) -> Image:
 
 @reads("sort")
 def _sort(tape: Tape, func: Any, x: Image, *args: Any, **kwargs: Any) -> Any:
-    options = [a for a in args if a is not None]
-    if func._overloadname == "stable":
-        dim, descending = kwargs.get("dim", -1), kwargs.get("descending", False)
-    else:
-        dim, descending, *_ = [*options, *(-1, False)[len(options) :]]
+    # sort(x, dim, descending), or sort.stable(x, *, stable, dim, descending)
+    dim = args[0] if args else kwargs.get("dim", -1)
+    descending = args[1] if len(args) > 1 else kwargs.get("descending", False)
     if not x.ndim:
         raise Unbounded("it sorts one number", "leave it out")
     found = tape.add("sort", Sort(tuple(x.shape), int(dim), bool(descending)), [x], tuple(x.shape))

@@ -68,7 +68,7 @@ def _elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> nn
     return Elementwise(name, lambda x: aten.elu(x, alpha, scale, input_scale), slope)
 
 
-for _name, _make in {
+_LAYERS: dict[str, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "abs": Abs,
@@ -83,7 +83,8 @@ for _name, _make in {
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": lambda high: _clamp(None, high),
-}.items():
+}
+for _name, _make in _LAYERS.items():
     _activation(_name, _make)
 
 # Functions without a layer that has a rule: the largest magnitude of their slope, rounded up.
@@ -144,7 +145,8 @@ def _where(tape: Tape, func: Any, condition: Any, a: Any = None, b: Any = None) 
     mask = condition.to(tape.dtype)
     parts = [multiplied(tape, func, value, m) for value, m in ((a, mask), (b, 1 - mask)) if isinstance(value, Image)]
     constants = [value * m for value, m in ((a, mask), (b, 1 - mask)) if not isinstance(value, Image)]
-    return combined(tape, "where", *parts, *constants, 1, 1)
+    first, second = [*parts, *constants]
+    return combined(tape, "where", first, second, 1, 1)
 
 
 @reads("eq", "ne", "lt", "le", "gt", "ge", "floor", "ceil", "round", "sign", "argmax", "argmin", "trunc")

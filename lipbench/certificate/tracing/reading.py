@@ -13,7 +13,7 @@ from lipbench.certificate.exactness import Unbounded, rule_of, unknown
 from lipbench.certificate.lipschitz import Shape, flat, lipschitz
 from lipbench.certificate.remedies import INSTEAD, WRAPPERS, without_rule
 from lipbench.certificate.tracing.operations import OPERATIONS
-from lipbench.certificate.tracing.steps import Copies, Graph, Refused, options_of
+from lipbench.certificate.tracing.steps import Copies, Graph, Refused, in_evaluation, options_of
 from lipbench.certificate.tracing.tape import Image, Node, Tape, seen
 from lipbench.gate import is_memory, told
 from lipbench.modules import duplicate, exactly, tensors, weights_hash
@@ -51,7 +51,7 @@ def read(model: nn.Module, shape: Shape) -> nn.Module:
             why = Unbounded(*without_rule(model, lipschitz.rules))
         refused = nn.Sequential()
         refused._modules[""] = Refused(type(model).__name__, why, model)
-        return refused.eval()
+        return in_evaluation(refused)
 
 
 def _is_code(model: nn.Module) -> bool:
@@ -76,7 +76,7 @@ def trace(model: nn.Module, shape: Shape) -> tuple[list[Node], int]:
             code branches on the numbers of an image; two calls differ.
     """
     for name, part in model.named_modules():
-        refusal = unknown(part)
+        refusal = unknown(part) if _has_mode(part) else None
         if refusal is not None:
             raise refusal.of(f"its {name} ({type(part).__name__})" if name else type(part).__name__)
         if type(part).__name__ in WRAPPERS:
@@ -123,6 +123,14 @@ def _compare(model: nn.Module, network: nn.Module, shape: Shape) -> None:
         return
 
 
+def _has_mode(part: nn.Module) -> bool:
+    """Not so what torch.export makes: it has no modes, and parts without a forward, which are never called."""
+    if isinstance(part, torch.jit.ScriptModule):
+        return True
+    of_export = type(part).__module__.startswith(("torch.export.", "torch.fx."))
+    return not of_export and type(part).forward is not nn.Module.forward
+
+
 def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape) -> tuple[Tape, int]:
     """
     Args:
@@ -145,8 +153,8 @@ def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape
             raise
         reason = Unbounded(f"its code fails on an image without numbers: {told(error)}", SEQUENCE)
         raise tape.at_error(reason, error) from error
-    if type(logits) is not Image or logits.tape is not tape or logits.ndim != 2 or len(logits) != 1:
-        raise Unbounded("it returns no logits [N, K] that are computed from the images", "return the logits alone")
+    if type(logits) is not Image or logits.tape is not tape or logits.shape[:1] != (1,):
+        raise Unbounded("it returns no tensor [N, ...] that is computed from the images", "return the logits alone")
     return tape, logits.node
 
 
@@ -188,7 +196,6 @@ def _written_down(tape: Tape, name: str, layer: nn.Module, forward: Any) -> Any:
             return _named(tape, name, layer, forward)(*args, **kwargs)
         inside, tape.inside = tape.inside, [name]
         try:
-            # A layer may return its input itself, or a view of it.
             return _layers(tape, layer, args[0])
         finally:
             tape.inside = inside
@@ -203,13 +210,13 @@ def _has_rule(layer: nn.Module) -> bool:
 def _layers(tape: Tape, layer: nn.Module, image: Image) -> Image:
     """The layer, or those that compute the same."""
     if _has_rule(layer):
-        return tape.layer("", layer, image, like=image)
+        return tape.layer("", layer, image)
     try:
         equal = rule_of(lipschitz.equals, layer)(layer, tuple(image.shape[1:]))
     except Unbounded as error:
         equal = Refused(type(layer).__name__, error, layer)
-    for part in flat(equal.eval()):
-        image = tape.layer("", part, image, like=image)
+    for part in flat(equal):
+        image = tape.layer("", part, image)
     return image
 
 
@@ -217,7 +224,13 @@ def _named(tape: Tape, name: str, module: nn.Module, forward: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         tape.inside.append(name)
         try:
-            if exactly(module, nn.RNN, nn.GRU, nn.LSTM) and len(args) == 1 and not kwargs and args[0].ndim == 3:
+            if (
+                isinstance(module, nn.RNNBase)
+                and exactly(module, nn.RNN, nn.GRU, nn.LSTM)
+                and len(args) == 1
+                and not kwargs
+                and args[0].ndim == 3
+            ):
                 args = (args[0], _at_rest(tape, module, args[0]))
             return forward(*args, **kwargs)
         finally:
@@ -270,7 +283,7 @@ def _in_parts(nodes: list[Node], output: int) -> nn.Sequential:
             name += "'"
         parts._modules[name] = step  # the name of a layer may have dots, which add_module refuses
         start, reach = i, last[i]
-    return parts.eval()
+    return in_evaluation(parts)
 
 
 def _part(nodes: list[Node], places: list[int]) -> tuple[str, nn.Module]:
@@ -283,7 +296,7 @@ def _part(nodes: list[Node], places: list[int]) -> tuple[str, nn.Module]:
     step = Graph(names, [nodes[i].step for i in places], inputs, [nodes[i].shape for i in places])
     columns = zip(*(name.split(".") for name in names), strict=False)
     common = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
-    return ".".join(common) or f"{names[0]} to {names[-1]}", step.eval()
+    return ".".join(common) or f"{names[0]} to {names[-1]}", in_evaluation(step)
 
 
 lipschitz.reader = read

@@ -14,6 +14,16 @@ from lipbench.certificate.exactness import Unbounded
 Shape = tuple[int, ...]
 
 
+def in_evaluation(step: nn.Module) -> nn.Module:
+    """Sets the mode of what this package makes, and leaves alone the modules of the network in it, which have a mode or
+    refuse one.
+    """
+    made = (step, *(part for part in step.children() if isinstance(part, Refused | nn.ModuleList)))
+    for module in made:
+        module.training = False
+    return step
+
+
 def options_of(step: nn.Module) -> str:
     """Everything about a step but its tensors, for comparison."""
     if not type(step).__module__.startswith(__name__):
@@ -34,11 +44,14 @@ class Refused(nn.Module):
     def __init__(self, kind: str, reason: Unbounded, compute: Callable[..., Tensor]):
         super().__init__()
         self.kind, self.reason = kind, reason
-        self.compute = [compute]
-        self.whole = compute if isinstance(compute, nn.Module) else None  # whose tensors say in which precision it is
+        self.compute = [compute]  # in a list: a module would become a part
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.compute[0](*inputs)
+        try:
+            return self.compute[0](*inputs)
+        except (RuntimeError, ValueError):  # its own precision is hidden in it
+            other = torch.float64 if inputs[0].dtype == torch.float32 else torch.float32
+            return self.compute[0](*(x.to(other) for x in inputs)).to(inputs[0].dtype)
 
 
 class Rows(nn.Module):

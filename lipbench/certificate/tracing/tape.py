@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lipbench.certificate.exactness import Unbounded
-from lipbench.certificate.lipschitz import Shape, output_shape
-from lipbench.certificate.tracing.steps import Refused, Rows
+from lipbench.certificate.lipschitz import Shape
+from lipbench.certificate.tracing.steps import Refused, Rows, in_evaluation
 
 HERE, TORCH = str(Path(__file__).parent), str(Path(torch.__file__).parent)
 PRIVATE = "assign the result to a new name instead of writing into a tensor: y = torch.relu(x), torch.cat, torch.stack"
@@ -35,17 +35,17 @@ class Image(Tensor):
 
     @staticmethod
     def __new__(cls, tape: "Tape", node: int, shape: Shape, like: "Image | None" = None) -> "Image":
-        image: Image = Tensor._make_wrapper_subclass(cls, shape, dtype=tape.dtype, device=tape.device)  # type: ignore
+        image: Image = Tensor._make_wrapper_subclass(cls, shape, dtype=tape.dtype, device=tape.device)
         image.tape, image.node = tape, node
         # Those that share memory in the network itself: a write into one would change the others.
         image.family = _Family() if like is None else like.family
         image.family.add(image)
         return image
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         tape = next(leaf.tape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Image))
         return tape.call(func, args, kwargs or {})
 
@@ -153,19 +153,24 @@ class Tape:
         """
         title = ".".join(filter(None, (self.inside[-1] if self.inside else "", name)))
         inputs = tuple(image if isinstance(image, int) else image.node for image in images)
-        self.nodes.append(Node(title, step.eval(), inputs, seen(shape), self.line()))
+        self.nodes.append(Node(title, _ready(step), inputs, seen(shape), self.line()))
         return Image(self, len(self.nodes) - 1, shape, like)
 
-    def layer(self, name: str, layer: nn.Module, image: Image, like: Image | None = None) -> Image:
+    def layer(self, name: str, layer: nn.Module, image: Image) -> Image:
         """Writes down a layer that acts on each row of [L, ...]; L is 1 for the image itself."""
-        layer.eval()  # a new one, which would change the network's own statistics
+        if layer.training and not isinstance(layer, Refused):  # a new one, which would change running statistics
+            layer.eval()
         rows, *shape = image.shape
+        zeros = torch.zeros(1, *shape, dtype=self.dtype, device=self.device)
         try:
-            out = output_shape(layer, tuple(shape))
+            out = layer(zeros)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             why, remedy = f"it refuses an input of shape {shape} ({error})", "ask for the shape of the model's images"
             raise Unbounded(why, remedy) from error
-        return self.add(name, layer if rows == 1 else Rows(layer), [image], (rows, *out), like)
+        # A layer may return its input itself, or a view of it.
+        shared = out.untyped_storage().data_ptr() == zeros.untyped_storage().data_ptr()
+        step = layer if rows == 1 else Rows(layer)
+        return self.add(name, step, [image], (rows, *out.shape[1:]), image if shared else None)
 
     def refuse(self, name: str, error: Unbounded, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """A step without a bound; the steps after it are read nevertheless.
@@ -232,6 +237,10 @@ def _frames() -> Iterator[Any]:
             return  # what called the tracer is no code of the network
         yield frame
         frame = frame.f_back  # type: ignore[assignment]
+
+
+def _ready(step: nn.Module) -> nn.Module:
+    return in_evaluation(step) if isinstance(step, Refused | Rows) else step.eval()
 
 
 # The function of this package that calls the network.
