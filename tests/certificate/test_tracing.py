@@ -96,6 +96,15 @@ def test_a_chain_in_python_has_the_certificate_of_the_sequence():
     assert torch.allclose(gaps(code, SQUARE), 2 * gaps(chain, SQUARE), rtol=1e-8)
 
 
+def sorted_pairs(module, x):
+    return torch.cat((torch.max(x[:, :, :2], x[:, :, 2:]), torch.min(x[:, :, 2:], x[:, :, :2])), 2)
+
+
+def normalised(module, x):
+    x = F.linear(x.flatten(1), torch.diag(torch.arange(16.0)))
+    return F.batch_norm(x, torch.zeros(16), torch.full((16,), 4.0), 3 / (torch.arange(16.0) + 1), eps=0.0)
+
+
 EXACT = {
     "twice": (lambda m, x: x + x, 2.0),
     "difference": (lambda m, x: 3 * x - x, 4.0),
@@ -107,7 +116,9 @@ EXACT = {
     "permuted": (lambda m, x: x.permute(0, 3, 1, 2).reshape(len(x), -1).flip(1), 1.0),
     "padded": (lambda m, x: F.pad(x, (1, 1)), 1.0),
     "reflected": (lambda m, x: F.pad(x, (1, 1, 0, 0), mode="reflect"), math.sqrt(2)),
-    "largest": (lambda m, x: torch.maximum(x, x.flip(2)), math.sqrt(2)),
+    "largest": (lambda m, x: torch.maximum(x, 2 * x.flip(2)), math.sqrt(5)),
+    "sorted pairs": (sorted_pairs, 1.0),
+    "batch normalisation": (normalised, 1.5 * 15 / 16),
     "scaled": (lambda m, x: x * torch.tensor([1.0, -3.0, 2.0, 0.5]), 3.0),
     "shifted": (lambda m, x: 1 - x, 1.0),
     "matrix from the left": (lambda m, x: torch.diag(torch.tensor([1.0, 2.0, 5.0, 1.0])) @ x, 5.0),

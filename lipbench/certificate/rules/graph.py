@@ -1,5 +1,6 @@
 """Rules of the steps of a traced network (`lipbench.certificate.tracing.steps`), and of the graph that they are in."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded, number
-from lipbench.certificate.lipschitz import OUTWARD, LayerBound, Shape, kind_of, lipschitz, outward
+from lipbench.certificate.lipschitz import OUTWARD, LayerBound, Shape, kind_of, lipschitz, output_shape, outward
 from lipbench.certificate.rounding import (
     SLACK,
     UNIT,
     Affine,
     Step,
+    follow,
     gamma,
     norm,
     relative,
@@ -27,9 +29,9 @@ from lipbench.certificate.tracing.steps import (
     Diagonal,
     Elementwise,
     Extreme,
+    Folded,
     Graph,
     LogSoftmax,
-    Pairwise,
     Product,
     Refused,
     Rows,
@@ -38,6 +40,7 @@ from lipbench.certificate.tracing.steps import (
     Sort,
     Total,
 )
+from lipbench.layers import MaxMin
 
 
 @lipschitz.register(Refused)
@@ -100,6 +103,21 @@ def _elementwise(step: Elementwise, shape: Shape) -> float:
     return step.slope
 
 
+@lipschitz.register(Folded)
+@torch.no_grad()
+def _folded(step: Folded, shape: Shape) -> float:
+    """Batch normalisation in evaluation multiplies the rows of the weight: the norm of that product, in float64."""
+    first, norm = copy.deepcopy(step.first).double(), step.norm
+    (own,) = lipschitz.layerwise(norm, output_shape(step.first, shape))
+    if own.why:
+        raise Unbounded(own.why, own.remedy)
+    scale = (norm.running_var.double() + number(norm, "eps")).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    first.weight = nn.Parameter(first.weight * scale.reshape(-1, *(1,) * (first.weight.ndim - 1)))
+    return outward(lipschitz(first, shape))
+
+
 # --- steps of several inputs ------------------------------------------------------------------------------------------
 
 
@@ -125,12 +143,11 @@ def _root_of_squares(values: Sequence[Any]) -> Any:
 
 
 # From the step and a bound for each of its inputs, a number or an `Affine`, the same kind of bound of its output.
-COMBINED: dict[type, Callable[[Any, Sequence[Any]], Any]] = {Combination: _sum, Copies: _copies, Pairwise: _apart}
+COMBINED: dict[type, Callable[[Any, Sequence[Any]], Any]] = {Combination: _sum, Copies: _copies}
 
 
 @lipschitz.register(Combination)
 @lipschitz.register(Copies)
-@lipschitz.register(Pairwise)
 def _combined(step: nn.Module, shape: Shape) -> float:
     """Of one input, or of all inputs together where each is the same."""
     count = len(step.factors) if isinstance(step, Combination) else 1
@@ -186,7 +203,7 @@ def magnitude(step: nn.Module, given: Sequence[float]) -> float:
         found = outward(_sum(step, given))
     elif isinstance(step, Copies):
         found = max(*given, abs(step.constant))
-    elif kind in (nn.Identity, nn.Flatten, nn.ReLU, Extreme, Sort, Pairwise):
+    elif kind in (nn.Identity, nn.Flatten, nn.ReLU, Extreme, Sort, MaxMin):
         found = max(given)
     elif isinstance(step, Shift):
         found = outward(given[0] + float(step.bias.abs().max()))
@@ -218,7 +235,7 @@ def _graph(graph: Graph, shape: Shape) -> float:
 # --- rounding ---------------------------------------------------------------------------------------------------------
 
 # What copies and compares rounds nothing.
-for _kind in (Extreme, Sort, Pairwise):
+for _kind in (Extreme, Sort):
     rounding.register(_kind)(lambda step, shape, constant: relative(step, shape, 0.0))
 
 
@@ -272,6 +289,18 @@ def _combination_rounding(step: Combination, shape: Shape, constant: float) -> S
 def _centering_rounding(step: Centering, shape: Shape, constant: float) -> Step:
     """As `lipbench.layers.LayerCentering`, group by group."""
     return relative(step, shape, gamma(step.count + 3) + 2 * UNIT)
+
+
+@rounding.register(Folded)
+def _folded_rounding(step: Folded, shape: Shape, constant: float) -> Step:
+    """One after the other, as they are computed."""
+    links = rounding.chain(nn.Sequential(step.first, step.norm).eval(), shape)
+
+    def forward(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+        out, _, error = follow(links, u, reach)
+        return out, error
+
+    return forward
 
 
 def _total_rounding(step: Total, shape: Shape, constant: float) -> Step:

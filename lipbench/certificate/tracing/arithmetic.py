@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.tracing.copying import aten, copies, reads
-from lipbench.certificate.tracing.steps import Combination, Diagonal, Extreme, Pairwise, Product, Shift, Sort, Total
+from lipbench.certificate.tracing.steps import Combination, Diagonal, Extreme, Product, Shift, Sort, Total
 from lipbench.certificate.tracing.tape import Image, Tape, seen
-from lipbench.layers import Scale
+from lipbench.layers import MaxMin, Scale
 
 BY_IMAGE = "use lipbench.layers.LayerCentering, which subtracts the mean and divides by nothing"
 
@@ -134,7 +134,7 @@ def _max(tape: Tape, func: Any, x: Any, other: Any = None, keepdim: bool = False
     if isinstance(other, Tensor):
         a, b = _alike(tape, x, other)
         if isinstance(a, Image) and isinstance(b, Image):
-            return tape.add(name, Pairwise(largest), [a, b], tuple(a.shape))
+            return _pairwise(tape, name, a, b, largest)
         image, constant = (a, b) if isinstance(a, Image) else (b, a)
         # max(x, c) = c + relu(x - c), min(x, c) = c - relu(c - x)
         sign = 1.0 if largest else -1.0
@@ -142,6 +142,19 @@ def _max(tape: Tape, func: Any, x: Any, other: Any = None, keepdim: bool = False
         return combined(tape, name, above, constant, sign, 1)
     extreme = _extreme(tape, aten.amax.default if largest else aten.amin.default, x, other, keepdim)
     return extreme if other is None else (extreme, places_of(tape, extreme))
+
+
+def _pairwise(tape: Tape, name: str, a: Image, b: Image, largest: bool) -> Image:
+    """Half of `MaxMin` on both together: the same for the larger and the smaller numbers, so that both put together are
+    no more than a sort.
+    """
+    key, count = (min(a.node, b.node), max(a.node, b.node)), a.numel()
+    if key not in tape.pairs:
+        flat = [copies(tape, aten.reshape.default, each, [1, -1]) for each in (a, b)]
+        tape.pairs[key] = tape.layer("max_min", MaxMin(), copies(tape, aten.cat.default, flat, 1)).node
+    both = Image(tape, tape.pairs[key], (1, 2 * count))
+    half = copies(tape, aten.slice.Tensor, both, 1, 0 if largest else count, count if largest else 2 * count)
+    return copies(tape, aten.reshape.default, half, list(a.shape))
 
 
 def places_of(tape: Tape, like: Image) -> Image:

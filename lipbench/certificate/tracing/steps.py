@@ -18,7 +18,7 @@ def in_evaluation(step: nn.Module) -> nn.Module:
     """Sets the mode of what this package makes, and leaves alone the modules of the network in it, which have a mode or
     refuse one.
     """
-    made = (step, *(part for part in step.children() if isinstance(part, Refused | nn.ModuleList)))
+    made = (step, *(part for part in step.children() if isinstance(part, Refused | nn.ModuleList | Folded)))
     for module in made:
         module.training = False
     return step
@@ -208,15 +208,22 @@ class Softmax(nn.Module):
         return x.reshape(len(x), *self.inputs).softmax(self.dim + 1).reshape(x.shape)
 
 
-class Pairwise(nn.Module):
-    """The larger or the smaller of two numbers, entry by entry."""
+class Folded(nn.Module):
+    """A dense layer or a convolution, and the batch normalisation behind it: bounded as one layer.
 
-    def __init__(self, largest: bool):
+    Args:
+        first: an `nn.Linear` or `nn.Conv2d`.
+        norm: an `nn.BatchNorm1d` or `nn.BatchNorm2d`.
+    """
+
+    def __init__(self, first: nn.Module, norm: nn.Module):
         super().__init__()
-        self.largest = largest
+        self.first, self.norm = first, norm
+        self.kind = f"{type(first).__name__}, {type(norm).__name__}"
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.maximum(a, b) if self.largest else torch.minimum(a, b)
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.first(x))
+        return normed
 
 
 class Product(nn.Module):

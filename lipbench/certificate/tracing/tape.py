@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.lipschitz import Shape
-from lipbench.certificate.tracing.steps import Refused, Rows, in_evaluation
+from lipbench.certificate.tracing.steps import Folded, Refused, Rows, in_evaluation
+from lipbench.modules import exactly
 
 HERE, TORCH = str(Path(__file__).parent), str(Path(torch.__file__).parent)
 PRIVATE = "assign the result to a new name instead of writing into a tensor: y = torch.relu(x), torch.cat, torch.stack"
@@ -104,6 +105,8 @@ class Tape:
         self.dtype, self.device, self.operations, self.own = dtype, device, operations, own
         self.nodes = [Node("", nn.Identity(), (), tuple(shape), "")]
         self.inside: list[str] = []
+        # Two nodes -> that of `MaxMin` on both.
+        self.pairs: dict[tuple[int, int], int] = {}
         self.image = Image(self, 0, (1, *shape))
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -169,6 +172,10 @@ class Tape:
             raise Unbounded(why, remedy) from error
         # A layer may return its input itself, or a view of it.
         shared = out.untyped_storage().data_ptr() == zeros.untyped_storage().data_ptr()
+        before = self.nodes[image.node]
+        if rows == 1 and _folds(before.step, layer):
+            folded = Folded(before.step, layer)
+            return self.add(name, folded, list(before.inputs), (rows, *out.shape[1:]))
         step = layer if rows == 1 else Rows(layer)
         return self.add(name, step, [image], (rows, *out.shape[1:]), image if shared else None)
 
@@ -239,8 +246,13 @@ def _frames() -> Iterator[Any]:
         frame = frame.f_back  # type: ignore[assignment]
 
 
+def _folds(first: nn.Module, norm: nn.Module) -> bool:
+    kinds = ((nn.Linear, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d))
+    return any(exactly(first, before) and exactly(norm, after) for before, after in kinds)
+
+
 def _ready(step: nn.Module) -> nn.Module:
-    return in_evaluation(step) if isinstance(step, Refused | Rows) else step.eval()
+    return in_evaluation(step) if isinstance(step, Refused | Rows | Folded) else step.eval()
 
 
 # The function of this package that calls the network.
