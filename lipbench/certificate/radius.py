@@ -12,7 +12,7 @@ from lipbench.certificate.exactness import unknown
 from lipbench.certificate.float64 import LOGIT_SLACK, Passes
 from lipbench.certificate.lipschitz import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, output_shape, product
 from lipbench.certificate.tracing.steps import LogSoftmax, Shift
-from lipbench.gate import logits_of
+from lipbench.gate import logits_of, told
 from lipbench.images import check_batch, check_labels, images_at_once
 from lipbench.layers import Antipodal, Scale
 from lipbench.modules import duplicate, evaluation_mode, exactly
@@ -159,7 +159,10 @@ def certify(
     batch_size = batch_size or images_at_once(shape)
     network = lipschitz.read(model, shape)
     if network is not model:  # what its code computes weights from is in float64 as well
-        network = lipschitz.read(duplicate(model).double(), shape)
+        exact = duplicate(model).double()
+        network = lipschitz.read(exact, shape)
+        if not runs_in_float64(exact, x[:1]):
+            return torch.zeros(len(x), dtype=torch.float64, device=x.device)
     layers = lipschitz.layerwise(network, shape)
     bounds = gaps_of(network, shape, layers)
     check_labels(y, len(bounds))
@@ -181,6 +184,18 @@ def certify(
 
 class TracedWarning(UserWarning):
     """A network whose traced forward pass computes something else than the network itself."""
+
+
+def runs_in_float64(exact: nn.Module, x: Tensor) -> bool:
+    """Whether a float64 copy of a traced network runs: where it does not, the network as deployed judges attacks alone,
+    and its rounding is not that of a certificate in float64. Then a `TracedWarning` says so.
+    """
+    try:
+        exact(x.double())
+    except Exception as error:
+        warnings.warn(f"The certificate is 0: no float64 copy of the network runs ({told(error)}).", TracedWarning)
+        return False
+    return True
 
 
 def is_another(said: Tensor, traced: Tensor) -> bool:

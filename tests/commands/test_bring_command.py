@@ -115,16 +115,16 @@ def outside(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def test_a_model_without_certificate_is_explained(file, tmp_path, capsys):
     run(f"model={file}:Net2", f"results={tmp_path}", *QUICK, code=1)
     assert "Net2" in capsys.readouterr().err
-    file.write_text(CODE + "\n\ndef soft():\n    return Net(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1))\n")
-    run(f"model={file}:soft", f"results={tmp_path}", *QUICK)
+    file.write_text(CODE + "\n\ndef normed():\n    return Net(nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, 10))\n")
+    run(f"model={file}:normed", f"results={tmp_path}", *QUICK)
     printed = capsys.readouterr().out
     assert "what would make it certifiable" in printed
     table = pd.read_csv(tmp_path / "digits/net/default/0/layers.csv", keep_default_na=False)
-    assert table["layer"].tolist() == ["", "0", "1", "2"]
-    assert np.isinf(table["bound"]).tolist() == [True, False, False, True]
-    assert "subclass of Sequential" in table["why"][0]
-    assert "leave it out" in table["remedy"][3]
-    assert {"probabilities", "never_certified"} <= {
+    assert table["layer"].tolist() == ["0", "1", "2"]
+    assert np.isinf(table["bound"]).tolist() == [False, True, False]
+    assert "statistic of the image" in table["why"][1]
+    assert "LayerCentering" in table["remedy"][1]
+    assert {"never_certified"} <= {
         flag["name"] for flag in read_json(tmp_path / "digits/net/default/0/summary.json")["flags"]
     }
 
@@ -179,7 +179,7 @@ def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "results/runs/digits/my_model/default/0"
     assert read_json(folder / "summary.json")["accuracy"] > 0.85
     assert (tmp_path / "results/runs/figures/accuracy_digits.png").exists()
-    assert "what would make it certifiable" in capsys.readouterr().out
+    assert "Each of the 5 layers has a bound" in capsys.readouterr().out
     assert len(notebook[0].strip().splitlines()) <= 8
     scope: dict = {}
     for cell in notebook:

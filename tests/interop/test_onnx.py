@@ -85,9 +85,10 @@ def test_it_is_judged_as_the_network_is(tmp_path):
         tables = [lipbench.evaluate(network, x, y, ["deepfool"], progress=False) for network in (model, read)]
         distances = [t.loc[(t["method"] == "deepfool") & (t["norm"] == "l2"), "distance"] for t in tables]
         assert np.allclose(*distances, rtol=1e-3)
-        flags = [(flag["name"], flag["method"]) for flag in tables[1].attrs["flags"]]
-        assert flags == [("never_certified", "certificate"), ("never_certified", "certificate_float")]
-        assert "traced graph" in lipbench.certificate.layer_table(read, SHAPE)["why"][0]
+        assert not tables[1].attrs["flags"]
+        expected, found = (t.loc[(t["side"] == "lower") & (t["norm"] == "l2"), "distance"] for t in tables)
+        copied = 1 if batch == "dynamic" else batch**0.5  # a batch of three is three copies of one image
+        assert np.allclose(found * copied, expected, rtol=1e-3)
 
 
 def graph(*nodes, inputs=("images",), size=(None, 1, 4, 4), constants=(), opset=18, rank=None):
