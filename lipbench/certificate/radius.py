@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.exactness import unknown
+from lipbench.certificate.exactness import Unbounded, unknown
 from lipbench.certificate.float64 import LOGIT_SLACK, Passes
 from lipbench.certificate.lipschitz import OUTWARD, SMALLEST, LayerBound, Shape, flat, lipschitz, output_shape, product
-from lipbench.certificate.tracing.steps import LogSoftmax, Shift
+from lipbench.certificate.tracing.steps import LogSoftmax, Refused, Shift
 from lipbench.gate import logits_of, told
 from lipbench.images import check_batch, check_labels, images_at_once
 from lipbench.layers import Antipodal, Scale
@@ -157,12 +157,7 @@ def certify(
     check_batch(x, y)
     shape = tuple(x.shape[1:])
     batch_size = batch_size or images_at_once(shape)
-    network = lipschitz.read(model, shape)
-    if network is not model:  # what its code computes weights from is in float64 as well
-        exact = duplicate(model).double()
-        network = lipschitz.read(exact, shape)
-        if not runs_in_float64(exact, x[:1]):
-            return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    network = _read(model, shape, x[:1])
     layers = lipschitz.layerwise(network, shape)
     bounds = gaps_of(network, shape, layers)
     check_labels(y, len(bounds))
@@ -186,16 +181,22 @@ class TracedWarning(UserWarning):
     """A network whose traced forward pass computes something else than the network itself."""
 
 
-def runs_in_float64(exact: nn.Module, x: Tensor) -> bool:
-    """Whether a float64 copy of a traced network runs: where it does not, the network as deployed judges attacks alone,
-    and its rounding is not that of a certificate in float64. Then a `TracedWarning` says so.
+def _read(model: nn.Module, shape: Shape, x: Tensor) -> nn.Module:
+    """The network as layers that have rules; where it is traced, its float64 copy, since what its code computes weights
+    from is in float64 as well. Where no such copy runs, the network as deployed judges attacks alone, and rounds as no
+    certificate in float64 knows: it has no bound.
     """
+    network = lipschitz.read(model, shape)
+    if network is model or any(isinstance(step, Refused) for step in network.modules()):
+        return network
     try:
+        exact = duplicate(model).double()
         exact(x.double())
     except Exception as error:
-        warnings.warn(f"The certificate is 0: no float64 copy of the network runs ({told(error)}).", TracedWarning)
-        return False
-    return True
+        return nn.Sequential(
+            Refused(type(model).__name__, Unbounded(f"no float64 copy runs ({told(error)})"), model)
+        ).eval()
+    return lipschitz.read(exact, shape)
 
 
 def is_another(said: Tensor, traced: Tensor) -> bool:
