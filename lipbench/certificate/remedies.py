@@ -2,8 +2,7 @@
 
 from collections.abc import Container
 
-import torch
-from torch import fx, nn
+from torch import nn
 
 REPLACE = "replace it by a layer that has a bound (docs/layers.md)"
 REGISTER = "or give it a rule of its own: @lipbench.certificate.lipschitz.register"
@@ -32,11 +31,6 @@ def without_rule(module: nn.Module, known: Container[type]) -> tuple[str, str]:
     """
     kind = type(module)
     name = kind.__name__
-    if any(map(_is_graph, module.modules())):
-        return (
-            "it is a traced graph (TorchScript, torch.export, ONNX), whose operations are not read",
-            "evaluate the nn.Module that it was made from: model=file.py:function checkpoint=weights",
-        )
     parents = [parent for parent in kind.__mro__[1:] if parent in known or parent is nn.Sequential]
     if parents:
         return (
@@ -45,16 +39,6 @@ def without_rule(module: nn.Module, known: Container[type]) -> tuple[str, str]:
         )
     if name in INSTEAD:
         return f"there is no rule for {name}", INSTEAD[name]
-    if next(module.children(), None) is not None:
-        return (
-            f"there is no rule for {name}: its forward is Python code, which is not read",
-            "write it as an nn.Sequential of its layers (nn.Flatten for a view, lipbench.layers.Residual for a sum), "
-            f"{REGISTER}",
-        )
     if kind.__module__ == "torch.nn.modules.activation":
         return f"there is no rule for {name}", f"{ACTIVATIONS}, {REGISTER}"
     return f"there is no rule for {name}", f"use layers that have one (docs/layers.md), {REGISTER}"
-
-
-def _is_graph(module: nn.Module) -> bool:
-    return isinstance(module, torch.jit.ScriptModule | fx.GraphModule) or type(module).__name__ == "OnnxNetwork"
