@@ -163,8 +163,10 @@ def still_used(module, x):
 REFUSED = {
     "a branch": (looked_at, "looks at the numbers"),
     "item": (lambda m, x: x * x.max().item(), "looks at the numbers"),
-    "numpy": (lambda m, x: torch.from_numpy(x.numpy()) * 2, "numpy"),
-    "tolist": (lambda m, x: torch.tensor(x.tolist()), "tolist"),
+    "numpy": (lambda m, x: torch.from_numpy(x.numpy()) * 2, "memory"),
+    "tolist": (lambda m, x: torch.tensor(x.tolist()), "memory"),
+    "storage": (lambda m, x: torch.zeros(1, 16).set_(x.untyped_storage()), "memory"),
+    "out=": (lambda m, x: torch.cat((x, x), 1, out=torch.zeros(1, 2, 4, 4)), "out="),
     "a product": (lambda m, x: x * x, "activations by activations"),
     "attention": (lambda m, x: x @ x.transpose(-1, -2), "activations by activations"),
     "a quotient": (lambda m, x: x / x.sum(), "divides"),

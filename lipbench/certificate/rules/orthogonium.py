@@ -47,6 +47,11 @@ def _max_min(layer: Any, shape: Shape) -> nn.Module:
     return MaxMin()
 
 
+def _is_image(shape: Shape) -> None:
+    if len(shape) != 3:
+        raise Unbounded(f"it acts on (C, H, W), and repeats an input of shape {shape}", "put it before nn.Flatten")
+
+
 def _first_axis(layer: Any) -> None:
     if layer.axis != 1:
         raise Unbounded(f"it acts on axis {layer.axis}", "use axis=1")
@@ -62,6 +67,7 @@ def _soft_huber(layer: Any, shape: Shape) -> float:
 def _householder(layer: Any, shape: Shape) -> float:
     """A reflection of pairs, or the identity, over sqrt 2."""
     _first_axis(layer)
+    _is_image(shape)
     if layer.theta.numel() * 2 != shape[0]:
         raise Unbounded(f"it has {layer.theta.numel()} angles for {shape[0]} channels", "give one angle per pair")
     return OUTWARD / math.sqrt(2)
@@ -75,12 +81,14 @@ def _householder_rounding(layer: Any, shape: Shape, constant: float) -> Step:
 
 @lipschitz.equal(normalization.LayerCentering2D)
 def _layer_centering(layer: Any, shape: Shape) -> nn.Module:
-    return centered(shape, (-2, -1), layer.bias)
+    _is_image(shape)
+    return centered(shape, (-2, -1), layer.bias.flatten())
 
 
 @lipschitz.equal(normalization.BatchCentering2D)
 @torch.no_grad()
 def _batch_centering(layer: Any, shape: Shape) -> nn.Module:
+    _is_image(shape)
     return nn.Sequential(shifted(-layer.running_mean.flatten(), shape), shifted(layer.bias.flatten(), shape))
 
 

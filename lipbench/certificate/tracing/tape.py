@@ -51,6 +51,28 @@ class Image(Tensor):
         return tape.call(func, args, kwargs or {})
 
 
+def _no_memory(image: Image, *args: Any, **kwargs: Any) -> Any:
+    raise image.tape.at_line(
+        Unbounded("its code asks for the memory of an activation", "compute with operations of torch, not with numpy")
+    )
+
+
+# Below Python, what these give for a tensor without memory would be read all the same.
+for _name in (
+    "data_ptr",
+    "storage",
+    "untyped_storage",
+    "numpy",
+    "tolist",
+    "__array__",
+    "__dlpack__",
+    "apply_",
+    "map_",
+    "map2_",
+):
+    setattr(Image, _name, _no_memory)
+
+
 class _Family:
     """The living images of one memory, by identity: a set would compare tensors."""
 
@@ -114,6 +136,8 @@ class Tape:
         name = func.overloadpacket.__name__
         if any(leaf.tape is not self for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Image)):
             raise Unbounded("it keeps activations from one call to the next", "compute from the images of a call alone")
+        if kwargs.get("out") is not None:
+            raise Unbounded(f"{name} writes into a tensor that it is given as out=", PRIVATE)
         in_place = name.endswith("_") and not name.startswith("_")
         operation = self.operations.get(name.removesuffix("_") if in_place else name)
         if operation is None and func._can_decompose():
