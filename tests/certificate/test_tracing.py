@@ -100,6 +100,11 @@ def sorted_pairs(module, x):
     return torch.cat((torch.max(x[:, :, :2], x[:, :, 2:]), torch.min(x[:, :, 2:], x[:, :, :2])), 2)
 
 
+def coupled(module, x):
+    a, b = x.chunk(2, dim=2)
+    return torch.cat((b, a + torch.tanh(b)), 2)
+
+
 def normalised(module, x):
     x = F.linear(x.flatten(1), torch.diag(torch.arange(16.0)))
     return F.batch_norm(x, torch.zeros(16), torch.full((16,), 4.0), 3 / (torch.arange(16.0) + 1), eps=0.0)
@@ -118,6 +123,8 @@ EXACT = {
     "reflected": (lambda m, x: F.pad(x, (1, 1, 0, 0), mode="reflect"), math.sqrt(2)),
     "largest": (lambda m, x: torch.maximum(x, 2 * x.flip(2)), math.sqrt(5)),
     "sorted pairs": (sorted_pairs, 1.0),
+    "slice by slice": (lambda m, x: torch.cat([2 * x[:, :, i] for i in range(4)], 1), 2.0),
+    "coupled": (coupled, (1 + math.sqrt(5)) / 2),
     "batch normalisation": (normalised, 1.5 * 15 / 16),
     "scaled": (lambda m, x: x * torch.tensor([1.0, -3.0, 2.0, 0.5]), 3.0),
     "shifted": (lambda m, x: 1 - x, 1.0),

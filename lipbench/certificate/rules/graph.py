@@ -22,6 +22,7 @@ from lipbench.certificate.rounding import (
     rounding,
     underflow,
 )
+from lipbench.certificate.rules.parts import by_parts
 from lipbench.certificate.tracing.steps import (
     Centering,
     Combination,
@@ -215,10 +216,11 @@ def magnitude(step: nn.Module, given: Sequence[float]) -> float:
 @lipschitz.register(Graph)
 def _graph(graph: Graph, shape: Shape) -> float:
     """The constant of each step as a function of the input: products along a chain, sums where branches are added,
-    roots of sums of squares where they are side by side.
+    roots of sums of squares where they are side by side. Where branches act on parts of the input, the parts are told
+    apart.
     """
-    constants, largest = [1.0], [math.inf]
-    for own, step, places in zip(steps_of(graph, shape), graph.steps, graph.inputs, strict=True):
+    constants, largest, bounds = [1.0], [math.inf], steps_of(graph, shape)
+    for own, step, places in zip(bounds, graph.steps, graph.inputs, strict=True):
         if own.why:
             raise Unbounded(f"{own.name or own.kind}: {own.why}", own.remedy)
         given, limits = [constants[i] for i in places], [largest[i] for i in places]
@@ -229,7 +231,7 @@ def _graph(graph: Graph, shape: Shape) -> float:
         else:
             constants.append(outward(own.bound * given[0]))
         largest.append(magnitude(step, limits))
-    return constants[-1]
+    return min(constants[-1], by_parts(graph, shape, bounds, largest))
 
 
 # --- rounding ---------------------------------------------------------------------------------------------------------
