@@ -55,7 +55,7 @@ class Lipschitz:
     """The function `lipschitz(module, shape) -> float`, and the register of its rules."""
 
     def __init__(self) -> None:
-        self.rules: dict[type, ConstantRule] = {}
+        self._rules: dict[type, ConstantRule] = {}
         # Layers of other libraries -> the layers that they compute the same as.
         self.equals: dict[type, Callable[..., nn.Module]] = {}
         # What reads forward code as layers that have rules; `lipbench.certificate.tracing` is one.
@@ -64,7 +64,12 @@ class Lipschitz:
     @property
     def kinds(self) -> tuple[type, ...]:
         """The types that have a rule."""
-        return tuple(self.rules)
+        return tuple(self._rules)
+
+    @property
+    def rules(self) -> dict[type, ConstantRule]:
+        """The rules by type."""
+        return self._rules
 
     def read(self, module: nn.Module, shape: Shape) -> nn.Module:
         """The network as layers one after another that have rules: itself where it is so, else its forward pass traced
@@ -89,7 +94,7 @@ class Lipschitz:
         """
 
         def add(rule: ConstantRule) -> ConstantRule:
-            self.rules[kind] = rule
+            self._rules[kind] = rule
             watch(kind)
             return rule
 
@@ -175,9 +180,9 @@ class Lipschitz:
             return Unbounded(why, "ask for the shape of the images that the model was made for"), None
 
     def _rule(self, module: nn.Module, shape: Shape) -> float:
-        rule = rule_of(self.rules, module)
+        rule = rule_of(self._rules, module)
         if rule is None:
-            raise Unbounded(*without_rule(module, self.rules))
+            raise Unbounded(*without_rule(module, self._rules))
         for name, part in module.named_modules():
             refusal = unknown(part) if part is not module else None
             if refusal:

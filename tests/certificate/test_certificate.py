@@ -106,7 +106,7 @@ def test_rectangular_convolution():
         (nn.MaxPool2d(2, ceil_mode=True), "ceil_mode"),
         (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode"),
         (nn.AvgPool2d(3, padding=1, count_include_pad=False), "count_include_pad"),
-        (nn.LPPool2d(2, 2, ceil_mode=True), "no rule"),
+        (nn.LPPool2d(2, 2, ceil_mode=True), "blocks overlap"),
         (nn.BatchNorm2d(1, track_running_stats=False), "running statistics"),
         (nn.Flatten(0), "batch"),
         (nn.Softplus(), "threshold=40"),
