@@ -47,7 +47,7 @@ def images(count=4, shape=SHAPE, seed=0):
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(40))
 def test_random_networks(seed):
     model, x = network(seed), images(seed=seed)
     exact = copy.deepcopy(model).double()
@@ -66,7 +66,7 @@ def test_random_networks(seed):
 
 def test_the_rounding_of_float32_is_bounded():
     known = 0
-    for seed in range(60):
+    for seed in range(20):
         model, x = network(seed), images(16, seed=seed)
         exact = copy.deepcopy(model).double()
         if any(layer.why for layer in float_layerwise(exact, SHAPE)):
@@ -78,7 +78,7 @@ def test_the_rounding_of_float32_is_bounded():
             logits, _, error = follow(links, x.double(), Affine(nothing, nothing))
             assert ((model(x) - logits).norm(dim=1) <= error.at).all()
             assert (error.at < 1e-2 * logits.norm(dim=1).clamp_min(1)).all()
-    assert known >= 8
+    assert known >= 3
 
 
 def test_a_chain_in_python_has_the_certificate_of_the_sequence():
