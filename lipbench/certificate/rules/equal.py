@@ -7,38 +7,19 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.lipschitz import Shape, lipschitz
-from lipbench.certificate.tracing.steps import Centering, Shift
+from lipbench.certificate.tracing.steps import Centering, Shift, convolution, dense
 from lipbench.layers import L2Pool2d
 
 
 def plain_linear(layer: Any, shape: Shape) -> nn.Module:
     """A dense layer with the same weight and bias."""
-    plain = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, bias=layer.bias is not None)
-    return _filled(plain, layer)
+    return dense(layer.weight, layer.bias)
 
 
 def plain_conv(layer: Any, shape: Shape) -> nn.Module:
     """A convolution with the same weight, bias and options."""
-    plain = nn.utils.skip_init(
-        nn.Conv2d,
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        bias=layer.bias is not None,
-        padding_mode=layer.padding_mode,
-    )
-    return _filled(plain, layer)
-
-
-def _filled(plain: nn.Module, layer: Any) -> nn.Module:
-    plain.weight = nn.Parameter(layer.weight.detach(), requires_grad=False)
-    if layer.bias is not None:
-        plain.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-    return plain
+    options = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "padding_mode")}
+    return convolution(layer.weight, layer.bias, layer.groups, **options)
 
 
 @lipschitz.equal(nn.LPPool2d)

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.tracing.copying import aten, copies, reads
-from lipbench.certificate.tracing.steps import Combination, Diagonal, Extreme, Product, Shift, Sort, Total
+from lipbench.certificate.tracing.steps import (
+    Combination,
+    Diagonal,
+    Extreme,
+    Product,
+    Shift,
+    Sort,
+    Total,
+    convolution,
+    dense,
+)
 from lipbench.certificate.tracing.tape import Image, Tape, seen
 from lipbench.layers import MaxMin, Scale
 
@@ -44,8 +54,7 @@ def combined(tape: Tape, name: str, a: Any, b: Any, first: float, second: float)
 
 def _with_bias(tape: Tape, linear: nn.Linear, bias: Tensor) -> nn.Module:
     """A dense layer whose bias is added after it, as one layer: a head is known by its rows."""
-    layer = nn.utils.skip_init(nn.Linear, linear.in_features, linear.out_features)
-    layer.weight, layer.bias = linear.weight, nn.Parameter(bias.detach().clone(), requires_grad=False)
+    layer = dense(linear.weight, bias.clone())
     vars(layer)["computed"] = vars(linear).get("computed", False)
     return layer
 
@@ -180,8 +189,9 @@ def _linear(tape: Tape, func: Any, x: Any, weight: Any, bias: Any = None) -> Any
         raise Unbounded("its weights depend on the image", "use weights that are the same for every image")
     if weight.ndim != 2 or (bias is not None and tuple(bias.shape) != (len(weight),)):
         raise Unbounded(f"its weight has the shape {list(weight.shape)}", "use a weight [outputs, inputs]")
-    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
-    _fill(tape, layer, weight, bias)
+    layer = dense(weight.to(tape.dtype), None if bias is None else bias.to(tape.dtype))
+    tape.constant(weight, layer)
+    tape.constant(bias, layer)
     return tape.layer("linear", layer, x) if x.ndim > 1 else _linear_of_vector(tape, layer, x)
 
 
@@ -243,12 +253,16 @@ def _convolution(
         return copies(tape, aten.squeeze.dim, made, 2)
     if weight.ndim != 4:
         raise Unbounded("there is no rule for a convolution in three dimensions", "use nn.Conv2d")
-    out, kernel = weight.shape[0], tuple(weight.shape[2:])
-    layer = nn.utils.skip_init(
-        nn.Conv2d, weight.shape[1] * groups, out, kernel, stride=_pair(stride), padding=_pair(padding),
-        dilation=_pair(dilation), groups=groups, bias=bias is not None,
-    )  # fmt: skip
-    _fill(tape, layer, weight, bias)
+    layer = convolution(
+        weight.to(tape.dtype),
+        None if bias is None else bias.to(tape.dtype),
+        groups,
+        stride=_pair(stride),
+        padding=_pair(padding),
+        dilation=_pair(dilation),
+    )
+    tape.constant(weight, layer)
+    tape.constant(bias, layer)
     return tape.layer("conv2d", layer, x)
 
 

@@ -5,6 +5,7 @@ A step acts on activations [N, ...], one image after another. Steps of several i
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,28 @@ def options_of(step: nn.Module) -> str:
         return step.extra_repr()
     hidden = ("compute", "function", "reason", "training")
     return repr({key: value for key, value in vars(step).items() if not key.startswith("_") and key not in hidden})
+
+
+def dense(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A dense layer of these very tensors, [D, E] and [D]."""
+    # Small at first: `skip_init` would import torch's compiler, for seconds.
+    layer = nn.Linear(1, 1, bias=bias is not None)
+    layer.out_features, layer.in_features = weight.shape
+    return _filled(layer, weight, bias)
+
+
+def convolution(weight: Tensor, bias: Tensor | None, groups: int, **options: Any) -> nn.Conv2d:
+    """A convolution of these very tensors, [C, D / groups, H, W] and [C]; `options` are those of `nn.Conv2d`."""
+    layer = nn.Conv2d(groups, groups, tuple(weight.shape[2:]), groups=groups, bias=bias is not None, **options)
+    layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1] * groups
+    return _filled(layer, weight, bias)
+
+
+def _filled(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return layer.eval()
 
 
 class Refused(nn.Module):
