@@ -66,13 +66,18 @@ def certify_float(
             logits, shift = head(images.double(), labels, reach)
             if network is not model and is_another(logits_of(model, images), logits):
                 return nothing
-            margins = logits.gather(1, labels[:, None]) - logits - shift.at
             # Never less than what exact arithmetic needs, whatever underflows on the way.
-            shares = margins.clamp_min(0) / torch.maximum(shift.slope, bounds[labels] * diagonal)
-            own = torch.zeros_like(margins, dtype=torch.bool).scatter(1, labels[:, None], True)
-            radii.append(shares.masked_fill(~(margins > 0), 0.0).nan_to_num(0.0).masked_fill(own, torch.inf).amin(1))
+            slopes = torch.maximum(shift.slope, bounds[labels] * diagonal)
+            radii.append(_shares(logits, Affine(shift.at, slopes), labels))
             bar.update(len(images))
     return torch.cat(radii) * diagonal / OUTWARD if radii else nothing
+
+
+def _shares(logits: Tensor, shift: Affine, labels: Tensor) -> Tensor:
+    """[N]: the share of the diagonal up to which each logit stays below that of the label."""
+    margins = logits.gather(1, labels[:, None]) - logits - shift.at
+    shares = (margins.clamp_min(0) / shift.slope).masked_fill(~(margins > 0), 0.0).nan_to_num(0.0)
+    return shares.scatter(1, labels[:, None], torch.inf).amin(1)
 
 
 def float_layerwise(model: nn.Module, shape: Shape) -> list[LayerBound]:
