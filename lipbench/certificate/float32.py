@@ -49,8 +49,7 @@ def certify_float(
     shape = tuple(x.shape[1:])
     nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     network = lipschitz.read(model, shape)
-    constants = lipschitz.layerwise(network, shape)
-    bounds = gaps_of(network, shape, constants)
+    bounds = gaps_of(network, shape, constants := lipschitz.layerwise(network, shape))
     check_labels(y, len(bounds))
     if not bool(bounds.isfinite().all()) or why_not(model, x, network):
         return nothing
