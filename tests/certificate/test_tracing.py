@@ -242,12 +242,15 @@ def test_a_replaced_function_of_torch_is_read_as_what_it_does(monkeypatch):
 
 
 def test_code_that_does_something_else_for_a_batch_is_not_certified():
-    model = Code(lambda m, x: m.head(x.flatten(1)) * len(x), head=nn.Linear(16, 3)).eval()
-    x = images(5, SQUARE)
-    with pytest.warns(TracedWarning, match="other logits on 5 of 5 images"):
-        assert (certify(model, x, model(x).argmax(1)) == 0).all()
-    with pytest.warns(TracedWarning):
-        assert (certify_float(model, x, model(x).argmax(1)) == 0).all()
+    head, x = nn.Linear(16, 3), images(5, SQUARE)
+    always = Code(lambda m, x: m.head(x.flatten(1)) * len(x), head=head).eval()
+    assert "several images" in layer_table(always, SQUARE)["why"][0]
+    assert (certify(always, x, always(x).argmax(1)) == 0).all()
+    sometimes = Code(lambda m, x: m.head(x.flatten(1)) * (9 if len(x) == 5 else 1), head=head).eval()
+    for method in (certify, certify_float):
+        with pytest.warns(TracedWarning, match="other logits on 5 of 5 images"):
+            assert (method(sometimes, x, sometimes(x).argmax(1)) == 0).all()
+    assert (certify(sometimes, x[:4], sometimes(x[:4]).argmax(1)) > 0).all()
 
 
 def test_weights_of_the_forward_pass_are_not_certified_in_float32():
