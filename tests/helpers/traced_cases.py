@@ -181,5 +181,5 @@ def jacobian_norm(model: nn.Module, x: Tensor) -> float:
     def one(image: Tensor) -> Tensor:
         return model(image[None])[0]
 
-    norms = [torch.autograd.functional.jacobian(one, image).flatten(1) for image in x]
+    norms = [torch.autograd.functional.jacobian(one, image).reshape(-1, image.numel()) for image in x]
     return max(float(torch.linalg.matrix_norm(matrix, 2)) for matrix in norms)
