@@ -79,7 +79,7 @@ def test_layers(name):
     layer = trained(make())
     x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1))
     exact = copy.deepcopy(layer).double()
-    (bound,) = {lipschitz(layer, SHAPE)}
+    bound = lipschitz(exact, SHAPE)  # BatchLipNorm computes its scale in the precision of its buffers
     assert jacobian_norm(exact, x.double()) <= bound * (1 + 1e-12)
     assert torch.allclose(read(layer, SHAPE)(x), layer(x), atol=1e-6)
     if constant is not None:
