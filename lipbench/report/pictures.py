@@ -32,6 +32,7 @@ class Picture:
 
     Attributes:
         name: of its file, without the suffix.
+        kind: the first word of its name, where it is one of those of the report; else "".
         title: its caption.
         alt: what it shows.
         width, height: in the pixels of a page.
@@ -40,6 +41,7 @@ class Picture:
     """
 
     name: str
+    kind: str
     title: str
     alt: str
     width: int
@@ -60,13 +62,15 @@ def pictures(folder: Path, order: Sequence[str] = ()) -> tuple[list[Picture], li
         order: the first words of names, as they are to follow each other; all others come last, by name.
     """
 
+    def kind(path: Path) -> str:
+        return max((word for word in order if f"{path.stem}_".startswith(f"{word}_")), key=len, default="")
+
     def rank(path: Path) -> tuple[int, str]:
-        known = [i for i, word in enumerate(order) if f"{path.stem}_".startswith(f"{word}_")]
-        return (known[0] if known else len(order), path.name)
+        return (order.index(kind(path)) if kind(path) else len(order), path.name)
 
     paths = sorted(folder.glob("*.png"), key=rank)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(_readable, paths))
+        found = list(pool.map(_readable, paths, map(kind, paths)))
     broken = [path.name for path, picture in zip(paths, found, strict=True) if picture is None]
     return [picture for picture in found if picture is not None], broken
 
@@ -99,14 +103,14 @@ def _words(image: Image.Image) -> dict[str, str]:
     return {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
 
 
-def _readable(path: Path) -> Picture | None:
+def _readable(path: Path, kind: str) -> Picture | None:
     try:
-        return _picture(path)
+        return _picture(path, kind)
     except UNREADABLE:
         return None
 
 
-def _picture(path: Path) -> Picture:
+def _picture(path: Path, kind: str) -> Picture:
     with Image.open(path) as image:
         image.load()
         words = _words(image)
@@ -115,6 +119,7 @@ def _picture(path: Path) -> Picture:
     title = words.get("Title") or path.stem.replace("_", " ")
     return Picture(
         name=path.stem,
+        kind=kind,
         title=title,
         alt=words.get("Description") or f"Figure: {title}.",
         width=round(SCALE * image.width),

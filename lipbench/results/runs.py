@@ -15,7 +15,8 @@ from yaml import YAMLError
 
 from lipbench.escapes import printable
 from lipbench.files import ResultsError, read_arrays, read_config
-from lipbench.results import RUN_COLUMNS, read, read_histories
+from lipbench.results import IMBALANCED, RUN_COLUMNS, imbalance, read, read_histories
+from lipbench.results.attacked import Attacked, attacked_images
 from lipbench.results.flags import Flag
 
 # What reading a file raises that is cut, damaged or something else, and what drawing its content raises.
@@ -60,6 +61,20 @@ class Run:
     def table(self) -> pd.DataFrame:
         """Its rows, as `lipbench.read` returns them."""
         return read(self.folder)
+
+    @cached_property
+    def attacked(self) -> Attacked:
+        """Its attacked images, with both bounds of each."""
+        # The table is read, not kept: of thousands of runs the attacked images alone fit into memory.
+        return attacked_images(self.__dict__["table"] if "table" in self.__dict__ else read(self.folder))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether accuracies are means over the classes, as the classes are of unequal size."""
+        known, labels = self.summary.get("imbalance"), self.attacked.images["label"].to_numpy()
+        if known is None:  # of a summary that is older than the entry
+            known = imbalance(labels) if len(labels) else 1.0
+        return bool(known >= IMBALANCED)
 
     @cached_property
     def history(self) -> pd.DataFrame:

@@ -1,0 +1,129 @@
+"""The attacked images of a run: both bounds of each image. All numbers of a row of the leaderboard are over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lipbench.results.table import FLOAT32_CERTIFICATE, balanced_survival, best, survival
+
+# Its images are those of a row, where it was run.
+MAIN_ATTACK = "lipbench"
+CERTIFICATE = "certificate"
+# Half the width of a 95 % interval, in standard errors.
+NORMAL = 1.96
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The attacked images of a run.
+
+    Attributes:
+        images: index -> label, prediction, certificate (the method of this name), lower (the largest lower bound) and
+            upper (the smallest distance of the attacks), L2; NaN where there is none. Empty without attacks.
+        attacks: names of the attacks that were given all of these images.
+        certificates: names of the certificates, without that of float32, which is never the largest one.
+    """
+
+    images: pd.DataFrame
+    attacks: tuple[str, ...]
+    certificates: tuple[str, ...]
+
+
+def attacked_images(table: pd.DataFrame) -> Attacked:
+    """The L2 bounds of the images that were attacked: those of the attack `lipbench`; without it, those of the attack
+    with the most images. Attacks that were given only some of these images are left out, so that every image
+    has the same attacks.
+
+    Args:
+        table: the rows of one run.
+    """
+    rows = table[(table["side"] == "upper") & (table["norm"] == "l2")]
+    given = {str(method): frozenset(part["index"]) for method, part in rows.groupby("method", observed=True)}
+    images = given[MAIN_ATTACK] if MAIN_ATTACK in given else max(given.values(), key=len, default=frozenset())
+    attacks = tuple(sorted(name for name, known in given.items() if images and known >= images))
+    own = table[table["index"].isin(images)]
+    facts = own.drop_duplicates("index").set_index("index")[["label", "prediction"]].sort_index()
+    bounds = {
+        "certificate": best(own[own["method"] == CERTIFICATE], "lower"),
+        "lower": best(own, "lower"),
+        "upper": best(own[own["method"].isin(attacks)], "upper"),
+    }
+    lower = {str(method) for method in table["method"][table["side"] == "lower"].unique()}
+    return Attacked(
+        facts.assign(**{name: values.reindex(facts.index).astype(float) for name, values in bounds.items()}),
+        attacks,
+        tuple(sorted(lower - {FLOAT32_CERTIFICATE})),
+    )
+
+
+def attacked_numbers(images: pd.DataFrame, epsilons: Sequence[float], *, balanced: bool = False) -> dict[str, Any]:
+    """Accuracies, medians and tightness over the attacked images.
+
+    Args:
+        images: those of `Attacked`.
+        epsilons: radii, L2, pixels in [0, 1].
+        balanced: accuracies are means over the classes of those of each class.
+
+    Returns:
+        attacked_images, and attacked_accuracy, attacked_certified_accuracy (of the largest lower bound),
+        attacked_certificate_accuracy (of the method `certificate`), robust_accuracy, median_certificate,
+        median_distance, tightness: shares in [0, 1], curves with the radii as text. None where it cannot be told.
+    """
+    if not len(images):
+        names = ("attacked_accuracy", *(f"attacked_{kind}_accuracy" for kind in ("certified", "certificate")))
+        nothing = dict.fromkeys([*names, "robust_accuracy", "median_certificate", "median_distance", "tightness"])
+        return {"attacked_images": 0, **nothing}
+
+    def curve(name: str) -> dict[str, float] | None:
+        if images[name].isna().any():
+            return None
+        if balanced:
+            values = balanced_survival(images[name], images["label"], epsilons)
+        else:
+            values = survival(images[name], epsilons)
+        return {f"{eps:g}": float(value) for eps, value in zip(epsilons, values, strict=True)}
+
+    lower, upper = images["lower"], images["upper"]
+    right = (images["label"] == images["prediction"]).astype(float)
+    both = (lower > 0) & np.isfinite(upper)
+    return {
+        "attacked_images": len(images),
+        "attacked_accuracy": float(right.groupby(images["label"]).mean().mean() if balanced else right.mean()),
+        "attacked_certified_accuracy": curve("lower"),
+        "attacked_certificate_accuracy": curve("certificate"),
+        "robust_accuracy": curve("upper"),
+        "median_certificate": None if lower.isna().any() else float(lower.median()),
+        "median_distance": float(upper.median()),
+        "tightness": float((upper[both] / lower[both]).median()) if both.any() else None,
+    }
+
+
+def share_error(values: np.ndarray, labels: np.ndarray | None = None) -> float:
+    """Half the width of the 95 % interval of a mean of shares, over the choice of the images.
+
+    The standard error of a mean under a bootstrap has a closed form: nothing is resampled. Two images with the share 0
+    and two with 1 are added (Agresti and Coull, 1998), so that 500 of 500 are not certain: 100 +- 0.5 %.
+
+    Args:
+        values: of each image in [0, 1], [N]: the mean over the seeds.
+        labels: of the images, where the mean is that of the classes' means; each class is then an own sample.
+    """
+    groups = [values] if labels is None else [values[labels == label] for label in np.unique(labels)]
+    samples = [np.concatenate([group, (0.0, 0.0, 1.0, 1.0)]) for group in groups]
+    return float(NORMAL * np.sqrt(sum(sample.var() / len(sample) for sample in samples)) / len(samples))
+
+
+def median_error(values: np.ndarray) -> float:
+    """Half the width of the 95 % interval of a median, over the choice of the images: between the two order statistics
+    that a bootstrap of the median gives.
+
+    Args:
+        values: of each image, [N], at least one; inf where an attack failed.
+    """
+    ordered, count = np.sort(values), len(values)
+    reach = NORMAL * np.sqrt(count) / 2
+    low, high = (ordered[int(np.clip(count / 2 + sign * reach, 0, count - 1))] for sign in (-1, 1))
+    return float((high - low) / 2) if np.isfinite(high) else float("inf")
