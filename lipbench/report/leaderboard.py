@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from lipbench.report.columns import COLUMNS, GROUP, OVER_IMAGES, OVER_SEEDS, split
-from lipbench.results.attacked import MAIN_ATTACK, attacked_numbers, median_error, share_error
+from lipbench.results.attacked import attacked_numbers, median_error, share_error
 from lipbench.results.radii import main_radii, radius_of
-from lipbench.results.runs import Problem, Run, Runs
+from lipbench.results.runs import Problem, Run, Runs, compared
 
 # The bound of an image that a column is about, and whether the column is of its share beyond a radius or its median.
 BOUNDS = {
@@ -56,23 +56,6 @@ def left_aside(runs: Runs) -> list[Problem]:
             text = f"not in its row, whose seeds share attacks and images: it {'; it '.join(why)}. Run it again."
             problems.append(Problem("/".join(map(str, (*key, run.key[3]))), text))
     return problems
-
-
-def compared(found: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The seeds of a network that share the attacks, the images and the certificates, and the others. Of several such
-    sets the one with the attack `lipbench`, the most images, the most attacks, the most seeds.
-    """
-    sets: dict[Any, list[Run]] = {}
-    for run in found:
-        own = run.attacked
-        sets.setdefault((own.attacks, tuple(own.images.index), own.certificates), []).append(run)
-
-    def rank(key: Any) -> tuple[Any, ...]:
-        attacks, images, certificates = key
-        return (MAIN_ATTACK in attacks, len(images), len(attacks), len(certificates), len(sets[key]))
-
-    chosen = sets[max(sets, key=rank)]
-    return chosen, [run for run in found if run not in chosen]
 
 
 def numbers(run: Run) -> dict[str, Any]:
@@ -131,11 +114,11 @@ def _over_images(name: str, found: Sequence[Run]) -> float:
     labels = images[0]["label"].to_numpy() if found[0].balanced else None
     if column.name == "accuracy":
         right = [(each["label"] == each["prediction"]).to_numpy() for each in images]
-        return 100 * share_error(np.mean(right, axis=0), labels)
+        return 100 * float(share_error(np.mean(right, axis=0), labels))
     bounds = [each[BOUNDS[column.name]].to_numpy() for each in images]
     if radius:
         beyond = np.mean([each > radius_of(radius) for each in bounds], axis=0)
-        return 100 * share_error(beyond, labels)
+        return 100 * float(share_error(beyond, labels))
     return float(np.mean([median_error(each) for each in bounds]))
 
 

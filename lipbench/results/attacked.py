@@ -101,19 +101,25 @@ def attacked_numbers(images: pd.DataFrame, epsilons: Sequence[float], *, balance
     }
 
 
-def share_error(values: np.ndarray, labels: np.ndarray | None = None) -> float:
+def share_error(values: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
     """Half the width of the 95 % interval of a mean of shares, over the choice of the images.
 
     The standard error of a mean under a bootstrap has a closed form: nothing is resampled. Two images with the share 0
     and two with 1 are added (Agresti and Coull, 1998), so that 500 of 500 are not certain: 100 +- 0.5 %.
 
     Args:
-        values: of each image in [0, 1], [N]: the mean over the seeds.
+        values: of each image in [0, 1], the mean over the seeds: [N], or [N, K] for K shares of each.
         labels: of the images, where the mean is that of the classes' means; each class is then an own sample.
+
+    Returns:
+        [] or [K].
     """
+    added = np.array([0.0, 0.0, 1.0, 1.0]).reshape(-1, *[1] * (values.ndim - 1))
+    added = np.broadcast_to(added, (4, *values.shape[1:]))
     groups = [values] if labels is None else [values[labels == label] for label in np.unique(labels)]
-    samples = [np.concatenate([group, (0.0, 0.0, 1.0, 1.0)]) for group in groups]
-    return float(NORMAL * np.sqrt(sum(sample.var() / len(sample) for sample in samples)) / len(samples))
+    samples = [np.concatenate([group, added]) for group in groups]
+    variance = sum((sample.var(axis=0) / len(sample) for sample in samples), np.zeros(values.shape[1:]))
+    return NORMAL * np.sqrt(variance) / len(samples)
 
 
 def median_error(values: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """The finished runs of a results folder: what the report and its figures read."""
 
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from yaml import YAMLError
 from lipbench.escapes import printable
 from lipbench.files import ResultsError, read_arrays, read_config
 from lipbench.results import IMBALANCED, RUN_COLUMNS, imbalance, read, read_histories
-from lipbench.results.attacked import Attacked, attacked_images
+from lipbench.results.attacked import MAIN_ATTACK, Attacked, attacked_images
 from lipbench.results.flags import Flag
 
 # What reading a file raises that is cut, damaged or something else, and what drawing its content raises.
@@ -100,6 +100,23 @@ class Run:
             return None
         with _named(path):
             return pd.read_csv(path)
+
+
+def compared(found: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The seeds of a network that share the attacks, the images and the certificates, and the others. Of several such
+    sets the one with the attack `lipbench`, the most images, the most attacks, the most seeds.
+    """
+    sets: dict[Any, list[Run]] = {}
+    for run in found:
+        own = run.attacked
+        sets.setdefault((own.attacks, tuple(own.images.index), own.certificates), []).append(run)
+
+    def rank(key: Any) -> tuple[Any, ...]:
+        attacks, images, certificates = key
+        return (MAIN_ATTACK in attacks, len(images), len(attacks), len(certificates), len(sets[key]))
+
+    chosen = sets[max(sets, key=rank)]
+    return chosen, [run for run in found if run not in chosen]
 
 
 @contextmanager
