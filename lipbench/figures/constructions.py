@@ -138,8 +138,8 @@ def _rows(summary: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
 def _alt(table: pd.DataFrame) -> str:
     first = table.iloc[0]
     return (
-        f"One row per construction of the same body: accuracy and certified accuracy at {radius_text(first['epsilon'])} "
-        "on the test set with 95 % intervals, tightness, milliseconds per training step. "
+        "One row per construction of the same body: accuracy and certified accuracy at radius "
+        f"{radius_text(first['epsilon'])} on the test set with 95 % intervals, tightness, and time per training step. "
         f"{first['construction']} certifies most, {first['certified']:.1f} %. The validation set chose the variants."
     )
 

@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lipbench.escapes import printable
 from lipbench.files import write_text
-from lipbench.report.board import LEGEND
 from lipbench.report.cards import Card, cards
+from lipbench.report.columns import COLUMNS
 from lipbench.report.comparison import HEADINGS, compared_rows, explained
 from lipbench.report.leaderboard import left_aside
 from lipbench.report.panels import IMAGES, by_dataset, panels
@@ -57,7 +57,7 @@ def write_page(
             facts=_facts(table, runs, known),
             panels=panels(table, known, own),
             figures=own[""],
-            legend=LEGEND,
+            columns=[column for column in COLUMNS if column.card],
             images=IMAGES,
             comparison=comparison and _compared(comparison),
             problems=problems,

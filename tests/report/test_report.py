@@ -94,7 +94,7 @@ def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
         assert {path.suffix for path in (tmp_path / "figures").glob(f"{name}.*")} == {".png", ".pdf", ".csv"}
 
 
-ILLUSTRATED = ("gradients", "generalisation")
+ILLUSTRATED = ("gradients", "spectra")
 CUT = {
     "half": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",

@@ -204,7 +204,7 @@ def test_curves_of_unequal_classes_count_each_alike():
     table = table.assign(dataset="data", experiment="network", variant="default", seed=0)
     figure = accuracy_curves(table)
     assert figure.get_supylabel() == "balanced accuracy (%)"
-    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "combined attack"]
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "all attacks"]
     x, y = line.get_data()
     assert y[np.searchsorted(x, 1.0)] == pytest.approx(25.0)
     even = accuracy_curves(table[table["index"] > 2])
