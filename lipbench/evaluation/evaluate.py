@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lipbench import attacks as attack_room
 from lipbench import configuration
-from lipbench.certificate import certify, certify_float
+from lipbench.certificate import certify, certify_float, certify_inscribed, certify_inscribed_float
 from lipbench.data.dataset import Dataset, Split, tensors_of
 from lipbench.evaluation.bounds import Attack, Certificate, Judged, less_rounding
 from lipbench.evaluation.health import HealthWarning, table_flags
@@ -38,7 +38,12 @@ ATTACKS: dict[str, Attack] = {
     "carlini_wagner": attack_room.carlini_wagner,
     HEADLINE: attack_room.strongest,
 }
-CERTIFICATES: dict[str, Certificate] = {"certificate": certify, "certificate_float": certify_float}
+CERTIFICATES: dict[str, Certificate] = {
+    "certificate": certify,
+    "certificate_float": certify_float,
+    "certificate_inscribed": certify_inscribed,
+    "certificate_inscribed_float": certify_inscribed_float,
+}
 
 
 @torch.inference_mode(False)  # in the caller's, no attack would see a gradient
