@@ -38,6 +38,7 @@ def certify_inscribed(
     start: Tensor | None = None,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,
+    count: Callable[[int], object] = int,
 ) -> Tensor:
     """The method `certificate_inscribed`: certified L2 radius of each image, [N] float64, never below that of
     `certify`; 0 where it is unknown or the label is wrong.
@@ -57,12 +58,13 @@ def certify_inscribed(
         start: adversarial images [N, C, H, W] where some are known: the search begins behind them.
         batch_size: images searched at once; None: so many that memory stays bounded.
         progress: as in `certify`.
+        count: called with the numbers of images that went through the network forwards.
 
     Raises:
         TypeError, ValueError: as `certify`; `start` of another shape than x.
     """
     radii = certify(model, x, y)
-    parts = _parts(model, x, y, steps, start, batch_size, progress, in_float32=False)
+    parts = _parts(model, x, y, steps, start, batch_size, progress, count, in_float32=False)
     found = [balls.radius() for balls in parts]
     return torch.maximum(radii, torch.cat(found)) if found else radii
 
@@ -76,6 +78,7 @@ def certify_inscribed_float(
     start: Tensor | None = None,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,
+    count: Callable[[int], object] = int,
 ) -> Tensor:
     """The method `certificate_inscribed_float`: as `certify_inscribed`, for the float32 network as deployed. Never
     below `certify_float`, which says what it assumes.
@@ -87,7 +90,7 @@ def certify_inscribed_float(
         as `certify_inscribed`; the model and the images are float32.
     """
     radii = certify_float(model, x, y)
-    parts = _parts(model, x, y, steps, start, batch_size, progress, in_float32=True)
+    parts = _parts(model, x, y, steps, start, batch_size, progress, count, in_float32=True)
     found = [balls.radius() for balls in parts]
     return torch.maximum(radii, torch.cat(found)) if found else radii
 
@@ -100,7 +103,7 @@ def inscribed_balls(
     Args, Raises:
         as `certify_inscribed`.
     """
-    parts = [*_parts(model, x, y, steps, start, None, SILENT, in_float32=False)]
+    parts = [*_parts(model, x, y, steps, start, None, SILENT, int, in_float32=False)]
     if not parts:  # no finite constant
         classes = logits_of(model, x[:1]).shape[1]
         return _without_balls(x, y, torch.zeros(len(x), classes, dtype=torch.float64, device=x.device))
@@ -121,6 +124,7 @@ def _parts(
     start: Tensor | None,
     batch_size: int | None,
     progress: Callable[..., Progress],
+    count: Callable[[int], object],
     in_float32: bool,
 ) -> Iterator[InscribedBalls]:
     """The balls of the images part by part; none where nothing is known."""
@@ -136,8 +140,9 @@ def _parts(
         for rows in torch.arange(len(x), device=x.device).split(size):
             images, labels = x[rows], y[rows]
             with undisturbed(model):
-                yield prover.balls(images, labels, steps, None if start is None else start[rows].to(x))
+                balls = prover.balls(images, labels, steps, None if start is None else start[rows].to(x), count)
             bar.update(len(rows))
+            yield balls
 
 
 @dataclass(frozen=True)
@@ -171,11 +176,14 @@ class _Prover:
             return None
         return cls(model, Passes(exact, shape, layers), gaps.to(x.device), head)
 
-    def balls(self, x: Tensor, y: Tensor, steps: int, start: Tensor | None) -> InscribedBalls:
+    def balls(
+        self, x: Tensor, y: Tensor, steps: int, start: Tensor | None, count: Callable[[int], object]
+    ) -> InscribedBalls:
         """Of one part of the images."""
         at_x, rounding = self._at_x(x, y)
         pairs = _nearest_rivals(at_x)
         if not len(pairs):
+            count(len(x))
             return _without_balls(x, y, at_x)
         image, rival = pairs.unbind(1)
         label, scale = y[image], self.gaps[y[image], rival].to(x.dtype)
@@ -189,18 +197,19 @@ class _Prover:
         first = None if start is None else self._starts(x, start, image, rival)
         flat = x.flatten(1)[image]
         search = Search(value, flat, image, at_x[image, rival].to(x.dtype), first)
-        search.run(steps)
+        passes = search.run(steps)
         moved = (search.centre != flat).any(1).nonzero()[:, 0]
         image, rival, centre = image[moved], rival[moved], search.centre[moved].double()
         # The rounding of float32 is that of the images within `reach`, so a larger radius does not count.
         reach = search.rho[moved].double() * REACH
-        lost = rounding.at[image, rival] + rounding.slope[image, rival] * (reach / math.sqrt(flat.shape[1])).clamp(
-            max=1
-        )
+        share = (reach / math.sqrt(flat.shape[1])).clamp(max=1)
+        lost = rounding.at[image, rival] + rounding.slope[image, rival] * share
+        count(len(x) + passes + len(moved))
         depth = self._depth(centre.view(-1, *x.shape[1:]), y[image], rival, lost * OUTWARD)
         wide = flat[moved].double()
         t = best_t(wide, centre - wide, depth)
-        depth = depth.masked_fill(ball_radius(wide, centre, depth, t) > reach, 0.0)
+        if self.head is not None:
+            depth = depth.masked_fill(ball_radius(wide, centre, depth, t) > reach, 0.0)
         return InscribedBalls(x.double(), at_x, image, rival, centre.view(-1, *x.shape[1:]), depth, t)
 
     @torch.no_grad()

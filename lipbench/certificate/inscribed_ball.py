@@ -120,6 +120,19 @@ class InscribedBalls:
         """Certified radius of each image, [N] float64."""
         return self.radii().amin(1)
 
+    def exits(self) -> Tensor:
+        """Of each image the point of the box that is nearest to it outside of its largest ball, [N, C, H, W] float64:
+        about where the nearest adversarial image lies. Of the rival with the smallest radius; x where it has no ball.
+        """
+        rows = self.x.flatten(1)[self.image]
+        found = ball_radius(rows, self.centre.flatten(1), self.depth, self.t)
+        smallest = self.radii()
+        matters = (found == smallest[self.image, self.rival]) & (smallest.argmin(1)[self.image] == self.rival)
+        exits = self.x.flatten(1).clone()
+        moved = rows + clipped_ray(rows, self.centre.flatten(1) - rows, self.t)
+        exits[self.image[matters]] = moved[matters]
+        return exits.view_as(self.x)
+
     def check(self, radii: Tensor) -> bool:
         """Whether these balls prove radii [N]."""
         return bool((radii <= self.radius()).all())

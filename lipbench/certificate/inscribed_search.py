@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lipbench.certificate.inscribed_ball import best_t, clipped_ray
+from lipbench.certificate.inscribed_ball import best_t
 
 # The first centre lies this share of h(x) behind x; of the first move, and of the moves before in each.
 FIRST, PACE, MEMORY = 0.1, 1.0, 0.8
@@ -18,6 +18,8 @@ FASTER, SLOWER = 1.2, 0.5
 FLATTEST = 0.05
 # A pair whose pace fell below is finished.
 SLOWEST = 2e-3
+# Steps of Newton's method in a trial: its start is close.
+NEWTON = 4
 
 # (points [M, n], pairs [M]) -> h [M] and its gradient [M, n].
 Value = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -90,8 +92,8 @@ class Search:
         depth, gradient = self.value(centre, rows)
         x = self.x[rows]
         offset = centre - x
-        t = best_t(x, offset, depth)
-        away = clipped_ray(x, offset, t)
+        t = best_t(x, offset, depth, NEWTON)
+        away = torch.clamp(-t[:, None] * offset, -x, 1 - x)
         rho = radius(offset, depth, t, away)
         grown = (rho > self.rho[rows]) & gradient.isfinite().all(1)
         yes, no = rows[grown], rows[~grown]
