@@ -2,10 +2,10 @@
 
     python benchmarks/inscribed.py results/runs/mnist08/hkr_mlp/default/0 RUN... --images 500 --pairs 100000
 
-Per network and method: distance / certificate (the distance is that of the attack `lipbench`), the share of images with a
-ratio below 1.001 and 1.01, certified accuracies, passes and seconds an image. Then the bracket. Then `--pairs` searches
-within the inscribed radius: projected gradient descent from a random image of the ball around x, or near the point in
-which the ray leaves the inscribed ball, a number of steps each. Prints Markdown.
+Per network and method: distance / certificate (the distance is that of the attack `lipbench`), the share of images with
+a ratio below 1.001 and 1.01, certified accuracies, passes and milliseconds an image. Then the bracket. Then `--pairs`
+searches within the inscribed radius: projected gradient descent from a random image of the ball around x, or near the
+point in which the ray leaves the inscribed ball. Prints Markdown.
 """
 
 import argparse
