@@ -74,7 +74,7 @@ def certify_inscribed_float(
     x: Tensor,
     y: Tensor,
     *,
-    steps: int = 40,
+    steps: int = 20,
     start: Tensor | None = None,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,13 +107,17 @@ def evaluate(
 
 
 @float32_products()
-def certify_model(model: nn.Module, images: Images, labels: Tensor | np.ndarray | None = None) -> Tensor:
+def certify_model(
+    model: nn.Module, images: Images, labels: Tensor | np.ndarray | None = None, *, steps: int = 0
+) -> Tensor:
     """Certified radius of each image, [N] float64 in L2: no image of [0, 1] nearer than it changes the model's label.
 
     Args:
         model: as in `evaluate`; a copy is baked and put in evaluation mode.
         images: as in `evaluate`.
         labels: radius 0 where the model disagrees with them; None: those of the data, else the model's predictions.
+        steps: forward and backward passes of an image, at most, for a larger radius (`certify_inscribed`); 0: one
+            forward pass.
 
     Raises:
         TypeError, ValueError: as `evaluate`.
@@ -123,7 +128,8 @@ def certify_model(model: nn.Module, images: Images, labels: Tensor | np.ndarray 
         x = model_images(baked, given)
         y = None if truth is None else to_device(baked, truth.long())
         own = predict(baked, x, labels=y)
-        return less_rounding(certify(baked, x, own if y is None else y), given, x)
+        method = partial(certify_inscribed, steps=steps) if steps else certify
+        return less_rounding(method(baked, x, own if y is None else y), given, x)
 
 
 @contextmanager
