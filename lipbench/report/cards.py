@@ -23,6 +23,8 @@ OVERRIDE = re.compile(r",(?=[A-Za-z_][\w.]*=)")
 # The names of long variants end in a hash: they cannot be read back.
 CUT = re.compile(r"-[0-9a-f]{16}$")
 SHOWN = 10
+# Certificates of a run whose command names none.
+DEFAULT = ["certificate", "certificate_float", "certificate_inscribed", "certificate_inscribed_float"]
 # Whose versions are shown, where the run had them.
 PACKAGES = (
     "torch",
@@ -130,7 +132,7 @@ def _command(runs: Sequence[Run], configuration: Any, cautions: list[str]) -> st
     attacks = [name for name, images in methods.items() if images is not None]
     certificates = [name for name, images in methods.items() if images is None]
     options = [f"attack=[{','.join(attacks)}]", *(f"images={methods[name]}" for name in attacks[:1])]
-    if certificates != ["certificate", "certificate_float"]:
+    if sorted(certificates) != sorted(DEFAULT):
         options.append(f"certificate=[{','.join(certificates)}]")
     if "source" in summary:
         cautions.append("Run it where the model's file is, with checkpoint= if it had one.")

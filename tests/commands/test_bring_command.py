@@ -18,6 +18,7 @@ from torch import nn
 import lipbench
 from lipbench.commands.main import main
 from lipbench.commands.suites import CONF
+from lipbench.evaluation.evaluate import CERTIFICATES
 from lipbench.files import read_json
 from lipbench.report import find_runs, leaderboard, write_leaderboard
 from lipbench.results import read_summary
@@ -57,7 +58,7 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
     assert summary["median_certificate"] is not None
     assert [flag["name"] for flag in summary["flags"]] == ["low_accuracy"]
     table = lipbench.read(results)
-    assert set(table["method"]) == {"certificate", "certificate_float", "deepfool", "fgm"}
+    assert set(table["method"]) == {*CERTIFICATES, "deepfool", "fgm"}
     runs = find_runs(results)
     board = leaderboard(runs)
     assert board["experiment"].tolist() == ["net"]
