@@ -11,7 +11,7 @@ import lipbench
 from lipbench.attacks import deepfool, l2_pgd
 from lipbench.certificate import CrownWarning, certify, certify_crown
 from lipbench.certificate.lipschitz import Unbounded
-from lipbench.certificate.relaxation.crown import _Relaxation
+from lipbench.certificate.relaxation.crown import Relaxed
 from lipbench.certificate.relaxation.piecewise import Affine, steps_of
 from lipbench.evaluation.bounds import attack_images, certify_images
 from lipbench.layers import Abs, Antipodal, GroupSort, MaxMin, Normalize, Scale, ScaledAvgPool2d
@@ -66,7 +66,7 @@ def test_bounds_are_below_every_image_of_the_ball_and_tight_at_radius_0(name):
     steps = steps_of(model, SHAPE)
     classes = model(x).shape[1]
     objective = torch.randn(4, 5, classes, dtype=torch.float64)
-    lower, slope = _Relaxation(steps, x.flatten(1), radius).lower(objective)
+    lower, slope = Relaxed(steps, x.flatten(1), radius).lower(objective)
     values = (objective @ model(x)[:, :, None])[:, :, 0]
     assert (lower <= values).all()
     assert torch.allclose(lower[0], values[0], rtol=0, atol=1e-8)
