@@ -50,6 +50,11 @@ class Region:
         """Which relus have no known sign, bool [k]."""
         return (self.low < 0) & (self.high > 0)
 
+    @property
+    def empty(self) -> bool:
+        """Whether it is proved to hold no image."""
+        return bool((self.low > self.high).any())
+
     def fixed(self, active: Array, inactive: Array) -> "Region":
         """The part in which these relus, bool [k] each, have these signs."""
         low = np.where(active, np.maximum(self.low, 0), self.low)

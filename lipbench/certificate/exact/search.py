@@ -87,13 +87,15 @@ class _Search:
         solution = self._solve(part)
         new = max(bound, _root(solution.bound))
         for _ in range(rounds):
-            if new >= self._target() or part.open.sum() <= FEW or time.monotonic() > self.until:
+            if part.empty or new >= self._target() or part.open.sum() <= FEW or time.monotonic() > self.until:
                 break
             part = tightened(part, self.found.radius, self.until)
             solution = self._solve(part)
             before, new = new, max(new, _root(solution.bound))
             if new - before < GAIN * (self._target() - before):
                 break
+        if part.empty:
+            return
         if new >= self._target() or not part.open.any():
             self.found.lower = min(self.found.lower, new)
         else:

@@ -63,12 +63,12 @@ def certify_crown(
     rows = right.nonzero()[:, 0].cpu()
     with progress(len(rows)) as bar:
         for batch in rows.split(_at_once(steps)):
-            radii[batch] = _radii(steps, x[batch].double().flatten(1).cpu(), y[batch].cpu(), rounds)
+            radii[batch] = radii_of(steps, x[batch].double().flatten(1).cpu(), y[batch].cpu(), rounds)
             bar.update(len(batch))
     return radii.to(x.device)
 
 
-def _radii(steps: Sequence[Step], x: Tensor, y: Tensor, rounds: int) -> Tensor:
+def radii_of(steps: Sequence[Step], x: Tensor, y: Tensor, rounds: int) -> Tensor:
     """Of images [N, n] that are labelled y."""
     own = nn.functional.one_hot(y, _outputs(steps))
     objective = (own[:, None, :] - torch.eye(own.shape[1], dtype=torch.long)).double()
