@@ -64,8 +64,12 @@ def _solved(region: Region, curvature: float, slope: Array, rows: Array, sides: 
     curvatures = np.zeros(len(slope))
     curvatures[: region.pixels] = 2 * curvature
     solver.setup(
-        np.asfortranarray(np.diag(curvatures)), slope,
-        G=np.asfortranarray(rows), h_u=sides, x_l=region.lower, x_u=region.upper,
+        np.asfortranarray(np.diag(curvatures)),
+        slope,
+        G=np.asfortranarray(rows),
+        h_u=sides,
+        x_l=region.lower,
+        x_u=region.upper,
     )
     solver.solve()
     return np.asarray(solver.result.x).ravel(), np.asarray(solver.result.z_u).ravel()

@@ -1,4 +1,4 @@
-"""What a small network is near an image: affine maps and a few rectified differences whose sign is open, with proofs."""
+"""A small network near an image: affine maps and a few relus whose sign is open, with the error of every number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,8 @@ class Region:
         lower <= v <= upper,   cuts v <= levels,   u_j <= y_j,   y_j <= slope_j (u_j - low_j),
         |u_j - (inner_j v + shift_j)| <= error_j.
 
-    slope_j is 1 (and low_j counts as 0) where the relu is active, 0 where it is inactive, else high_j / (high_j - low_j).
+    slope_j is 1 (and low_j counts as 0) where the relu is active, 0 where it is inactive, else
+    high_j / (high_j - low_j).
 
     Attributes:
         inner, shift, error: [k, n + k], [k], [k].
@@ -89,9 +90,9 @@ class Region:
         return rows, np.concatenate((self.levels, over, chord))
 
 
-def region(steps: Sequence[Step], x: Array, radius: float, own: int, other: int) -> Region:
+def region(steps: Sequence[Step], x: Array, radius: float, own: int, other: int, most: int) -> Region | None:
     """Of the images of [0, 1]^n within the radius of x whose logit `other` is not below the logit `own`, in float64
-    arithmetic of any order.
+    arithmetic of any order. None where more relus are open than `most`.
 
     Args:
         steps: what `steps_of` gives.
@@ -100,6 +101,8 @@ def region(steps: Sequence[Step], x: Array, radius: float, own: int, other: int)
     relaxed = Relaxed(steps, torch.from_numpy(x)[None], torch.tensor([radius], dtype=torch.float64))
     ranges = [(low[0].numpy(), high[0].numpy()) for low, high in relaxed.ranges]
     count = sum(int(((low < 0) & (high > 0)).sum()) for low, high in ranges)
+    if count > most:
+        return None
     reach = radius * (1 + 1e-12)
     lower = np.concatenate((np.maximum(-x, -reach), np.zeros(count)))
     upper = np.concatenate((np.minimum(1 - x, reach), np.zeros(count)))
@@ -177,8 +180,6 @@ def _joined(parts: Sequence[_Expressions]) -> _Expressions:
     return _Expressions(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def _per_step(
-    steps: Sequence[Step], ranges: Sequence[tuple[Array, Array]]
-) -> list[tuple[Array, Array] | None]:
+def _per_step(steps: Sequence[Step], ranges: Sequence[tuple[Array, Array]]) -> list[tuple[Array, Array] | None]:
     found = iter(ranges)
     return [None if isinstance(step, Affine) else next(found) for step in steps]

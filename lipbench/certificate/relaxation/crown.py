@@ -43,7 +43,7 @@ def certify_crown(
 
     Args:
         model: baked, in evaluation mode: nested `nn.Sequential` of affine layers, ReLU, LeakyReLU, Abs, MaxMin,
-            GroupSort(2), max pooling. Its layers' matrices must be small (`piecewise.ENTRIES`).
+            GroupSort, FullSort, max pooling. Its layers' matrices must be small (`piecewise.ENTRIES`).
         rounds: bisections: the radius is found to 2^-rounds of twice the distance of the linearised boundary.
         progress: called with the number of images to be bounded, gives what is told of them (`lipbench.progress`).
 
