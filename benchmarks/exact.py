@@ -1,52 +1,58 @@
-"""The exact distance of a small network on test images of digits: seconds, regions, and what attack and certificates
-leave. Run: python benchmarks/exact.py [experiment] [images] [overrides ...]
+"""The exact distance on test images of digits: seconds, and what the attack `lipbench` and the certificates leave.
+
+Run: python benchmarks/exact.py [--classes 2] [--activation ReLU] [--widths 32 16] [--images 60] [--hkr]
 """
 
-import sys
+import argparse
 import time
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
+from lipbench import layers, losses
 from lipbench.attacks import strongest
 from lipbench.attacks.exact import exact
 from lipbench.certificate import certify, certify_crown
-from lipbench.configuration import CONF
+from lipbench.data import Dataset, digits
 from lipbench.judge import Classifier, distance
-from lipbench.layers import bake
-from lipbench.training import fit
+from lipbench.models import mlp
+from lipbench.training import adam, fit, spectral
 
 
-def network(experiment: str, overrides: list[str]):
-    """Trained by the recipe of the experiment, and its data set."""
-    with initialize_config_dir(str(CONF), version_base=None):
-        options = compose("config", [f"experiment={experiment}", *overrides])
-    torch.manual_seed(options.seed)
-    data = instantiate(options.dataset)
-    model = instantiate(options.model, data.shape, len(data.classes), constraint=instantiate(options.constraint))
-    recipe = {name: value for name, value in options.training.items() if name in ("epochs", "batch_size")}
-    fit(model, data, instantiate(options.loss), instantiate(options.optimizer), **recipe, progress=False)
-    return bake(model).eval(), data
+def network(options: argparse.Namespace) -> tuple[torch.nn.Module, Dataset]:
+    """Trained in seconds: cross-entropy and Adam, or HKR and orthonormal weights."""
+    torch.manual_seed(0)
+    data = digits(keep=(0, 8)) if options.classes == 2 else digits()
+    activation = getattr(torch.nn, options.activation, None) or getattr(layers, options.activation)
+    constraint = layers.Orthogonal if options.hkr else torch.nn.Identity
+    model = mlp((1, 8, 8), options.classes, options.widths, constraint, activation)
+    loss, optimizer = (losses.hkr, spectral) if options.hkr else (losses.cross_entropy, adam)
+    fit(model, data, loss, optimizer, epochs=15, batch_size=32, progress=False)
+    return layers.bake(model).eval(), data
 
 
 @torch.no_grad()
 def main() -> None:
-    experiment = sys.argv[1] if len(sys.argv) > 1 else "digits08/exact_mlp"
-    number = int(sys.argv[2]) if len(sys.argv) > 2 else 60
-    model, data = network(experiment, sys.argv[3:])
-    x, y = data.test.images[:number].float() / 255, data.test.labels[:number]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--classes", type=int, default=2)
+    parser.add_argument("--activation", default="ReLU")
+    parser.add_argument("--widths", type=int, nargs="*", default=[32, 16])
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--hkr", action="store_true")
+    options = parser.parse_args()
+    model, data = network(options)
+    x, y = data.test.images[: options.images].float() / 255, data.test.labels[: options.images]
     attacked = distance(x, strongest(Classifier(model), x, y)).numpy()
     lower, upper, seconds = [], [], []
     for i in range(len(x)):
         started = time.perf_counter()
-        found = exact(model, x[i : i + 1], y[i : i + 1])
+        found = exact(model, x[i : i + 1], y[i : i + 1], seconds=options.seconds)
         seconds.append(time.perf_counter() - started)
         lower.append(float(found.lower[0]))
         upper.append(float(found.upper[0]))
     low, high, right = np.array(lower), np.array(upper), np.array(lower) > 0
-    print(f"{experiment}, {number} images, {right.sum()} of them with their label; ratios: median (largest)")
+    print(f"{vars(options)}: {right.sum()} of {len(x)} images have their label; median (largest)")
     print(f"seconds an image (with the attack)  {np.median(seconds):.2f} ({max(seconds):.2f})")
     rows = {
         "upper / lower - 1": high / np.maximum(low, 1e-300) - 1,

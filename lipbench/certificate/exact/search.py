@@ -56,9 +56,10 @@ def search(
         gap: the search ends where lower >= (1 - gap) radius.
         until: of `time.monotonic`, when the search ends with what is proved by then.
     """
-    started = found.radius
     for other in others:
-        root = region(steps, x, started, own, other, MOST) if time.monotonic() < until else None
+        if found.radius <= 0:
+            break
+        root = region(steps, x, found.radius, own, other, MOST) if time.monotonic() < until else None
         if root is None:
             found.lower = 0.0
             break

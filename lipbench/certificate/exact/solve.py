@@ -120,12 +120,12 @@ def _found(
     until: float,
 ) -> Found:
     """What `search` finds within the distance that is known, or within radii that grow until an image is found."""
-    largest = math.sqrt(len(x))
+    largest = 1.01 * math.sqrt(len(x))  # beyond the diagonal of the box
     radius = known * OUTWARD if known else min(largest, FIRST * proved or SMALL)
     while True:
         found = search(steps, x.numpy(), own, others, Found(radius), gap, until)
         found.lower = proved = max(proved, found.lower)
-        if found.delta is not None or known or proved < radius:
+        if found.delta is not None or known or proved < radius * (1 - gap):
             return found
         if radius >= largest:
             found.lower = math.inf
