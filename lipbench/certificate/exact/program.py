@@ -9,6 +9,10 @@ from lipbench.certificate.exact.region import Array, Region
 from lipbench.certificate.relaxation.crown import TINY, UNIT
 
 TOLERANCE = 1e-11
+# A point that violates an inequality by more shows that the solver found no solution, or that there is none.
+VIOLATED = 1e-6
+# Multiples of the multipliers that are then tried.
+RAY = (1.0, 10.0, 100.0, 1e3, 1e4, 1e6)
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,12 @@ def minimise(region: Region, curvature: float = 1.0, slope: Array | None = None)
     rows, sides = region.rows()
     point, weights = _solved(region, curvature, slope, rows, sides)
     weights = np.nan_to_num(weights, nan=0.0, posinf=0.0).clip(min=0)
-    bound = dual(region, curvature, slope, rows, sides, weights)
-    return Solution(bound, np.clip(np.nan_to_num(point), region.lower, region.upper), weights)
+    point = np.clip(np.nan_to_num(point), region.lower, region.upper)
+    # Of an empty region the multipliers run away along a ray: the farther, the larger the bound.
+    empty = len(sides) > 0 and (rows @ point - sides).max() > VIOLATED
+    factors = RAY if empty else (1.0,)
+    bound = max(dual(region, curvature, slope, rows, sides, factor * weights) for factor in factors)
+    return Solution(bound, point, weights)
 
 
 def dual(region: Region, curvature: float, slope: Array, rows: Array, sides: Array, weights: Array) -> float:
