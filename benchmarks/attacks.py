@@ -157,7 +157,7 @@ def configured(skip: list[str]) -> tuple[dict[str, Attack], dict[str, Attack]]:
         others += wanted
     native = [name for name in ATTACKS if name not in skip]
     native += sorted(
-        names - {*native, *skip, FLOAT32_FALSIFIER, *(name for attacks in of.values() for name in attacks)}
+        names - {*native, *skip, FLOAT32_FALSIFIER, "exact", *(name for attacks in of.values() for name in attacks)}
     )
     return {name: _attack(name) for name in native}, {name: _attack(name) for name in others}
 

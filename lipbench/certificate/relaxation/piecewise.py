@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded, number, rule_of, unknown
 from lipbench.certificate.lipschitz import FINITE, Shape
-from lipbench.layers import Abs, Antipodal, GroupSort, MaxMin, Normalize, Scale, ScaledAvgPool2d, is_circular
+from lipbench.layers import Abs, Antipodal, FullSort, GroupSort, MaxMin, Normalize, Scale, ScaledAvgPool2d, is_circular
 from lipbench.modules import exactly
 
 # The largest matrix of a step: 128 MiB.
@@ -132,26 +132,36 @@ def _leaky_relu(layer: nn.LeakyReLU, shape: Shape) -> list[Step]:
 
 def _max_min(layer: nn.Module, shape: Shape) -> list[Step]:
     first, second = torch.arange(math.prod(shape)).chunk(2)
-    return [_sorted_pairs(first, second, first, second)]
+    return [_sorted_pairs(first, second, first, second, math.prod(shape))]
 
 
 def _group_sort(layer: GroupSort, shape: Shape) -> list[Step]:
-    if layer.size != 2:
-        raise Unbounded(f"linear relaxation sorts pairs, not groups of {layer.size}", "use GroupSort(2)")
-    pairs = torch.arange(math.prod(shape)).reshape(-1, 2, math.prod(shape[1:]))
-    first, second = pairs[:, 0].flatten(), pairs[:, 1].flatten()
-    return [_sorted_pairs(first, second, second, first)]
+    return _sorted_groups(shape, layer.size)
 
 
-def _sorted_pairs(first: Tensor, second: Tensor, larger: Tensor, smaller: Tensor) -> Kinks:
+def _full_sort(layer: FullSort, shape: Shape) -> list[Step]:
+    return _sorted_groups(shape, shape[0])
+
+
+def _sorted_groups(shape: Shape, size: int) -> list[Step]:
+    """Neighbours in order, at even and at odd places in turn, as often as a group is large (odd-even transposition)."""
+    groups = torch.arange(math.prod(shape)).reshape(-1, size, math.prod(shape[1:])).transpose(1, 2).reshape(-1, size)
+    rounds = size if size > 2 else size - 1
+    pairs = [(groups[:, k % 2 : size - 1 : 2].flatten(), groups[:, k % 2 + 1 :: 2].flatten()) for k in range(rounds)]
+    return [_sorted_pairs(first, second, second, first, groups.numel()) for first, second in pairs]
+
+
+def _sorted_pairs(first: Tensor, second: Tensor, larger: Tensor, smaller: Tensor, size: int) -> Kinks:
     """The larger of each pair of inputs goes to one output, b + relu(a - b), the smaller to another, a - relu(a - b).
+    Other inputs stay where they are.
 
     Args:
-        first, second: where a and b are, [n / 2].
-        larger, smaller: where they go, [n / 2].
+        first, second: where a and b are, [m].
+        larger, smaller: where they go, [m].
+        size: number of inputs.
     """
-    one = _identity(2 * len(first))
-    direct = torch.zeros_like(one)
+    one = _identity(size)
+    direct = one.clone()
     direct[larger], direct[smaller] = one[second], one[first]
     rise = (one[larger] - one[smaller]).T
     return Kinks(direct, rise, one[first] - one[second])
@@ -193,5 +203,6 @@ RULES: dict[type, Callable[[Any, Shape], list[Step]]] = {
     nn.LeakyReLU: _leaky_relu,
     MaxMin: _max_min,
     GroupSort: _group_sort,
+    FullSort: _full_sort,
     nn.MaxPool2d: _max_pool,
 }
