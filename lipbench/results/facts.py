@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -51,6 +51,12 @@ def facts_of(experiment: str, command: Sequence[str], overrides: Sequence[str]) 
             **{"color": look.color, "marker": look.marker},
         },
     }
+
+
+def with_images(facts: Mapping[str, Any], images: int) -> dict[str, Any]:
+    """The same facts, of a command that attacks this many images."""
+    words = [word for word in shlex.split(facts["command"]) if not word.startswith("images=")]
+    return {**facts, "command": shlex.join([*words, f"images={images}"])}
 
 
 def _are_facts(value: Any) -> TypeGuard[dict[str, Any]]:
