@@ -1,6 +1,5 @@
 """Outlier detection: AUROC against epsilon, certified and under attack."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -42,9 +41,8 @@ def one_class(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _rows(run: Run, table: pd.DataFrame) -> pd.DataFrame:
-    _, experiment, variant, seed = run.key
-    chosen = re.search(r"dataset\.inlier=(\d+)", variant)
-    front = {"experiment": experiment, "inlier": int(chosen.group(1)) if chosen else 0, "seed": seed}
+    _, experiment, _, seed = run.key
+    front = {"experiment": experiment, "inlier": int(run.overrides.get("dataset.inlier", 0)), "seed": seed}
     numbers = {
         "epsilon": table["epsilon"],
         "certified": 100 * table["certified_auroc"],

@@ -1,6 +1,5 @@
 """The picture of the plane: frontier, level lines and transport directions of networks on points."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -56,9 +55,8 @@ def plane_lambda(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """
     found: dict[float, Run] = {}
     for run in results.finished:
-        chosen = re.fullmatch(r"loss\.alpha=([0-9.]+)", str(run.key[2]))
-        if chosen is not None and (run.folder / "plane.csv").exists():
-            found.setdefault(float(chosen.group(1)), run)
+        if (run.folder / "plane.csv").exists() and run.overrides.keys() == {"loss.alpha"}:
+            found.setdefault(float(run.overrides["loss.alpha"]), run)
     if len(found) < 2:
         return None
     with style():
@@ -75,7 +73,7 @@ def _first(results: Runs, kind: str) -> Run | None:
     chosen = [
         run
         for run in results.finished
-        if str(run.key[1]).startswith(f"{kind}_") and run.key[2] == "default" and (run.folder / "plane.csv").exists()
+        if run.key[2] == "default" and (run.folder / "plane.csv").exists() and run.facts["look"]["kind"] == kind
     ]
     return chosen[0] if chosen else None
 

@@ -70,19 +70,13 @@ def robustness_of_one(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 def _handles(table: pd.DataFrame) -> dict[str, Line2D]:
     # In the order of the legend, whichever data set came first.
-    kinds = [*NETWORKS, ""]
-    names = sorted(set(table["experiment"]), key=lambda name: (kinds.index(_kind(name)), name))
-    looks = [network_look(name) for name in names]
+    known = [*NETWORKS.values()]
+    looks = [network_look(name) for name in sorted(set(table["experiment"]))]
+    looks.sort(key=lambda look: known.index(look) if look in known else len(known))
     handles = {look.label: Line2D([], [], color=look.color) for look in looks}
     handles["combined attack"] = Line2D([], [], color="0.2")
     handles["certified"] = Line2D([], [], color="0.2", linestyle="--")
     return handles
-
-
-def _kind(experiment: str) -> str:
-    """Its first word, where that is known."""
-    word = experiment.split("_", maxsplit=1)[0]
-    return word if word in NETWORKS else ""
 
 
 def _curves(results: Runs) -> list[pd.DataFrame]:

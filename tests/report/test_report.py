@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from lipbench.report import find_runs, leaderboard, write_latex, write_leaderboa
 from lipbench.report.cards import cards
 from lipbench.report.overview import overview_table
 from lipbench.results import read_bounds, write_bounds, write_manifest
+from lipbench.results.facts import facts_of, run_facts
 
 
 def test_a_folder_with_nothing_says_what_to_do(tmp_path):
@@ -216,8 +218,8 @@ def test_how_to_make_a_network_again(tmp_path):
         card.experiment + card.variant[:4]: (card.command, card.cautions) for card in cards(find_runs(tmp_path))
     }
     assert commands["hkrloss"][0] == (
-        "lipbench run experiment=data/hkr seed=0 loss.margin=1 'model.widths=[64,32]' "
-        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]'"
+        "lipbench run experiment=data/hkr loss.margin=1 'model.widths=[64,32]' "
+        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]' seed=0"
     )
     assert commands["hkraaaa"][0] == ""
     assert "cut short" in commands["hkraaaa"][1][0]
@@ -349,3 +351,18 @@ def test_a_figure_carries_its_words_and_is_the_same_every_time(tmp_path):
     given = save_figure(figure(), tmp_path / "g", data=pd.DataFrame({"a": [1]}))
     assert given[-1].read_text() == "a\n1\n"
     assert len(save_figure(figure(), tmp_path / "h", data=pd.DataFrame())) == 2
+
+
+def test_the_command_of_a_run_is_the_one_that_it_stores(tmp_path):
+    stored = "lipbench run experiment=data/hkr seed=1 'attack=[fgm]' images=3 attack.fgm.step=0.5"
+    for seed in (0, 1):
+        folder = make(tmp_path, "hkr/renamed", seed=seed)
+        about = facts_of("hkr", shlex.split(stored), ["loss.margin=7"])
+        write_manifest(folder, "", about)
+    (card,) = cards(find_runs(tmp_path))
+    assert card.command == (
+        "lipbench run -m experiment=data/hkr attack.fgm.step=0.5 "
+        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]' seed=0,1"
+    )
+    write_manifest(folder, "", {**about, "look": "red"})
+    assert run_facts(folder)["command"] == "lipbench run experiment=data/hkr seed=1 renamed=", "not what a run writes"

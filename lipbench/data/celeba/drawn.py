@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lipbench.data.celeba.face import draw
 from lipbench.data.celeba.reader import ATTRIBUTE_FILE, ATTRIBUTES, COUNT, DRAWN, IMAGES, PARTITION_FILE
 from lipbench.data.idx import DataError
 from lipbench.data.own.cache import CHUNK, in_threads
 from lipbench.data.root import data_root
+from lipbench.progress import Progress
 
 NOTE = "README.txt"
 # Shares of train and validation in CelebA; the rest is test.
@@ -118,7 +118,7 @@ def file_name(index: int) -> str:
 
 def _draw_all(folder: Path, count: int, seed: int, workers: int | None, progress: bool) -> None:
     task = partial(_draw_chunk, folder, count, seed)
-    with tqdm(total=count, desc="drawing faces", unit="image", disable=None if progress else True) as bar:
+    with Progress("drawing faces", count, show=progress) as bar:
         for done in in_threads(task, range(0, count, CHUNK), workers):
             bar.update(done)
 
