@@ -101,6 +101,16 @@ def radius(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = 
     Raises:
         ValueError: fewer than two logits, labels or gaps that are not those of the logits.
     """
+    return rival_radii(logits, labels, gaps, slack).amin(1)
+
+
+def rival_radii(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = None) -> Tensor:
+    """The radii whose minimum over the classes is `radius`, [N, K] float64: (z_y - z_k) / gap[y, k] of each rival k,
+    rounded down; inf for the label itself.
+
+    Args, Raises:
+        as `radius`.
+    """
     if logits.ndim != 2 or gaps.shape != (logits.shape[1], logits.shape[1]) or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"Logits are [N, K], labels [N], gaps [K, K]; got {list(logits.shape)}, {list(labels.shape)}, "
@@ -114,8 +124,8 @@ def radius(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = 
     margins = logits.gather(1, labels[:, None]) - logits - slack[:, None]
     own = torch.zeros_like(margins, dtype=torch.bool).scatter(1, labels[:, None], True)
     radii = (margins.clamp_min(0) / gaps[labels]).masked_fill(margins <= 0, 0.0).masked_fill(own, torch.inf)
-    smallest = torch.where(logits.isfinite().all(1), radii.nan_to_num(nan=0.0, posinf=torch.inf).amin(1), 0.0)
-    return smallest / OUTWARD
+    known = logits.isfinite().all(1, keepdim=True)
+    return torch.where(known, radii.nan_to_num(nan=0.0, posinf=torch.inf), 0.0) / OUTWARD
 
 
 @torch.no_grad()

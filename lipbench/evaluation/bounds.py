@@ -1,5 +1,6 @@
 """The bounds of one method on one network: its rows of the table, its images, and what they cost."""
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ PROBED = 4
 # Images that a certificate gets at once which does not report its progress.
 PART = 500
 # Certificates that cost up to minutes an image: in a run they judge the attacked images alone.
-COSTLY = ("certificate_crown",)
+COSTLY = ("certificate_crown", "certificate_exact")
 
 Attack = Callable[..., Tensor]
 Certificate = Callable[..., Tensor]
@@ -72,7 +73,8 @@ def certify_images(
     """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm.
 
     Images of a mapped file (`lipbench.data`) are read part by part, never as a whole. A certificate with an option
-    `progress` reports its own, others get `PART` images at once.
+    `progress` reports its own, others get `PART` images at once. One with an option `count` says how many images
+    passed through the network; others count as one pass of each image.
 
     Raises:
         ValueError: the certificate fails, returns no radii, or changes the model.
@@ -81,7 +83,8 @@ def certify_images(
     shape = images.shape[1:]
     reports = reporting(certificate, name, progress)
     size = images_at_once(shape, HELD, len(images) if reports else PART)
-    parts, seconds = [], 0.0
+    parts, seconds, passes = [], 0.0, []
+    counting = {"count": passes.append} if "count" in inspect.signature(certificate).parameters else {}
     with Progress(name, len(images), show=progress and not reports) as bar:
         for first in range(0, len(images), size):
             part = images[first : first + size]
@@ -90,7 +93,7 @@ def certify_images(
             unchanged = _Unchanged(model, x[:PROBED])
             started = time.perf_counter()
             with undisturbed(model), named("certificate", name):
-                returned = certificate(model, x.clone(), y.clone(), **reports)
+                returned = certificate(model, x.clone(), y.clone(), **reports, **counting)
             seconds += time.perf_counter() - started
             unchanged.check(name)
             distances = less_rounding(checked_radii(name, returned, len(x)).to(x.device), part, x)
@@ -98,7 +101,7 @@ def certify_images(
             bar.update(len(x))
     y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
     table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
-    return Judged(table, None, seconds, 1.0)
+    return Judged(table, None, seconds, sum(passes) / len(images) if passes else 1.0)
 
 
 @float32_products()

@@ -16,7 +16,7 @@ from lipbench.geometry import unit
 from lipbench.judge import Classifier
 from lipbench.margins import margin, margin_and_gradient
 from lipbench.modules import undisturbed
-from lipbench.results import best
+from lipbench.results import FLOAT32_CERTIFICATES, best
 from lipbench.results.flags import Flag
 
 # Attacks that use no gradient, by how their names end (foolbox_hop_skip_jump too): where they find nearer images than
@@ -277,12 +277,14 @@ def _never(right: pd.DataFrame) -> Iterator[Flag]:
                 f"it found no adversarial image for any of {count} images: a curve of it says nothing about the model.",
                 name,
             )
-        if rows["side"].iloc[0] == "lower" and (rows["distance"] == 0).all():
+        # An inscribed certificate is 0 where the one of the same name without it is, and is not named twice.
+        repeated = "certificate_inscribed" in name
+        if rows["side"].iloc[0] == "lower" and (rows["distance"] == 0).all() and not repeated:
             yield Flag(
                 "never_certified",
                 "note",
                 f"it is 0 on all of {count} images: a layer has no finite bound. Which, and why: "
-                f"lipbench.certificate.{'float_layerwise' if name == 'certificate_float' else 'layer_table'}(model, "
+                f"lipbench.certificate.{'float_layerwise' if name in FLOAT32_CERTIFICATES else 'layer_table'}(model, "
                 "shape).",
                 name,
             )

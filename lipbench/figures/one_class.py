@@ -1,6 +1,5 @@
 """Outlier detection: AUROC against epsilon, certified and under attack."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ MNIST = "mnist_oneclass"
 
 def one_class(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Left the mean over the inlier classes of the AUROC against epsilon, solid under attack, dashed as certified; on
-    MNIST the published certificates beside it. Right each inlier class: a line from the largest epsilon to 0.
+    MNIST the published certificates next to it. Right each inlier class: a line from the largest epsilon to 0.
 
     Returns:
         the figure, and columns experiment, inlier, seed, epsilon, certified, attacked (%), lipschitz; None where no run
@@ -43,9 +42,8 @@ def one_class(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _rows(run: Run, table: pd.DataFrame) -> pd.DataFrame:
-    _, experiment, variant, seed = run.key
-    chosen = re.search(r"dataset\.inlier=(\d+)", variant)
-    front = {"experiment": experiment, "inlier": int(chosen.group(1)) if chosen else 0, "seed": seed}
+    _, experiment, _, seed = run.key
+    front = {"experiment": experiment, "inlier": int(run.overrides.get("dataset.inlier", 0)), "seed": seed}
     numbers = {
         "epsilon": table["epsilon"],
         "certified": 100 * table["certified_auroc"],

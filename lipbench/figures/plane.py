@@ -1,6 +1,5 @@
 """The picture of the plane: frontier, level lines and transport directions of networks on points."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -58,9 +57,8 @@ def plane_lambda(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """
     found: dict[float, Run] = {}
     for run in results.finished:
-        chosen = re.fullmatch(r"loss\.alpha=([0-9.]+)", str(run.key[2]))
-        if chosen is not None and (run.folder / "plane.csv").exists():
-            found.setdefault(float(chosen.group(1)), run)
+        if (run.folder / "plane.csv").exists() and run.overrides.keys() == {"loss.alpha"}:
+            found.setdefault(float(run.overrides["loss.alpha"]), run)
     if len(found) < 2:
         return None
     reach = max(map(_reach, found.values()))
@@ -81,7 +79,7 @@ def _first(results: Runs, kind: str) -> Run | None:
     """The run of the lowest seed of a kind of network that has a plane: of the variant "default"; where there is none,
     of the last variant by name.
     """
-    own = [run for run in results.finished if str(run.key[1]).startswith(f"{kind}_")]
+    own = [run for run in results.finished if run.facts["look"]["kind"] == kind]
     own = [run for run in own if (run.folder / "plane.csv").exists()]
     chosen = [run for run in own if run.key[2] == "default"]
     return chosen[0] if chosen else own[-1] if own else None

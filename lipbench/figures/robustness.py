@@ -13,8 +13,8 @@ from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import NETWORKS, TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import balanced_survival, survival
 from lipbench.results.attacked import share_error
-from lipbench.results.lineup import lineup
 from lipbench.results.runs import Run, Runs, compared
+from lipbench.results.selection import main_networks
 from lipbench.results.words import dataset_name
 
 # Panels in a row; more data sets go on in the next one.
@@ -56,7 +56,7 @@ def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 def robustness_of_one(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Accuracy under all attacks (solid) and certified accuracy (dashed) against epsilon on one data set, one colour
-    per main network (see `lipbench.results.lineup`), with a band: the 95 % interval over the images, or the standard
+    per main network (see `lipbench.results.selection`), with a band: the 95 % interval over the images, or the standard
     deviation over the seeds where that is larger.
 
     Both are of the attacked images alone, so that the two curves of a network can be compared; where their classes are
@@ -81,26 +81,19 @@ def robustness_of_one(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 def _handles(table: pd.DataFrame) -> dict[str, Line2D | Patch]:
     """Colours are networks, styles of lines are bounds."""
-    # In the order of the main networks, whichever data set came first.
-    kinds = [*NETWORKS, ""]
-    names = sorted(set(table["experiment"]), key=lambda name: (kinds.index(_kind(name)), name))
-    handles: dict[str, Line2D | Patch] = {}
-    for look in map(network_look, names):
-        handles[look.label] = Patch(facecolor=look.color)
+    # In the order of the legend, whichever data set came first.
+    known = [*NETWORKS.values()]
+    looks = [network_look(name) for name in sorted(set(table["experiment"]))]
+    looks.sort(key=lambda look: known.index(look) if look in known else len(known))
+    handles: dict[str, Line2D | Patch] = {look.label: Patch(facecolor=look.color) for look in looks}
     handles["under all attacks"] = Line2D([], [], color="black")
     handles["certified"] = Line2D([], [], color="black", linestyle="--")
     return handles
 
 
-def _kind(experiment: str) -> str:
-    """Its first word, where that is known."""
-    word = experiment.split("_", maxsplit=1)[0]
-    return word if word in NETWORKS else ""
-
-
 def _curves(results: Runs) -> list[pd.DataFrame]:
     """The curves of one data set."""
-    found = {name: compared(runs)[0] for name, runs in lineup(results).items()}
+    found = {name: compared(runs)[0] for name, runs in main_networks(results).items()}
     attacked = {name: runs for name, runs in found.items() if len(runs[0].attacked.images)}
     if not attacked:
         return []
@@ -166,7 +159,7 @@ RECIPES = (
         each="all",
     ),
     Recipe(
-        "lineup",
+        "overview",
         "Accuracy against epsilon",
         "One colour per network: accuracy under all attacks (solid) and certified accuracy (dashed) fall as the L2 "
         "norm of the perturbation grows. The truth lies between the two curves of a network. Bands are 95 % intervals "

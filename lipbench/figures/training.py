@@ -14,8 +14,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, shortened, style
 from lipbench.results import RUN_COLUMNS, layer_columns
-from lipbench.results.lineup import lineup
 from lipbench.results.runs import Runs
+from lipbench.results.selection import main_networks
 
 # A panel whose values span more than this factor is logarithmic: the bound of a plain network explodes.
 LOG_SPAN = 20
@@ -66,7 +66,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
 
 
 def training_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
-    """The networks of one data set beside each other: Lipschitz bound and gradient norm over the training, and the
+    """The networks of one data set next to each other: Lipschitz bound and gradient norm over the training, and the
     range of the singular values of all layers at its end (where the histories hold them).
 
     Args:
@@ -203,7 +203,7 @@ def _names(runs: Sequence[pd.DataFrame]) -> list[str]:
 
 def comparison(runs: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """`training_comparison` of the main networks of one data set, and their histories; None where there is none."""
-    chosen = [run for runs_of_one in lineup(runs).values() for run in runs_of_one]
+    chosen = [run for runs_of_one in main_networks(runs).values() for run in runs_of_one]
     histories = replace(runs, finished=chosen).histories.dropna(axis=1, how="all")
     if not len(histories):
         return None

@@ -4,13 +4,13 @@ import pandas as pd
 
 from lipbench.report.columns import written, written_with
 from lipbench.report.leaderboard import board_radii
-from lipbench.results.lineup import lineup_names
 from lipbench.results.radii import radius_text
+from lipbench.results.selection import main_names
 from lipbench.results.words import dataset_name
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """The main networks (see `lipbench.results.lineup`), variant "default", of all data sets at their main radius.
+    """The main networks (see `lipbench.results.selection`), variant "default", of all data sets at their main radius.
 
     Args:
         table: as `lipbench.report.leaderboard` returns it.
@@ -22,7 +22,7 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for dataset, rows in table[table["variant"] == "default"].groupby("dataset", sort=True):
         radius = board_radii(rows)[-1:]
-        chosen = rows[rows["experiment"].isin(lineup_names(rows["experiment"]))]
+        chosen = rows[rows["experiment"].isin(main_names(rows["experiment"]))]
         for row in chosen.to_dict("records"):
             line = {"data set": dataset_name(str(dataset)), "network": str(row["experiment"])}
             line["r"] = radius_text(radius[0]) if radius else "-"

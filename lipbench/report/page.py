@@ -45,7 +45,7 @@ def write_page(
         *(Problem(f"figures/{name}", "no picture. Delete it and run the report again.") for name in broken),
     ]
     style, script = (_asset(name) for name in ("report.css", "report.js"))
-    known = cards(runs)
+    known = cards(runs, table)
     own = by_dataset(found, sorted(set(table["dataset"])))
     page = (
         _environment()

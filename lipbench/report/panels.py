@@ -17,7 +17,7 @@ from lipbench.results.radii import radius_text
 from lipbench.results.words import dataset_name, note
 
 # The figures of a data set that a reader needs, by the first word of their names; all others are diagnostics.
-MAIN = ("lineup", "sandwich", "adversarial")
+MAIN = ("overview", "sandwich", "adversarial")
 # Pictures of images keep their colours on a dark page.
 IMAGES = ("adversarial", "saliency", "counterfactuals", "transport")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lipbench.results.table import FLOAT32_CERTIFICATE, balanced_survival, best, survival
+from lipbench.results.table import FLOAT32_CERTIFICATES, balanced_survival, best, survival
 
 # Its images are those of a row, where it was run.
 MAIN_ATTACK = "lipbench"
@@ -24,7 +24,7 @@ class Attacked:
         images: index -> label, prediction, certificate (the method of this name), lower (the largest lower bound) and
             upper (the smallest distance of the attacks), L2; NaN where there is none. Empty without attacks.
         attacks: names of the attacks that were given all of these images.
-        certificates: names of the certificates, without that of float32, which is never the largest one.
+        certificates: names of the certificates, without those of float32, which are never the largest ones.
     """
 
     images: pd.DataFrame
@@ -55,7 +55,7 @@ def attacked_images(table: pd.DataFrame) -> Attacked:
     return Attacked(
         facts.assign(**{name: values.reindex(facts.index).astype(float) for name, values in bounds.items()}),
         attacks,
-        tuple(sorted(lower - {FLOAT32_CERTIFICATE})),
+        tuple(sorted(lower - set(FLOAT32_CERTIFICATES))),
     )
 
 

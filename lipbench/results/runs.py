@@ -17,6 +17,7 @@ from lipbench.escapes import printable
 from lipbench.files import ResultsError, read_arrays, read_config
 from lipbench.results import IMBALANCED, RUN_COLUMNS, imbalance, read, read_histories
 from lipbench.results.attacked import MAIN_ATTACK, Attacked, attacked_images
+from lipbench.results.facts import run_facts
 from lipbench.results.flags import Flag
 
 # What reading a file raises that is cut, damaged or something else, and what drawing its content raises.
@@ -87,6 +88,17 @@ class Run:
         """As in `config.yaml`; empty where there is none."""
         path = self.folder / "config.yaml"
         return read_config(path) if path.exists() else {}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Its command, overrides, label and look (`lipbench.results.facts`)."""
+        return run_facts(self.folder)
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """Name -> value of the options that make its network another than the experiment's."""
+        parts = (override.partition("=") for override in self.facts["overrides"])
+        return {name: value for name, _, value in parts}
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a file such as "gallery.npz"; empty where there is none."""

@@ -23,6 +23,7 @@ from lipbench.data import Dataset, Split
 from lipbench.data.celeba.drawn import face
 from lipbench.data.celeba.face import draw
 from lipbench.data.own.pictures import Preparation
+from lipbench.evaluation.evaluate import CERTIFICATES
 from lipbench.files import ResultsError, read_json
 from lipbench.judge import Judge
 from lipbench.report import find_runs, leaderboard, write_leaderboard
@@ -163,7 +164,7 @@ def test_experiment_in_smoke_form(name, tmp_path, monkeypatch):
     assert summary.get("transport_law", True)
     assert summary["attacked_images"] == 6
     table = lipbench.read(tmp_path)
-    lower = {"certificate_smoothing"} if votes else {"certificate", "certificate_float"}
+    lower = {"certificate_smoothing"} if votes else {*CERTIFICATES}
     assert set(table["method"]) == {*lower, "fgsm", "fgm", "l2_pgd", "deepfool", "carlini_wagner", "lipbench"}
     assert (table.loc[table["side"] == "lower"].groupby(["index", "norm", "method"]).size() == 1).all()
     assert set(table["norm"]) == {"l2", "linf", "l1"}

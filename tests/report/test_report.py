@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from lipbench.report import find_runs, leaderboard, write_latex, write_leaderboa
 from lipbench.report.cards import cards
 from lipbench.report.overview import overview
 from lipbench.results import read_bounds, write_bounds, write_manifest
+from lipbench.results.facts import facts_of, run_facts
 
 
 def test_a_folder_with_nothing_says_what_to_do(tmp_path):
@@ -32,7 +34,7 @@ def test_a_folder_with_nothing_says_what_to_do(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "python -m lipbench run experiment=" in done.stderr
+    assert "lipbench run experiment=" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "data/a/default/0").mkdir(parents=True)
     (tmp_path / "data/a/default/0/config.yaml").write_text("seed: 0\n")
@@ -87,10 +89,10 @@ def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
     assert "<code>figure adversarial_data</code>" in page
     assert named in page
     assert 'id="figure-accuracy_data"' in page
-    assert page.index('id="figure-lineup_data"') < page.index('id="figure-accuracy_data"'), (
+    assert page.index('id="figure-overview_data"') < page.index('id="figure-accuracy_data"'), (
         "in the order of the recipes"
     )
-    for name in ("lineup_data", "accuracy_data"):
+    for name in ("overview_data", "accuracy_data"):
         assert {path.suffix for path in (tmp_path / "figures").glob(f"{name}.*")} == {".png", ".pdf", ".csv"}
 
 
@@ -216,12 +218,12 @@ def test_how_to_make_a_network_again(tmp_path):
         card.experiment + card.variant[:4]: (card.command, card.cautions) for card in cards(find_runs(tmp_path))
     }
     assert commands["hkrloss"][0] == (
-        "python -m lipbench run experiment=data/hkr seed=0 loss.margin=1 'model.widths=[64,32]' "
-        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]'"
+        "lipbench run experiment=data/hkr loss.margin=1 'model.widths=[64,32]' "
+        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]' seed=0"
     )
     assert commands["hkraaaa"][0] == ""
     assert "cut short" in commands["hkraaaa"][1][0]
-    assert commands["minedefa"][0].startswith("python -m lipbench evaluate model=net.py:build dataset=data name=mine")
+    assert commands["minedefa"][0].startswith("lipbench evaluate model=net.py:build dataset=data name=mine")
 
 
 def test_latex_tables_are_booktabs_with_a_clear_lead_in_bold(tmp_path):
@@ -306,3 +308,18 @@ def test_a_figure_carries_its_words_and_is_the_same_every_time(tmp_path):
     given = save_figure(figure(), tmp_path / "g", data=pd.DataFrame({"a": [1]}))
     assert given[-1].read_text() == "a\n1\n"
     assert len(save_figure(figure(), tmp_path / "h", data=pd.DataFrame())) == 2
+
+
+def test_the_command_of_a_run_is_the_one_that_it_stores(tmp_path):
+    stored = "lipbench run experiment=data/hkr seed=1 'attack=[fgm]' images=3 attack.fgm.step=0.5"
+    for seed in (0, 1):
+        folder = make(tmp_path, "hkr/renamed", seed=seed)
+        about = facts_of("hkr", shlex.split(stored), ["loss.margin=7"])
+        write_manifest(folder, "", about)
+    (card,) = cards(find_runs(tmp_path))
+    assert card.command == (
+        "lipbench run -m experiment=data/hkr attack.fgm.step=0.5 "
+        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]' seed=0,1"
+    )
+    write_manifest(folder, "", {**about, "look": "red"})
+    assert run_facts(folder)["command"] == "lipbench run experiment=data/hkr seed=1 renamed=", "not what a run writes"

@@ -1,4 +1,4 @@
-"""What attacks are made with: `boundary` searches along a ray, `foothold` finds some adversarial image, `searching`
+"""What attacks are made with: `boundary` searches along a ray, `starting` finds some adversarial image, `searching`
 makes an attack of a search, `combining` makes one attack of several. No file here knows any attack.
 """
 

@@ -43,7 +43,7 @@ def certify_crown(
 
     Args:
         model: baked, in evaluation mode: nested `nn.Sequential` of affine layers, ReLU, LeakyReLU, Abs, MaxMin,
-            GroupSort(2), max pooling. Its layers' matrices must be small (`piecewise.ENTRIES`).
+            GroupSort, FullSort, max pooling. Its layers' matrices must be small (`piecewise.ENTRIES`).
         rounds: bisections: the radius is found to 2^-rounds of twice the distance of the linearised boundary.
         progress: called with the number of images to be bounded, gives what is told of them (`lipbench.progress`).
 
@@ -63,19 +63,19 @@ def certify_crown(
     rows = right.nonzero()[:, 0].cpu()
     with progress(len(rows)) as bar:
         for batch in rows.split(_at_once(steps)):
-            radii[batch] = _radii(steps, x[batch].double().flatten(1).cpu(), y[batch].cpu(), rounds)
+            radii[batch] = radii_of(steps, x[batch].double().flatten(1).cpu(), y[batch].cpu(), rounds)
             bar.update(len(batch))
     return radii.to(x.device)
 
 
-def _radii(steps: Sequence[Step], x: Tensor, y: Tensor, rounds: int) -> Tensor:
+def radii_of(steps: Sequence[Step], x: Tensor, y: Tensor, rounds: int) -> Tensor:
     """Of images [N, n] that are labelled y."""
     own = nn.functional.one_hot(y, _outputs(steps))
     objective = (own[:, None, :] - torch.eye(own.shape[1], dtype=torch.long)).double()
 
     def smallest(radius: Tensor) -> tuple[Tensor, Tensor]:
         """Over the other classes, the smallest difference, and how far the linearised boundary is: [N]."""
-        lower, slope = _Relaxation(steps, x, radius).lower(objective)
+        lower, slope = Relaxed(steps, x, radius).lower(objective)
         ahead = (lower / slope).masked_fill(own.bool(), torch.inf).amin(1)
         return lower.masked_fill(own.bool(), torch.inf).amin(1), ahead
 
@@ -90,15 +90,17 @@ def _radii(steps: Sequence[Step], x: Tensor, y: Tensor, rounds: int) -> Tensor:
     return low / OUTWARD
 
 
-class _Relaxation:
+class Relaxed:
     """Lines below and above every relu, over the balls of radius [N] around images [N, n]."""
 
     def __init__(self, steps: Sequence[Step], x: Tensor, radius: Tensor):
         self.steps, self.x, self.radius = steps, x, radius
-        self.unit = UNIT * (_widest(steps) + OTHERS)
+        self.unit = UNIT * (largest_width(steps) + OTHERS)
         # Per step: what rounding in it can add to its outputs; and of relus, slopes and the shift of the upper line.
         self.rounding: list[Tensor] = []
         self.lines: list[tuple[Tensor, Tensor, Tensor] | None] = []
+        # Per step of relus: between what all that goes into them lies, [N, k] each.
+        self.ranges: list[tuple[Tensor, Tensor]] = []
         size, error = x.abs() + radius[:, None], torch.zeros_like(x)
         for step in steps:
             grown, inside = _size_of(step, size)
@@ -130,6 +132,7 @@ class _Relaxation:
         largest = largest * (1 + 1e-9)
         low = torch.maximum(below[:, :width], -largest)
         high = torch.minimum(-below[:, width:], largest)
+        self.ranges.append((low, high))
         above = (high / (high - low)).masked_fill(low >= 0, 1.0).masked_fill(high <= 0, 0.0)
         shift = (-above * low).masked_fill((low >= 0) | (high <= 0), 0.0)
         under = (high > -low).double().masked_fill(low >= 0, 1.0).masked_fill(high <= 0, 0.0)
@@ -197,8 +200,8 @@ def _outputs(steps: Sequence[Step]) -> int:
 
 
 def _at_once(steps: Sequence[Step]) -> int:
-    return max(1, HELD // (2 * _widest(steps) ** 2))
+    return max(1, HELD // (2 * largest_width(steps) ** 2))
 
 
-def _widest(steps: Sequence[Step]) -> int:
+def largest_width(steps: Sequence[Step]) -> int:
     return max(n for step in steps for n in _sizes(step))

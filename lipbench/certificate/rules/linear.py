@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.lipschitz import FINITE, OUTWARD, SMALLEST, Shape, lipschitz, outward
+from lipbench.certificate.relaxation import affine, relaxation
 from lipbench.certificate.rounding import (
     Step,
     dot_products,
@@ -200,3 +201,7 @@ def _fourier_rounding(layer: FourierConv2d, shape: Shape, constant: float) -> St
         "it computes by Fourier transforms, whose rounding is not that of a dot product",
         "use a construction that bakes to nn.Conv2d, such as constraint=aoc or orthogonal",
     )
+
+
+relaxation.register(nn.Linear)(affine)
+relaxation.register(nn.Conv2d)(affine)

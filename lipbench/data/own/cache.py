@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from lipbench.data.dataset import name_of
 from lipbench.data.idx import DataError
@@ -32,6 +31,7 @@ from lipbench.data.own.parts import PARTS
 from lipbench.data.own.pictures import BadPicture, Pictures, Preparation, read_picture
 from lipbench.data.root import data_root
 from lipbench.files import atomic
+from lipbench.progress import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -156,7 +156,7 @@ def decoded(
             write(start, images)
             return len(part)
 
-        with tqdm(total=shape[0], desc=f"{name}: decoding", unit="image", disable=None if progress else True) as bar:
+        with Progress(f"{name}: decoding", shape[0], show=progress) as bar:
             for count in in_threads(chunk, range(0, shape[0], CHUNK), workers):
                 bar.update(count)
         if bad:

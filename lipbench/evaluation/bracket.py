@@ -1,0 +1,132 @@
+"""Both sides at once: certificate and attack, each from what the other found, until they meet."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lipbench.attacks import strongest, tangent
+from lipbench.attacks.engine.boundary import nearest, to_boundary
+from lipbench.certificate import InscribedBalls, certify, inscribed_balls
+from lipbench.data.dataset import tensors_of
+from lipbench.evaluation.bounds import less_rounding
+from lipbench.evaluation.evaluate import Images, _baked
+from lipbench.images import as_pixels, check_batch, model_images, to_device
+from lipbench.judge import Classifier, Judge, distance
+from lipbench.margins import predict
+from lipbench.modules import undisturbed
+from lipbench.precision import float32_products
+
+# Passes of the first search for a centre, of each later one, and of each search of the boundary from an exit point.
+FIRST, LATER, ATTACK = 20, 30, 30
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The distance of each image to its nearest adversarial image, from both sides.
+
+    Attributes:
+        lower: certified radius, [N] float64 in L2.
+        upper: distance of the adversarial image, [N] float64; inf where none was found, 0 for misclassified images.
+        images: the adversarial images [N, C, H, W]; the image itself where there is none.
+        proof: of the lower bounds, those of `certify` aside; None where the model has no finite Lipschitz bound.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    images: Tensor
+    proof: InscribedBalls | None
+
+    def solved(self, gap: float = 1e-3) -> Tensor:
+        """Images whose distance is known up to this share, bool [N]."""
+        return self.upper <= (1 + gap) * self.lower
+
+    def __str__(self) -> str:
+        shares = ", ".join(
+            f"{100 * float(self.solved(gap).double().mean()):.1f} % to {gap:.1%}" for gap in (1e-3, 1e-2)
+        )
+        return f"distances of {len(self.lower)} images known: {shares}"
+
+
+@float32_products()
+@torch.inference_mode(False)
+def bracket(
+    model: nn.Module,
+    images: Images,
+    labels: Tensor | np.ndarray | None = None,
+    gap: float = 1e-3,
+    *,
+    rounds: int = 4,
+) -> Bracket:
+    """The distance of each image to its nearest adversarial image from both sides, each from what the other found.
+
+    The point in which the ray from x leaves its inscribed ball is where the attack begins. The search for the next
+    centre begins behind the adversarial image. An image leaves when upper <= (1 + gap) lower.
+
+    Args:
+        model: as in `lipbench.evaluate`; a copy is baked.
+        images: as in `lipbench.evaluate`.
+        labels: integers [N]; None: those of the data, else the model's predictions.
+        gap: the share by which the two may differ.
+        rounds: at most. The attack `lipbench` runs once, on what is open after the first half of them.
+
+    Raises:
+        TypeError, ValueError: as `lipbench.certify`; a gap or rounds of less than 0.
+    """
+    if not (gap >= 0 and rounds >= 0):
+        raise ValueError(f"gap and rounds are 0 or more; got gap={gap} and rounds={rounds}.")
+    given, truth = tensors_of(images, labels)
+    check_batch(given, truth)
+    with _baked(model, given) as baked:
+        x = model_images(baked, given)
+        y = predict(baked, x) if truth is None else to_device(baked, truth.long())
+        predict(baked, x[:1], labels=y[:1])
+        with undisturbed(baked):
+            sides = _Sides(Classifier(baked), x, y, gap)
+            for number in range(rounds + 1):
+                if not sides.step(number, number == rounds // 2):
+                    break
+    wide = to_device(baked, as_pixels(given))
+    upper = torch.where(sides.upper > 0, distance(wide, sides.images), 0.0).where(sides.upper.isfinite(), torch.inf)
+    return Bracket(less_rounding(sides.lower, given, x), upper, sides.images, sides.proof)
+
+
+class _Sides:
+    """What is known of every image."""
+
+    def __init__(self, model: Classifier, x: Tensor, y: Tensor, gap: float):
+        self.model, self.x, self.y, self.gap = model, x, y, gap
+        self.images = x.clone()
+        self.lower = certify(model.model, x, y)
+        self.upper = torch.full_like(self.lower, torch.inf).masked_fill(Judge(model)(x, y), 0.0)
+        self.proof: InscribedBalls | None = None
+
+    def step(self, number: int, thoroughly: bool) -> bool:
+        """One round of the images that are open; whether there were any."""
+        rows = (self.upper > (1 + self.gap) * self.lower).nonzero()[:, 0]
+        if not len(rows):
+            return False
+        x, y, known = self.x[rows], self.y[rows], self.images[rows]
+        balls = inscribed_balls(self.model.model, x, y, steps=LATER if number else FIRST, start=known)
+        self.lower[rows] = torch.maximum(self.lower[rows], balls.radius())
+        self._keep(balls, rows)
+        first = nearest(x, to_boundary(self.model, x, balls.exits().to(x), y), known)
+        found = tangent(self.model, x, y, start=first, steps=ATTACK)
+        if thoroughly:
+            found = strongest(self.model, x, y, start=found, lower=self.lower[rows])
+        found = nearest(x, found, known)
+        length = distance(x, found)
+        self.images[rows] = found
+        self.upper[rows] = torch.where(length > 0, length, self.upper[rows])
+        return True
+
+    def _keep(self, balls: InscribedBalls, rows: Tensor) -> None:
+        if self.proof is None:  # the first round is of all images that are not misclassified
+            whole = torch.zeros(len(self.x), balls.at_x.shape[1], dtype=torch.float64, device=self.x.device)
+            whole[rows] = balls.at_x
+            self.proof = replace(balls, x=self.x.double(), at_x=whole, image=rows[balls.image])
+            return
+        names = ("rival", "centre", "depth", "t")
+        joined = {name: torch.cat([getattr(self.proof, name), getattr(balls, name)]) for name in names}
+        self.proof = replace(self.proof, image=torch.cat([self.proof.image, rows[balls.image]]), **joined)
