@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lipbench import layers, losses
-from lipbench.attacks import strongest
+from lipbench.attacks import lipbench
 from lipbench.attacks.exact import exact
 from lipbench.certificate import certify, certify_crown
 from lipbench.data import Dataset, digits
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     model, data = network(options)
     x, y = data.test.images[: options.images].float() / 255, data.test.labels[: options.images]
-    attacked = distance(x, strongest(Classifier(model), x, y)).numpy()
+    attacked = distance(x, lipbench(Classifier(model), x, y)).numpy()
     lower, upper, seconds = [], [], []
     for i in range(len(x)):
         started = time.perf_counter()

@@ -19,8 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-import lipbench
-from lipbench.attacks import strongest
+from lipbench.attacks import lipbench
 from lipbench.certificate import certify, certify_float, certify_inscribed, certify_inscribed_float, inscribed_balls
 from lipbench.data import Split
 from lipbench.evaluation.bounds import Judged, attack_images, certify_images
@@ -45,7 +44,7 @@ STEPS = 10
 
 def methods(name: str, model: nn.Module, x: Tensor, y: Tensor, epsilons: list[float]) -> list[dict]:
     """A row per certificate, and one of the attack."""
-    attack = attack_images(model, x, y, strongest, "lipbench")
+    attack = attack_images(model, x, y, lipbench, "lipbench")
     upper = best(attack.table, "upper")
     rows = []
     for key, certificate in CERTIFICATES.items():

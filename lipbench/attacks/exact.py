@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.combined import strongest
 from lipbench.attacks.engine.boundary import nearest
 from lipbench.attacks.engine.searching import usable
+from lipbench.attacks.lipbench import lipbench
 from lipbench.certificate.exact.solve import solve
 from lipbench.geometry import per_image
 from lipbench.judge import Classifier, Judge, distance
@@ -52,7 +52,7 @@ def exact(model: nn.Module, x: Tensor, y: Tensor, *, seconds: float = 60.0, gap:
     with undisturbed(model):
         classifier = Classifier.of(model)
         judge = Judge(classifier)
-        first = strongest(classifier, x, y)
+        first = lipbench(classifier, x, y)
         lower, points = solve(classifier.model, x, y, start=first, seconds=seconds, gap=gap)
         images = nearest(x, usable(classifier, x, y, first), _outward(judge, x, points, y))
         wrong = judge(images, y)

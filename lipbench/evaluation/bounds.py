@@ -83,7 +83,8 @@ def certify_images(
     shape = images.shape[1:]
     reports = reporting(certificate, name, progress)
     size = images_at_once(shape, HELD, len(images) if reports else PART)
-    parts, seconds, passes = [], 0.0, []
+    passes: list[int] = []
+    parts, seconds = [], 0.0
     counting = {"count": passes.append} if "count" in inspect.signature(certificate).parameters else {}
     with Progress(name, len(images), show=progress and not reports) as bar:
         for first in range(0, len(images), size):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks import strongest, tangent
+from lipbench.attacks import lipbench, tangent
 from lipbench.attacks.engine.boundary import nearest, to_boundary
 from lipbench.certificate import InscribedBalls, certify, inscribed_balls
 from lipbench.data.dataset import tensors_of
@@ -114,7 +114,7 @@ class _Sides:
         first = nearest(x, to_boundary(self.model, x, balls.exits().to(x), y), known)
         found = tangent(self.model, x, y, start=first, steps=ATTACK)
         if thoroughly:
-            found = strongest(self.model, x, y, start=found, lower=self.lower[rows])
+            found = lipbench(self.model, x, y, start=found, lower=self.lower[rows])
         found = nearest(x, found, known)
         length = distance(x, found)
         self.images[rows] = found

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,7 @@ class _Walk:
             risen = _Expressions(direct.rows + risen.rows, direct.shift + risen.shift, error)
         self.now = risen
 
-    def _times(self, weight: Array, known: _Expressions, bias: Array | float = 0.0) -> _Expressions:
+    def _times(self, weight: Array, known: _Expressions, bias: Any = 0.0) -> _Expressions:
         """weight known + bias; products are rounded in whatever order."""
         size = abs(weight)
         error = size @ (known.error + self.unit * self.size(known)) * (1 + self.unit) + self.unit * abs(bias) + TINY

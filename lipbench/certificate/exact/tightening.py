@@ -18,7 +18,7 @@ def tightened(region: Region, radius: float, until: float, solves: int = 2) -> R
     Args:
         solves: values of m tried for each side.
     """
-    for j in region.open.nonzero()[0]:
+    for j in region.open.nonzero()[0].tolist():
         if time.monotonic() > until:
             break
         for sign in (1.0, -1.0):
