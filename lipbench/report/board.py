@@ -63,14 +63,12 @@ def terminal(table: pd.DataFrame, runs: Runs) -> str:
     under it, and so are networks whose accuracies are all 100 %. Of many data sets the main networks alone.
     """
     datasets = list(table.groupby("dataset", sort=True))
-    parts = [_board_of(str(dataset), rows) for dataset, rows in datasets]
-    if len(datasets) > MANY:
-        parts = [_main_networks(table)]
-    aside = left_aside(runs)
-    said = ["leaderboard.md has every network and every radius."]
-    said += (
-        [f"{len(aside)} runs are in no row, as their seeds were attacked otherwise; it lists them."] if aside else []
-    )
+    few = len(datasets) <= MANY
+    parts = [_board_of(str(dataset), rows) for dataset, rows in datasets] if few else [_main_networks(table)]
+    broken, aside = sum(bool(run.violation) for run in runs.finished), len(left_aside(runs))
+    holds = f"is VIOLATED in {broken} of {len(runs.finished)}" if broken else f"holds in all {len(runs.finished)}"
+    said = [f"The sandwich law {holds} runs. leaderboard.md has every network and every radius."]
+    said += [f"It lists {aside} runs that are in no row, as they were attacked otherwise."] if aside else []
     return "\n\n".join([*parts, _wrapped(LEGEND, ""), _wrapped(" ".join(said), "")])
 
 

@@ -16,8 +16,8 @@ from lipbench.report.cards import Card, cards
 from lipbench.report.columns import COLUMNS
 from lipbench.report.comparison import HEADINGS, compared_rows, explained
 from lipbench.report.leaderboard import left_aside
-from lipbench.report.panels import IMAGES, by_dataset, panels
-from lipbench.report.pictures import pictures
+from lipbench.report.panels import by_dataset, panels
+from lipbench.report.pictures import IMAGES, pictures
 from lipbench.results import MANIFEST, Comparison
 from lipbench.results.runs import Problem, Runs
 

@@ -12,14 +12,9 @@ from lipbench.report.board import judged
 from lipbench.report.cards import Card
 from lipbench.report.columns import GROUP, leader, written, written_with
 from lipbench.report.leaderboard import board_radii
-from lipbench.report.pictures import Picture
+from lipbench.report.pictures import MAIN, Picture
 from lipbench.results.radii import radius_text
 from lipbench.results.words import dataset_name, note
-
-# The figures of a data set that a reader needs, by the first word of their names; all others are diagnostics.
-MAIN = ("overview", "sandwich", "adversarial")
-# Pictures of images keep their colours on a dark page.
-IMAGES = ("adversarial", "saliency", "counterfactuals", "transport")
 
 
 @dataclass(frozen=True)

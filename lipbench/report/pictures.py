@@ -20,7 +20,14 @@ FORGOTTEN = 600
 # Pixels of a page per pixel of a picture: at 200 dpi the letters of 8 points of a figure are then as large as the text
 # around it, and screens of twice the density still show every pixel.
 SCALE = 0.65
-
+# The figures of a data set that a reader needs, by the first word of their names; all others are diagnostics.
+MAIN = ("overview", "sandwich", "adversarial")
+# Those that show images: they keep their colours on a dark page.
+IMAGES = ("adversarial", "saliency", "counterfactuals", "transport")
+# Colours of a figure of lines.
+COLORS = 64
+# Of WebP, from 0 to 100.
+QUALITY = 80
 
 # What opening a file raises that is no picture, or is cut.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -114,7 +121,7 @@ def _picture(path: Path, kind: str) -> Picture:
     with Image.open(path) as image:
         image.load()
         words = _words(image)
-        small = _small(image)
+        source = _source(image, kind)
     names = [other.name for other in sorted(path.parent.iterdir()) if other.stem == path.stem]
     title = words.get("Title") or path.stem.replace("_", " ")
     return Picture(
@@ -124,7 +131,7 @@ def _picture(path: Path, kind: str) -> Picture:
         alt=words.get("Description") or f"Figure: {title}.",
         width=round(SCALE * image.width),
         height=round(SCALE * image.height),
-        source="data:image/png;base64," + base64.b64encode(small).decode(),
+        source=source,
         files=[(name, f"{path.parent.name}/{_quoted(name)}") for name in names],
     )
 
@@ -134,10 +141,18 @@ def _quoted(name: str) -> str:
     return quote(os.fsencode(name))
 
 
-def _small(image: Image.Image) -> bytes:
-    """A PNG file of at most 256 colours on white: a third of the bytes, and to the eye the same."""
+def _source(image: Image.Image, kind: str) -> str:
+    """The picture on white as an address. A page of a hundred figures stays small: diagnostics are as large as they are
+    shown, and the others are PNG files of few colours. The files in `figures/` have every pixel.
+    """
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
-    file = io.BytesIO()
-    white.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    return file.getvalue()
+    shown, file = white.convert("RGB"), io.BytesIO()
+    if kind in MAIN or not kind:
+        colors = 256 if kind in IMAGES or not kind else COLORS
+        shown.quantize(colors, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    else:
+        size = (max(1, round(SCALE * image.width)), max(1, round(SCALE * image.height)))
+        shown.resize(size, Image.Resampling.LANCZOS).save(file, "WEBP", quality=QUALITY)
+    media = "png" if kind in MAIN or not kind else "webp"
+    return f"data:image/{media};base64,{base64.b64encode(file.getvalue()).decode()}"
