@@ -79,7 +79,9 @@ def _network(row: Row) -> str:
 
 def _share(row: Row, name: str) -> str:
     margin = uncertainty(row, name)
-    return f"{row[name]:.1f} %" if math.isnan(margin) else f"{row[name]:.1f} ± {margin:.1f} %"
+    # A number stays in one line.
+    text = f"{row[name]:.1f} %" if math.isnan(margin) else f"{row[name]:.1f} ± {margin:.1f} %"
+    return text.replace(" ", "\u00a0")
 
 
 def _count(row: Row) -> str:

@@ -80,7 +80,8 @@ def _facts(table: pd.DataFrame, runs: Runs, known: Sequence[Card]) -> list[str]:
     attacked = [int(count) for count in table["images"] if count]
     said = [
         datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d"),
-        *(f"{name} {environment[name]}" for name in ("lipbench", "commit", "torch") if name in environment),
+        *(f"{name} {environment[name]}" for name in ("lipbench", "torch") if name in environment),
+        *([f"commit {environment['commit']}"] if "commit" in environment else []),
         *(environment[name] for name in ("system", "processor") if name in environment),
         f"{len(table)} networks, {len(runs.finished)} runs",
         f"{_range(min(attacked), max(attacked))} attacked images" if attacked else "no attacked images",
@@ -90,7 +91,7 @@ def _facts(table: pd.DataFrame, runs: Runs, known: Sequence[Card]) -> list[str]:
 
 
 def _listed(values: Sequence[str]) -> str:
-    return ", ".join(values) if len(values) <= LISTED else f"of {len(values)} versions"
+    return ", ".join(values) if len(values) <= LISTED else f"{values[0]} and {len(values) - 1} others"
 
 
 def _range(low: int, high: int) -> str:
