@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lipbench.results.table import FLOAT32_CERTIFICATES, balanced_survival, best, survival
+from lipbench.results.table import FLOAT32_CERTIFICATES, balanced_survival, survival
 
 # Its images are those of a row, where it was run.
 MAIN_ATTACK = "lipbench"
@@ -40,23 +40,30 @@ def attacked_images(table: pd.DataFrame) -> Attacked:
     Args:
         table: the rows of one run.
     """
-    rows = table[(table["side"] == "upper") & (table["norm"] == "l2")]
-    given = {str(method): frozenset(part["index"]) for method, part in rows.groupby("method", observed=True)}
+    l2 = table[table["norm"] == "l2"]
+    # Rows of each method, by its name; the side of a method is that of its rows.
+    methods = {str(method): rows for method, rows in l2.groupby("method", observed=True)}
+    sides = {name: str(rows["side"].iloc[0]) for name, rows in methods.items()}
+    given = {name: frozenset(rows["index"]) for name, rows in methods.items() if sides[name] == "upper"}
     images = given[MAIN_ATTACK] if MAIN_ATTACK in given else max(given.values(), key=len, default=frozenset())
     attacks = tuple(sorted(name for name, known in given.items() if images and known >= images))
-    own = table[table["index"].isin(images)]
-    facts = own.drop_duplicates("index").set_index("index")[["label", "prediction"]].sort_index()
+    index = pd.Index(sorted(images), name="index", dtype="int64")
+    held = {name: rows.set_index("index") for name, rows in methods.items()}
+    facts = pd.DataFrame(index=index, columns=["label", "prediction"], dtype="int64")
+    facts = held[attacks[0]].loc[index, list(facts)] if attacks else facts
+    lower = [name for name in held if sides[name] == "lower"]
+    distances = {name: held[name]["distance"].reindex(index) for name in (*lower, *attacks)}
+
+    def extreme(names: Sequence[str], kind: str) -> pd.Series:
+        chosen = pd.DataFrame({name: distances[name] for name in names}, index=index, dtype=float)
+        return chosen.max(axis=1) if kind == "max" else chosen.min(axis=1)
+
     bounds = {
-        "certificate": best(own[own["method"] == CERTIFICATE], "lower"),
-        "lower": best(own, "lower"),
-        "upper": best(own[own["method"].isin(attacks)], "upper"),
+        "certificate": extreme([CERTIFICATE] if CERTIFICATE in lower else [], "max"),
+        "lower": extreme(lower, "max"),
+        "upper": extreme(attacks, "min"),
     }
-    lower = {str(method) for method in table["method"][table["side"] == "lower"].unique()}
-    return Attacked(
-        facts.assign(**{name: values.reindex(facts.index).astype(float) for name, values in bounds.items()}),
-        attacks,
-        tuple(sorted(lower - set(FLOAT32_CERTIFICATES))),
-    )
+    return Attacked(facts.assign(**bounds), attacks, tuple(sorted(set(lower) - set(FLOAT32_CERTIFICATES))))
 
 
 def attacked_numbers(images: pd.DataFrame, epsilons: Sequence[float], *, balanced: bool = False) -> dict[str, Any]:

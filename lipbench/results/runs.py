@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from lipbench.escapes import printable
 from lipbench.files import ResultsError, read_arrays, read_config
-from lipbench.results import IMBALANCED, RUN_COLUMNS, imbalance, read, read_histories
+from lipbench.results import IMBALANCED, RUN_COLUMNS, imbalance, read, read_bounds, read_histories
 from lipbench.results.attacked import MAIN_ATTACK, Attacked, attacked_images
 from lipbench.results.facts import run_facts
 from lipbench.results.flags import Flag
@@ -67,7 +67,7 @@ class Run:
     def attacked(self) -> Attacked:
         """Its attacked images, with both bounds of each."""
         # The table is read, not kept: of thousands of runs the attacked images alone fit into memory.
-        return attacked_images(self.__dict__["table"] if "table" in self.__dict__ else read(self.folder))
+        return attacked_images(self.__dict__["table"] if "table" in self.__dict__ else read_bounds(self.folder))
 
     @property
     def balanced(self) -> bool:
