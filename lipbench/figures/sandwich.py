@@ -1,6 +1,7 @@
 """The sandwich law, image by image: certificate and empirical distance; and how near each attack comes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -237,7 +238,7 @@ def _costs(name: str, run: Run) -> pd.DataFrame:
 
 def _plane(axis: Axes, rows: pd.DataFrame) -> None:
     front = rows[rows["front"]]
-    steps = {"drawstyle": "steps-post", "color": "0.6", "linewidth": 0.9, "zorder": 1}
+    steps: dict[str, Any] = {"drawstyle": "steps-post", "color": "0.6", "linewidth": 0.9, "zorder": 1}
     axis.plot(front["passes"], front["quality"], label="front", **steps)
     for row in rows.to_dict("records"):
         look = method_look(row["method"])
