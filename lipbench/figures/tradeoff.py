@@ -129,9 +129,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, number: int) -> None:
     axis.margins(x=0.15)
     for i, (sweep, line) in enumerate(rows.groupby("sweep", sort=False)):
         color = PALETTE[(number + i) % len(PALETTE)]
-        bars: dict[str, Any] = {
-            side: line[f"{name}_error"] for side, name in (("xerr", "certified"), ("yerr", "accuracy"))
-        }
+        bars: dict[str, Any] = {"xerr": line["certified_error"], "yerr": line["accuracy_error"]}
         axis.errorbar(line["certified"], line["accuracy"], **bars, fmt="none", ecolor=color, elinewidth=0.6, alpha=0.6)
         axis.plot(line["certified"], line["accuracy"], color=color, marker="o", markersize=3.5, label=sweep)
         # Where points lie close, numbers at all of them would cover each other.

@@ -63,11 +63,11 @@ def terminal(table: pd.DataFrame, runs: Runs) -> str:
     under it, and so are networks whose accuracies are all 100 %. Of many data sets the main networks alone.
     """
     datasets = list(table.groupby("dataset", sort=True))
-    few = len(datasets) <= MANY
+    few = len(datasets) <= MANY or overview(table).empty
     parts = [_board_of(str(dataset), rows) for dataset, rows in datasets] if few else [_main_networks(table)]
     broken, aside = sum(bool(run.violation) for run in runs.finished), len(left_aside(runs))
-    holds = f"is VIOLATED in {broken} of {len(runs.finished)}" if broken else f"holds in all {len(runs.finished)}"
-    said = [f"The sandwich law {holds} runs. leaderboard.md has every network and every radius."]
+    laws = f"A law is VIOLATED in {broken} of" if broken else "The laws hold in all"
+    said = [f"{laws} {len(runs.finished)} runs. leaderboard.md has every network and every radius."]
     said += [f"It lists {aside} runs that are in no row, as they were attacked otherwise."] if aside else []
     return "\n\n".join([*parts, _wrapped(LEGEND, ""), _wrapped(" ".join(said), "")])
 

@@ -9,6 +9,9 @@ from lipbench.results.selection import main_names
 from lipbench.results.words import dataset_name
 
 
+COLUMNS = ["data set", "network", "r", "acc", "cert@r", "rob@r", "radius", "distance", "tight", "n", "seeds"]
+
+
 def overview(table: pd.DataFrame) -> pd.DataFrame:
     """The main networks (see `lipbench.results.selection`), variant "default", of all data sets at their main radius.
 
@@ -33,4 +36,4 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
             names = {"radius": "median certificate", "distance": "median distance", "tight": "tightness"}
             line |= {short: written(name, row.get(name)) for short, name in names.items()}
             lines.append(line | {"n": written("images", row["images"]), "seeds": written("seeds", row["seeds"])})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=COLUMNS)

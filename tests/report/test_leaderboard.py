@@ -174,7 +174,7 @@ def test_the_terminal_has_lines_of_100_letters_and_the_best_first(tmp_path):
     assert "Also 100 % in each of these accuracies: b_cnn, c_cnn." in text
     assert "hkr_mlp: 1 variant is in leaderboard.md." in text
     assert "kr_mlp is trained with the Kantorovich-Rubinstein loss alone" in text
-    assert "The sandwich law holds in all 8 runs." in text
+    assert "The laws hold in all 8 runs." in text
     assert len(columns(table)) + 1 <= 12
 
 
