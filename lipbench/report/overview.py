@@ -8,7 +8,6 @@ from lipbench.results.radii import radius_text
 from lipbench.results.selection import main_names
 from lipbench.results.words import dataset_name
 
-
 COLUMNS = ["data set", "network", "r", "acc", "cert@r", "rob@r", "radius", "distance", "tight", "n", "seeds"]
 
 
