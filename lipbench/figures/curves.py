@@ -1,5 +1,6 @@
 """Accuracy against epsilon: survival functions of distances."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +19,8 @@ from lipbench.results.runs import Runs
 from lipbench.results.words import network_name
 
 COLUMNS = 4
+# Letters of a line above a panel.
+LINE = 21
 # The picture ends where this share of the images is lost.
 REACH = 0.98
 NORM_LABELS = {"l2": "L2", "linf": "L-infinity", "l1": "L1"}
@@ -56,7 +59,7 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
         for axis, (key, rows_of_panel) in zip(axes, groups, strict=False):
             _panel(axis, rows_of_panel, norm, attacks, limit, balanced)
             variant = "" if key[2] == "default" else f"\n{shortened(str(key[2]), 24)}"
-            axis.set_title(f"{network_name(str(key[1]))}{variant}")
+            axis.set_title(textwrap.fill(network_name(str(key[1])), LINE) + variant)
         for axis in axes[len(groups) :]:
             axis.set_visible(False)
         for position, axis in enumerate(axes[: len(groups)]):

@@ -1,6 +1,7 @@
 """Accuracy against epsilon, network by network: under attack, and certified."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -141,7 +142,9 @@ def _panel(axis: Axes, table: pd.DataFrame) -> None:
         color = network_look(str(experiment)).color
         dashes = "--" if curve == "certified" else "-"
         low, high = (rows["accuracy"] + sign * rows["uncertainty"] for sign in (-1, 1))
-        axis.fill_between(rows["epsilon"], low.clip(0), high.clip(upper=100), color=color, alpha=0.15, linewidth=0)
+        # Where nothing is left there is no band along the axis.
+        shown: dict[str, Any] = {"where": rows["accuracy"] > 0, "color": color, "alpha": 0.15, "linewidth": 0}
+        axis.fill_between(rows["epsilon"], low.clip(0), high.clip(upper=100), **shown)
         axis.plot(rows["epsilon"], rows["accuracy"], color=color, linestyle=dashes, label=f"{experiment} {curve}")
     axis.set_xlim(0, table["epsilon"].max())
     axis.set_ylim(0, 102)

@@ -172,6 +172,11 @@ def _intervals(axis: Axes, rows: pd.DataFrame, methods: list[str], limit: float)
         axis.plot([low, high], [y, y], color=color, linewidth=0.8)
         axis.plot([first, third], [y, y], color=color, linewidth=3.2, solid_capstyle="butt")
         axis.plot([middle], [y], color=color, marker="|", markersize=9, markeredgewidth=1.4, label=row["method"])
+        if row["q50"] > limit:  # its median is outside of the picture
+            text = f"{row['q50']:.2f} \u2192" if np.isfinite(row["q50"]) else "fails \u2192"
+            axis.text(
+                0.99, y, text, transform=axis.get_yaxis_transform(), color=color, fontsize=7, ha="right", va="center"
+            )
     axis.axvline(1, color="0.3", linewidth=0.8)
     axis.set_yticks(range(len(methods)), [m if m == COMBINED else method_look(m).label for m in reversed(methods)])
     axis.set_ylim(-0.6, len(methods) - 0.4)
@@ -229,7 +234,7 @@ def _costs(name: str, run: Run) -> pd.DataFrame:
         {
             "experiment": name,
             "method": methods,
-            "passes": [float(passes[m]) / int(distances[m].notna().sum()) for m in methods],
+            "passes": [float(passes[m]) for m in methods],
             "quality": [100 * float(ratios[m].mean()) for m in methods],
         }
     ).sort_values(["passes", "method"], ignore_index=True)

@@ -19,7 +19,7 @@ PARAMETERS = {"alpha": "alpha", "margin": "margin", "offset": "margin (offset)",
 # Fewer values are a pair, not a curve.
 FEWEST = 3
 # Points of accuracy that the axis spans at least.
-SPAN = 10.0
+SPAN = 5.0
 
 
 def tradeoff(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
@@ -48,7 +48,7 @@ def tradeoff(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
             axis.set_title(PARAMETERS[parameter])
             axis.set_xlabel(f"certified at {table['epsilon'].iloc[0]:g} (%)")
         axes[0].set_ylabel("accuracy (%)")
-        # Differences of a few images are no mountains: the axis spans ten points or more.
+        # Differences of a few images are no mountains: the axis spans some points.
         low, high = table["accuracy"].min(), table["accuracy"].max()
         room = max(0.15 * (high - low), (SPAN - (high - low)) / 2, 0.5)
         top = min(100.5, high + room)

@@ -1,5 +1,6 @@
 """What training does to a network: singular values, Lipschitz bound, gradient norm, accuracy over the epochs."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,12 +17,15 @@ from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_l
 from lipbench.results import RUN_COLUMNS, layer_columns
 from lipbench.results.runs import Runs
 from lipbench.results.selection import main_networks
+from lipbench.results.words import network_name
 
 # A panel whose values span more than this factor is logarithmic: the bound of a plain network explodes.
 LOG_SPAN = 20
 # Smaller values are drawn at the edge of a logarithmic panel: a singular value may be zero.
 SMALLEST = 1e-3
 DASHES = ("-", "--", ":")
+# Letters of a line of a name at an axis.
+LINE = 16
 
 
 def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
@@ -163,7 +167,7 @@ def _intervals(axis: Axes, ends: np.ndarray, names: Sequence[str], colors: Seque
                 [value], [i], color=color, marker="<" if true < SMALLEST else "|", markersize=8, markeredgewidth=2
             )
     _scale(axis, pd.Series(ends.ravel()), "x", always_log=True)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [textwrap.fill(name, LINE) for name in names])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     axis.set_title("singular values at the end")
@@ -197,7 +201,7 @@ def _names(runs: Sequence[pd.DataFrame]) -> list[str]:
     """Experiments, with their variants where these differ."""
     keys = [(str(rows["experiment"].iloc[0]), str(rows["variant"].iloc[0])) for rows in runs]
     if len({variant for _, variant in keys}) == 1:
-        return [experiment for experiment, _ in keys]
+        return [network_name(experiment) for experiment, _ in keys]
     return [name if variant == "default" else f"{name} {shortened(variant, 20)}" for name, variant in keys]
 
 
