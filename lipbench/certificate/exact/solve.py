@@ -84,11 +84,7 @@ def solve(
     if not (seconds > 0 and 0 < gap < 1):
         raise ValueError(f"exact needs seconds > 0 and a gap between 0 and 1, not {seconds} and {gap}.")
     check_batch(x, y)
-    try:
-        steps = steps_of(model, tuple(x.shape[1:]))
-    except Unbounded as error:
-        text = f"exact cannot solve this network: {error.why}" + (f": {error.remedy}" if error.remedy else "")
-        raise ValueError(text) from error
+    steps = _steps(model, tuple(x.shape[1:]))
     logits = model(x.clone())
     check_labels(y, logits.shape[1])
     rows = (logits.argmax(1) == y).nonzero()[:, 0]
@@ -103,10 +99,17 @@ def solve(
             found = _found(steps, one, label, others, known or None, proved, gap, time.monotonic() + seconds)
             lower[i] = found.lower / OUTWARD
             if found.delta is not None:
-                point = (one + torch.from_numpy(found.delta)).clamp(0, 1)
-                points[i] = point.reshape(x.shape[1:]).to(points)
+                points[i] = (one + torch.from_numpy(found.delta)).clamp(0, 1).reshape(x.shape[1:])
             bar.update()
     return lower, points
+
+
+def _steps(model: nn.Module, shape: tuple[int, ...]) -> list[Step]:
+    try:
+        return steps_of(model, shape)
+    except Unbounded as error:
+        text = f"exact cannot solve this network: {error.why}" + (f": {error.remedy}" if error.remedy else "")
+        raise ValueError(text) from error
 
 
 def _found(
