@@ -53,7 +53,7 @@ def test_a_hyperplane_and_the_corners_of_the_box() -> None:
     x[:4] = x[:4].round()
     y = model(x).argmax(1)
     weight = (model[1].weight[0] - model[1].weight[1]).double().detach()
-    shift = float(model[1].bias.double()[0] - model[1].bias.double()[1])
+    shift = float(model[1].bias.detach().double().diff().neg())
     found, compared = exact(model, x, y), 0
     for i in range(len(x)):
         image, normal = x[i].double().flatten(), weight * (1 - 2 * int(y[i]))
