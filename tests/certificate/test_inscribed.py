@@ -123,8 +123,11 @@ def test_the_best_t_is_no_worse_than_others() -> None:
     t = best_t(x, offset, depth)
     best = ball_radius(x, x + offset, depth, t)
     assert (best > 0).all()
+    # A ball that holds the whole box is left nowhere: its radius grows with t for ever.
+    left = t < 1e5
+    assert left.sum() > 20
     for factor in (0.5, 0.9, 1.1, 2.0):
-        assert (ball_radius(x, x + offset, depth, factor * t) <= best * (1 + 1e-9)).all()
+        assert (ball_radius(x, x + offset, depth, factor * t) <= best * (1 + 1e-9))[left].all()
 
 
 # --- against the truth ------------------------------------------------------------------------------------------------
