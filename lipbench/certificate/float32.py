@@ -46,10 +46,30 @@ def certify_float(
     """
     check_batch(x, y)
     shape = tuple(x.shape[1:])
-    nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     constants = lipschitz.layerwise(model, shape)
     bounds = gaps_of(model, shape, constants)
     check_labels(y, len(bounds))
+    return certify_float_by(model, x, y, constants, bounds, batch_size, progress)
+
+
+@torch.no_grad()
+def certify_float_by(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    constants: Sequence[LayerBound],
+    bounds: Tensor,
+    batch_size: int | None = None,
+    progress: Callable[..., Progress] = SILENT,
+) -> Tensor:
+    """`certify_float` of a model whose constants are there already, of images and labels that are checked.
+
+    Args:
+        constants: what `lipbench.certificate.layerwise` gives.
+        bounds: what `lipbench.certificate.gaps` gives.
+    """
+    shape = tuple(x.shape[1:])
+    nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     if not bool(bounds.isfinite().all()) or why_not(model, x):
         return nothing
     try:

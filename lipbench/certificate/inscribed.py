@@ -2,19 +2,19 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded
-from lipbench.certificate.float32 import Head, certify_float, float_radii, why_not
+from lipbench.certificate.float32 import Head, certify_float_by, float_radii, why_not
 from lipbench.certificate.float64 import Passes
 from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t
 from lipbench.certificate.inscribed_search import Search
-from lipbench.certificate.lipschitz import OUTWARD, lipschitz
-from lipbench.certificate.radius import certify, gaps_of, rival_radii
+from lipbench.certificate.lipschitz import OUTWARD, LayerBound, lipschitz
+from lipbench.certificate.radius import certify_by, gaps_of, rival_radii
 from lipbench.certificate.rounding import Affine
 from lipbench.gate import logits_of, with_gradient
 from lipbench.geometry import per_image
@@ -63,10 +63,7 @@ def certify_inscribed(
     Raises:
         TypeError, ValueError: as `certify`; `start` of another shape than x.
     """
-    radii = certify(model, x, y)
-    parts = _parts(model, x, y, steps, start, batch_size, progress, count, in_float32=False)
-    found = [balls.radius() for balls in parts]
-    return torch.maximum(radii, torch.cat(found)) if found else radii
+    return _radii(model, x, y, steps, start, batch_size, progress, count, in_float32=False)
 
 
 def certify_inscribed_float(
@@ -89,10 +86,7 @@ def certify_inscribed_float(
     Args, Raises:
         as `certify_inscribed`; the model and the images are float32.
     """
-    radii = certify_float(model, x, y)
-    parts = _parts(model, x, y, steps, start, batch_size, progress, count, in_float32=True)
-    found = [balls.radius() for balls in parts]
-    return torch.maximum(radii, torch.cat(found)) if found else radii
+    return _radii(model, x, y, steps, start, batch_size, progress, count, in_float32=True)
 
 
 def inscribed_balls(
@@ -103,10 +97,10 @@ def inscribed_balls(
     Args, Raises:
         as `certify_inscribed`.
     """
-    parts = [*_parts(model, x, y, steps, start, None, SILENT, int, in_float32=False)]
+    prover = _Prover.of(model, x, y, start, in_float32=False)
+    parts = [*prover.parts(x, y, steps, start, None, SILENT, int)]
     if not parts:  # no finite constant
-        classes = logits_of(model, x[:1]).shape[1]
-        return _without_balls(x, y, torch.zeros(len(x), classes, dtype=torch.float64, device=x.device))
+        return _without_balls(x, y, torch.zeros(len(x), len(prover.gaps), dtype=torch.float64, device=x.device))
     firsts = torch.tensor([0, *(len(part.x) for part in parts[:-1])]).cumsum(0).tolist()
     return InscribedBalls(
         torch.cat([part.x for part in parts]),
@@ -116,7 +110,7 @@ def inscribed_balls(
     )
 
 
-def _parts(
+def _radii(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -126,23 +120,13 @@ def _parts(
     progress: Callable[..., Progress],
     count: Callable[[int], object],
     in_float32: bool,
-) -> Iterator[InscribedBalls]:
-    """The balls of the images part by part; none where nothing is known."""
-    check_batch(x, y)
-    if start is not None and start.shape != x.shape:
-        raise ValueError(f"start= holds images of shape {list(start.shape)}, the images are {list(x.shape)}.")
-    prover = _Prover.of(model, x, y, in_float32)
-    if prover is None:
-        return
-    rivals = min(RIVALS, len(prover.gaps) - 1)
-    size = batch_size or images_at_once(x.shape[1:], 2 * VALUES // rivals)
-    with progress(len(x)) as bar:
-        for rows in torch.arange(len(x), device=x.device).split(size):
-            images, labels = x[rows], y[rows]
-            with undisturbed(model):
-                balls = prover.balls(images, labels, steps, None if start is None else start[rows].to(x), count)
-            bar.update(len(rows))
-            yield balls
+) -> Tensor:
+    """The radii of either method."""
+    prover = _Prover.of(model, x, y, start, in_float32)
+    by = certify_float_by if in_float32 else certify_by
+    radii = by(model, x, y, prover.layers, prover.gaps)
+    found = [balls.radius() for balls in prover.parts(x, y, steps, start, batch_size, progress, count)]
+    return torch.maximum(radii, torch.cat(found)) if found else radii
 
 
 @dataclass(frozen=True)
@@ -150,37 +134,67 @@ class _Prover:
     """A network and what is known of it.
 
     Attributes:
-        passes: its float64 copy, which tells its rounding.
-        gaps: constants of the differences of logits on all of R^n, [K, K], finite.
+        layers: its constants, layer by layer.
+        gaps: constants of the differences of logits on all of R^n, [K, K].
+        passes: its float64 copy, which tells its rounding; None where nothing is known.
         head: the bounds of its float32 rounding where that counts; else None.
     """
 
     model: nn.Module
-    passes: Passes
+    layers: Sequence[LayerBound]
     gaps: Tensor
-    head: Head | None
+    passes: Passes | None = None
+    head: Head | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, x: Tensor, y: Tensor, in_float32: bool) -> "_Prover | None":
-        """None where nothing is known."""
+    def of(cls, model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, in_float32: bool) -> "_Prover":
+        """Of checked images and labels."""
+        check_batch(x, y)
+        if start is not None and start.shape != x.shape:
+            raise ValueError(f"start= holds images of shape {list(start.shape)}, the images are {list(x.shape)}.")
         shape = tuple(x.shape[1:])
-        layers = lipschitz.layerwise(model, shape)
-        gaps = gaps_of(model, shape, layers)
-        check_labels(y, len(gaps))
-        if not bool(gaps.isfinite().all()) or (in_float32 and why_not(model, x)):
-            return None
-        exact = copy.deepcopy(model).double()
-        try:
-            head = Head(exact, shape, layers) if in_float32 else None
-        except Unbounded:
-            return None
-        return cls(model, Passes(exact, shape, layers), gaps.to(x.device), head)
+        with torch.no_grad():
+            layers = lipschitz.layerwise(model, shape)
+            gaps = gaps_of(model, shape, layers)
+            check_labels(y, len(gaps))
+            if not bool(gaps.isfinite().all()) or (in_float32 and why_not(model, x)):
+                return cls(model, layers, gaps)
+            exact = copy.deepcopy(model).double()
+            try:
+                head = Head(exact, shape, layers) if in_float32 else None
+            except Unbounded:
+                return cls(model, layers, gaps)
+            return cls(model, layers, gaps, Passes(exact, shape, layers), head)
 
-    def balls(
-        self, x: Tensor, y: Tensor, steps: int, start: Tensor | None, count: Callable[[int], object]
+    def parts(
+        self,
+        x: Tensor,
+        y: Tensor,
+        steps: int,
+        start: Tensor | None,
+        batch_size: int | None,
+        progress: Callable[..., Progress],
+        count: Callable[[int], object],
+    ) -> Iterator[InscribedBalls]:
+        """The balls of the images, part by part; none where nothing is known."""
+        if self.passes is None:
+            count(len(x))
+            return
+        rivals = min(RIVALS, len(self.gaps) - 1)
+        size = batch_size or images_at_once(x.shape[1:], 2 * VALUES // rivals)
+        with progress(len(x)) as bar:
+            for rows in torch.arange(len(x), device=x.device).split(size):
+                first = None if start is None else start[rows].to(x)
+                with undisturbed(self.model):
+                    balls = self._balls(self.passes, x[rows], y[rows], steps, first, count)
+                bar.update(len(rows))
+                yield balls
+
+    def _balls(
+        self, passes: Passes, x: Tensor, y: Tensor, steps: int, start: Tensor | None, count: Callable[[int], object]
     ) -> InscribedBalls:
         """Of one part of the images."""
-        at_x, rounding = self._at_x(x, y)
+        at_x, rounding = self._at_x(passes, x, y)
         pairs = _nearest_rivals(at_x)
         if not len(pairs):
             count(len(x))
@@ -197,15 +211,15 @@ class _Prover:
         first = None if start is None else self._starts(x, start, image, rival)
         flat = x.flatten(1)[image]
         search = Search(value, flat, image, at_x[image, rival].to(x.dtype), first)
-        passes = search.run(steps)
+        searched = search.run(steps)
         moved = (search.centre != flat).any(1).nonzero()[:, 0]
         image, rival, centre = image[moved], rival[moved], search.centre[moved].double()
         # The rounding of float32 is that of the images within `reach`, so a larger radius does not count.
         reach = search.rho[moved].double() * REACH
         share = (reach / math.sqrt(flat.shape[1])).clamp(max=1)
         lost = rounding.at[image, rival] + rounding.slope[image, rival] * share
-        count(len(x) + passes + len(moved))
-        depth = self._depth(centre.view(-1, *x.shape[1:]), y[image], rival, lost * OUTWARD)
+        count(len(x) + searched + len(moved))
+        depth = self._depth(passes, centre.view(-1, *x.shape[1:]), y[image], rival, lost * OUTWARD)
         wide = flat[moved].double()
         t = best_t(wide, centre - wide, depth)
         if self.head is not None:
@@ -213,10 +227,10 @@ class _Prover:
         return InscribedBalls(x.double(), at_x, image, rival, centre.view(-1, *x.shape[1:]), depth, t)
 
     @torch.no_grad()
-    def _at_x(self, x: Tensor, y: Tensor) -> tuple[Tensor, Affine]:
+    def _at_x(self, passes: Passes, x: Tensor, y: Tensor) -> tuple[Tensor, Affine]:
         """[N, K] radii of the balls around x, and [N, K] what float32 rounding can take off a margin."""
         if self.head is None:
-            logits, slack = self.passes(x.clone().double())
+            logits, slack = passes(x.clone().double())
             nothing = torch.zeros_like(logits)
             radii, rounding = rival_radii(logits, y, self.gaps, slack), Affine(nothing, nothing)
         else:
@@ -225,12 +239,12 @@ class _Prover:
         return radii.masked_fill(wrong[:, None], 0.0), rounding
 
     @torch.no_grad()
-    def _depth(self, centre: Tensor, y: Tensor, rival: Tensor, rounding: Tensor) -> Tensor:
+    def _depth(self, passes: Passes, centre: Tensor, y: Tensor, rival: Tensor, rounding: Tensor) -> Tensor:
         """Lower bounds of h at the centres, [M] float64."""
         depth = []
         size = images_at_once(centre.shape[1:])
         for q, label, other, lost in zip(*(part.split(size) for part in (centre, y, rival, rounding)), strict=True):
-            logits, slack = self.passes(q.clone())
+            logits, slack = passes(q.clone())
             margins = _difference(logits, label, other) - slack - lost
             depth.append(margins.clamp_min(0) / self.gaps[label, other] / OUTWARD)
         return torch.cat(depth).nan_to_num(nan=0.0, posinf=0.0) if depth else rounding.new_zeros(0)

@@ -159,12 +159,32 @@ def certify(
     """
     check_batch(x, y)
     shape = tuple(x.shape[1:])
-    batch_size = batch_size or images_at_once(shape)
     layers = lipschitz.layerwise(model, shape)
     bounds = gaps_of(model, shape, layers)
     check_labels(y, len(bounds))
+    return certify_by(model, x, y, layers, bounds, batch_size, progress)
+
+
+@torch.no_grad()
+def certify_by(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    layers: Sequence[LayerBound],
+    bounds: Tensor,
+    batch_size: int | None = None,
+    progress: Callable[..., Progress] = SILENT,
+) -> Tensor:
+    """`certify` of a model whose constants are there already, of images and labels that are checked.
+
+    Args:
+        layers: what `lipbench.certificate.layerwise` gives.
+        bounds: what `gaps` gives.
+    """
     if not bool(bounds.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    shape = tuple(x.shape[1:])
+    batch_size = batch_size or images_at_once(shape)
     passes, radii = Passes(copy.deepcopy(model).double(), shape, layers), []
     with progress(len(x)) as bar:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):

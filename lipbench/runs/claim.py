@@ -155,8 +155,8 @@ class Claim:
 
 
 def enough(table: Path, asked: Mapping[str, Any]) -> bool:
-    """Whether a table is there and is of all images that are asked for, or of more: what a method finds on an image
-    does not depend on the others.
+    """Whether a table is there and is of all images that are asked for, or of more: a bound of an image holds, whatever
+    other images the method judged.
 
     Args:
         asked: what the table depends on. Its "images" is the number of the first test images; None: all of them.

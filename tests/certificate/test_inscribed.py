@@ -123,8 +123,11 @@ def test_the_best_t_is_no_worse_than_others() -> None:
     t = best_t(x, offset, depth)
     best = ball_radius(x, x + offset, depth, t)
     assert (best > 0).all()
+    # A ball that holds the whole box is left nowhere: its radius grows with t for ever.
+    left = t < 1e5
+    assert left.sum() > 20
     for factor in (0.5, 0.9, 1.1, 2.0):
-        assert (ball_radius(x, x + offset, depth, factor * t) <= best * (1 + 1e-9)).all()
+        assert (ball_radius(x, x + offset, depth, factor * t) <= best * (1 + 1e-9))[left].all()
 
 
 # --- against the truth ------------------------------------------------------------------------------------------------
@@ -264,7 +267,7 @@ def test_parts_of_the_images_and_a_start_change_nothing_that_is_proved() -> None
 def test_the_certificate_of_float32_is_below_and_close() -> None:
     model, x = isometry([64, 32, 32], layers.MaxMin(), 2), images("some", 40, (1, 8, 8))
     y = model(x).argmax(1)
-    found, deployed = certify_inscribed(model, x, y), certify_inscribed_float(model, x, y)
+    found, deployed = certify_inscribed(model, x, y), certify_inscribed_float(model, x, y, steps=40)
     assert (deployed >= certify_float(model, x, y)).all()
     assert (deployed <= found).all()
     assert (deployed >= 0.999 * found - 1e-4).all()

@@ -247,8 +247,6 @@ def test_what_exists_is_kept_and_what_differs_is_refused(tmp_path):
     assert (job.folder / "bounds" / "fgsm.parquet").stat().st_mtime_ns == table
     with pytest.raises(ResultsError, match=r"training\.epochs: 1 -> 2"):
         experiment("digits08/kr_mlp", tmp_path, "training.epochs=2").run()
-    with pytest.raises(ResultsError, match="images: 6 -> 5"):
-        experiment("digits08/kr_mlp", tmp_path, "images=5").run()
     with pytest.raises(ResultsError, match=r"options\.sizes: 24 -> 3"):
         experiment("digits08/kr_mlp", tmp_path, "attack.fgsm.sizes=3").run()
     experiment("digits08/kr_mlp", tmp_path, "training.epochs=2", "force=true").run()

@@ -63,8 +63,8 @@ def solve(
     Branch and bound: within the distance of the nearest adversarial image known, all but a few relus have a known
     sign (MaxMin, sorts and max pooling are relus of differences). A quadratic program relaxes the others by their
     triangles. Its dual value, rounded down, is the bound of a part; the signs of one relu make two parts of it. Before
-    the first branch, programs over the ball narrow what goes into each relu (Tjeng et al., 2019, arXiv 1711.07356,
-    solve the same problem as a mixed-integer program). Nothing that the solver returns is trusted.
+    the first branch, programs over the ball narrow what goes into each relu. Nothing that the solver returns is
+    trusted. Tjeng et al. (2019, 1711.07356) solve the same problem as a mixed-integer program.
 
     Args:
         model: baked, in evaluation mode: nested `nn.Sequential` of layers that `piecewise` knows.
@@ -79,51 +79,50 @@ def solve(
         points: [N, C, H, W] float64, on the boundary up to rounding; x itself where none was found nearer than `start`.
 
     Raises:
-        ValueError: a layer that cannot be written as affine maps and relus, a gap or a time that is not positive.
+        ValueError: a layer of another kind; a gap or a time that is not positive.
     """
     if not (seconds > 0 and 0 < gap < 1):
         raise ValueError(f"exact needs seconds > 0 and a gap between 0 and 1, not {seconds} and {gap}.")
     check_batch(x, y)
-    try:
-        steps = steps_of(model, tuple(x.shape[1:]))
-    except Unbounded as error:
-        text = f"exact cannot solve this network: {error.why}" + (f": {error.remedy}" if error.remedy else "")
-        raise ValueError(text) from error
+    steps = _steps(model, tuple(x.shape[1:]))
     logits = model(x.clone())
     check_labels(y, logits.shape[1])
     rows = (logits.argmax(1) == y).nonzero()[:, 0]
     lower, points = torch.zeros(len(x), dtype=torch.float64, device=x.device), x.double()
     with progress(len(rows)) as bar:
         for i in rows.tolist():
-            one, label = x[i].double().flatten().cpu(), int(y[i])
-            # The nearest class first: what it finds bounds the search of the others.
-            others = [k for k in logits[i].argsort(descending=True).tolist() if k != label]
-            proved = float(radii_of(steps, one[None], y[i : i + 1].cpu(), 12)[0])
-            known = None if start is None else float((start[i].double() - x[i].double()).norm())
-            found = _found(steps, one, label, others, known or None, proved, gap, time.monotonic() + seconds)
+            first = None if start is None else start[i]
+            found = _found(steps, x[i], int(y[i]), logits[i], first, gap, time.monotonic() + seconds)
             lower[i] = found.lower / OUTWARD
             if found.delta is not None:
-                point = (one + torch.from_numpy(found.delta)).clamp(0, 1)
-                points[i] = point.reshape(x.shape[1:]).to(points)
+                points[i] = (points[i] + torch.from_numpy(found.delta).to(points).view_as(points[i])).clamp(0, 1)
             bar.update()
     return lower, points
 
 
+def _steps(model: nn.Module, shape: tuple[int, ...]) -> list[Step]:
+    try:
+        return steps_of(model, shape)
+    except Unbounded as error:
+        text = f"exact cannot solve this network: {error.why}" + (f": {error.remedy}" if error.remedy else "")
+        raise ValueError(text) from error
+
+
 def _found(
-    steps: list[Step],
-    x: Tensor,
-    own: int,
-    others: list[int],
-    known: float | None,
-    proved: float,
-    gap: float,
-    until: float,
+    steps: list[Step], x: Tensor, label: int, logits: Tensor, start: Tensor | None, gap: float, until: float
 ) -> Found:
-    """What `search` finds within the distance that is known, or within radii that grow until an image is found."""
-    largest = 1.01 * math.sqrt(len(x))  # beyond the diagonal of the box
+    """What `search` finds for one image within the distance that is known, or within radii that grow until an image is
+    found.
+    """
+    flat = x.double().flatten().cpu()
+    # The nearest class first: what it finds bounds the search of the others.
+    others = [k for k in logits.argsort(descending=True).tolist() if k != label]
+    proved = float(radii_of(steps, flat[None], torch.tensor([label]), 12)[0])
+    known = 0.0 if start is None else float((start.double() - x.double()).norm())
+    largest = 1.01 * math.sqrt(len(flat))  # beyond the diagonal of the box
     radius = known * OUTWARD if known else min(largest, FIRST * proved or SMALL)
     while True:
-        found = search(steps, x.numpy(), own, others, Found(radius), gap, until)
+        found = search(steps, flat.numpy(), label, others, Found(radius), gap, until)
         found.lower = proved = max(proved, found.lower)
         if found.delta is not None or known or proved < radius * (1 - gap):
             return found
