@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,8 +106,9 @@ def _panel(axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], l
         distances = best(table, side, norm)
         if len(distances):
             # Below the attacks, and wider: an attack that is as good as all together is seen on it.
-            wide = {"linewidth": 2.6, "zorder": 1.5} if side == "upper" else {"linewidth": 1.6}
-            axis.plot(epsilons, percent(distances), color="black", linestyle=dashes, label=label, **wide)
+            width, order = (2.6, 1.5) if side == "upper" else (1.6, 2.0)
+            known: dict[str, Any] = {"color": "black", "linestyle": dashes, "linewidth": width, "zorder": order}
+            axis.plot(epsilons, percent(distances), label=label, **known)
     axis.set_xlim(0, limit)
     axis.set_ylim(0, 102)
     axis.xaxis.set_major_locator(MaxNLocator(4))

@@ -59,11 +59,13 @@ def gradient_norms(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
         figure = Figure(figsize=(ONE_COLUMN, 2.1 + 0.15 * len(known)))
         axis = figure.subplots()
         handles = _handles(table)
-        for i, (name, rows) in enumerate(table.groupby("experiment", sort=False)):
-            look, bound = network_look(str(name)), float(rows["bound"].iloc[0])
+        for i, (experiment, rows) in enumerate(table.groupby("experiment", sort=False)):
+            look, bound = network_look(str(experiment)), float(rows["bound"].iloc[0])
             # From the left edge to the right one.
             x = [low, *rows["norm"].clip(lower=low), high]
-            axis.step(x, [0, *rows["share"], 100], where="post", color=look.color, linewidth=_width(i), label=name)
+            axis.step(
+                x, [0, *rows["share"], 100], where="post", color=look.color, linewidth=_width(i), label=experiment
+            )
             if bound <= high:
                 axis.axvline(bound, color=look.color, linewidth=0.9, linestyle="--")
                 handles["bound"] = Line2D([], [], color="0.3", linewidth=0.9, linestyle="--")

@@ -85,11 +85,12 @@ def _board_of(dataset: str, rows: pd.DataFrame) -> str:
 def _main_networks(table: pd.DataFrame) -> str:
     """The main networks of each data set at its main radius r, a line for the data set above them."""
     shown = overview(table)
-    names = [name for name in shown if name not in ("data set", "r")]
-    head, *lines = _aligned([names, *([f"  {row[names[0]]}", *row[names[1:]]] for _, row in shown.iterrows())])
+    names = [str(name) for name in shown if name not in ("data set", "r")]
+    rows = [[str(row[name]) for name in names] for row in shown.to_dict("records")]
+    head, *lines = _aligned([names, *([f"  {first}", *others] for first, *others in rows)])
     said = [head]
-    for (dataset, radius), rows in shown.reset_index().groupby(["data set", "r"], sort=False):
-        said += [printable(f"{dataset}, r = {radius}"), *(lines[index] for index in rows.index)]
+    for (dataset, radius), part in shown.reset_index().groupby(["data set", "r"], sort=False):
+        said += [printable(f"{dataset}, r = {radius}"), *(lines[index] for index in part.index)]
     return "\n".join(said)
 
 

@@ -21,7 +21,7 @@ GROUP = RUN_COLUMNS[:3]
 SCHEMA_VERSION = 1
 # The columns of the uncertainty of another one end so: over the choice of the images, and over the seeds.
 OVER_IMAGES, OVER_SEEDS = " ± images", " ± seeds"
-Numbers = Mapping[str, Any]
+Numbers = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def heading(name: str) -> str:
     return f"{short}@{radius_text(radius)}" if radius else short
 
 
-def uncertainty(row: Mapping[str, Any], name: str) -> float:
+def uncertainty(row: Numbers, name: str) -> float:
     """The uncertainty of a number of a row: the larger one of that over the images and that over the seeds. NaN where
     it is unknown.
     """
@@ -174,7 +174,7 @@ def uncertainty(row: Mapping[str, Any], name: str) -> float:
     return max((float(value) for value in known if not pd.isna(value)), default=math.nan)
 
 
-def written_with(name: str, row: Mapping[str, Any]) -> str:
+def written_with(name: str, row: Numbers) -> str:
     """A number of a row with its uncertainty, such as "98.0±1.2"."""
     margin = uncertainty(row, name)
     text = written(name, row.get(name))
@@ -191,7 +191,8 @@ def leader(rows: pd.DataFrame, name: str) -> Any:
     if column is None or not column.larger_is_better or rows[name].notna().sum() < 2:
         return None
     best = rows[name].astype(float).idxmax()
-    own = uncertainty(rows.loc[best].to_dict(), name)
+    (first,) = rows.loc[[best]].to_dict("records")
     others = rows.drop(index=best).dropna(subset=name).to_dict("records")
-    leads = all(rows.at[best, name] - row[name] > math.hypot(own, uncertainty(row, name)) for row in others)
+    own = uncertainty(first, name)
+    leads = all(first[name] - row[name] > math.hypot(own, uncertainty(row, name)) for row in others)
     return best if leads else None

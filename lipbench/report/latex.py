@@ -28,7 +28,8 @@ def write_latex(table: pd.DataFrame, root: Path) -> tuple[list[Path], list[Probl
     Returns:
         the files, and those that could not be written.
     """
-    tables = {"leaderboard.tex": _tabular(overview(table).to_numpy().tolist(), list(overview(table)), 2)}
+    main = overview(table)
+    tables = {"leaderboard.tex": _tabular(main.to_numpy().tolist(), list(map(str, main)), 2)}
     for dataset, rows in table.groupby("dataset", sort=True):
         tables[file_name(f"leaderboard_{dataset}.tex")] = _board(rows)
     files: list[Path] = []
@@ -47,9 +48,9 @@ def _board(rows: pd.DataFrame) -> str:
     best = {name: leader(rows, name) for name in names}
     plain = set(rows["variant"]) == {"default"}
     lines = []
-    for index, row in rows.iterrows():
+    for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
         words = [str(row["experiment"]), *([] if plain else [str(row["variant"])])]
-        cells = [written_with(n, row.to_dict()) if "@" in n else written(n, row[n]) for n in names]
+        cells = [written_with(n, row) if "@" in n else written(n, row[n]) for n in names]
         bold = [best[name] is not None and best[name] == index for name in names]
         lines.append([*map(_escaped, words), *map(_cell, cells, bold)])
     words = ["network"] if plain else ["network", "variant"]

@@ -167,6 +167,6 @@ def _line(
 
 
 def _cell(name: str, row: Mapping[Any, Any], bold: bool = False) -> Cell:
-    value = row.get(name)
+    value: Any = row.get(name)
     missing = value is None or bool(pd.isna(value))
     return Cell(written_with(name, row), "" if missing else repr(float(value)), bold and not missing)
