@@ -22,10 +22,10 @@ def answer(rows: pd.DataFrame) -> str:
     """
     name, radius = dataset_name(str(rows["dataset"].iloc[0])), board_radii(rows)[-1:]
     if not radius:
-        return f"{name}: no network has a certificate."
+        return f"{_violation(rows)}{name}: no network has a certificate."
     cert, rob, test = (f"{kind} @ {radius[0]:g}" for kind in ("cert", "rob", "test cert"))
     known = [row for row in rows.to_dict("records") if not any(pd.isna(row.get(key)) for key in (cert, rob))]
-    start = f"{name}, radius {radius_text(radius[0])}:"
+    start = f"{_violation(rows)}{name}, radius {radius_text(radius[0])}:"
     if not known:
         return f"{start} {_untested(rows, test)}"
     best = _best(known)
@@ -37,6 +37,15 @@ def answer(rows: pd.DataFrame) -> str:
         kind = network_name(str(row["experiment"]))
         said += f" The {kind}: {_share(row, rob)} under attack, {_share(row, cert)} proven."
     return said
+
+
+def _violation(rows: pd.DataFrame) -> str:
+    """A warning that comes before everything else; "" where the law holds."""
+    broken = rows[rows["violations"] > 0]
+    if broken.empty:
+        return ""
+    names = ", ".join(dict.fromkeys(map(str, broken["experiment"])))
+    return f"VIOLATION: an attack beat a certificate on {broken['violations'].sum():.0f} images ({names}). "
 
 
 def _best(known: list[Row]) -> Row:
