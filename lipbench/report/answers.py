@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from lipbench.report.columns import uncertainty
-from lipbench.report.leaderboard import board_radii
+from lipbench.report.leaderboard import board_radii, speakers
 from lipbench.results.radii import radius_text
 from lipbench.results.words import dataset_name, network_name
 
@@ -24,11 +24,12 @@ def answer(rows: pd.DataFrame) -> str:
     if not radius:
         return f"{_violation(rows)}{name}: no network has a certificate."
     cert, rob, test = (f"{kind} @ {radius[0]:g}" for kind in ("cert", "rob", "test cert"))
-    known = [row for row in rows.to_dict("records") if not any(pd.isna(row.get(key)) for key in (cert, rob))]
+    shown = speakers(rows).to_dict("records")
+    known = [row for row in shown if not any(pd.isna(row.get(key)) for key in (cert, rob))]
     start = f"{_violation(rows)}{name}, radius {radius_text(radius[0])}:"
     if not known:
         return f"{start} {_untested(rows, test)}"
-    best = _best(known)
+    best = known[0]
     said = f"{start} {_network(best)} is proven right on {_share(best, cert)}, and the best attack leaves "
     said += f"{_share(best, rob)} ({_count(best)}).{_rivals(best, known, cert)}"
     classical = [row for row in known if str(row["experiment"]).startswith("plain")]
@@ -36,7 +37,7 @@ def answer(rows: pd.DataFrame) -> str:
         row = max(classical, key=lambda row: float(row[rob]))
         kind = network_name(str(row["experiment"]))
         said += f" The {kind}: {_share(row, rob)} under attack, {_share(row, cert)} proven."
-    return said
+    return said + _not_attacked(best, shown, rob, test)
 
 
 def _violation(rows: pd.DataFrame) -> str:
@@ -46,13 +47,6 @@ def _violation(rows: pd.DataFrame) -> str:
         return ""
     names = ", ".join(dict.fromkeys(map(str, broken["experiment"])))
     return f"VIOLATION: an attack beat a certificate on {broken['violations'].sum():.0f} images ({names}). "
-
-
-def _best(known: list[Row]) -> Row:
-    """The first one; of an experiment the variant "default" speaks for it."""
-    first = known[0]
-    same = [row for row in known if row["experiment"] == first["experiment"] and row["variant"] == "default"]
-    return same[0] if same else first
 
 
 def _untested(rows: pd.DataFrame, test: str) -> str:
@@ -65,14 +59,25 @@ def _untested(rows: pd.DataFrame, test: str) -> str:
     return f"{_network(best)} is proven right on {best[test]:.1f} % of the {images}. No network was attacked."
 
 
+def _not_attacked(best: Row, shown: list[Row], rob: str, test: str) -> str:
+    """The best certificate of a network that was not attacked, where it is larger than that of the best network."""
+    others = [row for row in shown if pd.isna(row.get(rob)) and row.get(test, math.nan) > best.get(test, math.nan)]
+    if not others:
+        return ""
+    row = max(others, key=lambda row: float(row[test]))
+    return (
+        f" Not attacked: {_network(row)}, proven right on {row[test]:.1f} % of the whole test set "
+        f"({best[test]:.1f} % for the {_network(best)})."
+    )
+
+
 def _rivals(best: Row, known: list[Row], name: str) -> str:
     """The networks that the best one does not clearly beat: within the uncertainties of both."""
     close = []
     for row in known:
-        other = row["experiment"] != best["experiment"] and row["variant"] == "default"
         margin = math.hypot(uncertainty(best, name), uncertainty(row, name))
-        if other and best[name] - row[name] <= margin:
-            close.append(network_name(str(row["experiment"])))
+        if row is not best and best[name] - row[name] <= margin:
+            close.append(network_name(str(row["experiment"]), str(row["variant"])))
     if not close:
         return ""
     shown = close[0] if len(close) == 1 else f"{', '.join(close[:-1])} and {close[-1]}"

@@ -83,6 +83,15 @@ def board_radii(rows: pd.DataFrame) -> list[float]:
     return []
 
 
+def speakers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each experiment of one data set the row that speaks for it, in the order of the rows: the variant "default",
+    or the first variant where there is none.
+    """
+    defaults = rows[rows["variant"] == "default"]
+    others = rows[~rows["experiment"].isin(defaults["experiment"])].drop_duplicates("experiment")
+    return pd.concat([defaults, others]).sort_index()
+
+
 def _variants(runs: Runs) -> dict[tuple[Any, ...], list[Run]]:
     """Each row's key -> all its runs, by their seeds."""
     found: dict[tuple[Any, ...], list[Run]] = {}

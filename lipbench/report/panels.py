@@ -11,7 +11,7 @@ from lipbench.report.answers import answer
 from lipbench.report.board import judged
 from lipbench.report.cards import Card
 from lipbench.report.columns import GROUP, leader, written, written_with
-from lipbench.report.leaderboard import board_radii
+from lipbench.report.leaderboard import board_radii, speakers
 from lipbench.report.pictures import MAIN, Picture
 from lipbench.results.radii import radius_text
 from lipbench.results.words import dataset_name, note
@@ -53,6 +53,7 @@ class Panel:
         anchor: its place.
         headings: of the board, with their meanings; the first is that of the networks.
         notes: what has to be said of some networks.
+        cards, variants: of the networks that speak for their experiment, and of the others.
         figures, diagnostics: its pictures.
     """
 
@@ -65,6 +66,7 @@ class Panel:
     groups: list[Group]
     notes: list[str]
     cards: list[Card]
+    variants: list[Card]
     figures: list[Picture]
     diagnostics: list[Picture]
 
@@ -91,12 +93,13 @@ def panels(table: pd.DataFrame, cards: Sequence[Card], pictures: Mapping[str, Se
                 headings=_headings(rows),
                 groups=_groups(rows, known),
                 notes=[note(name) for name in dict.fromkeys(map(str, rows["experiment"])) if note(name)],
-                cards=[known[_key(row)] for row in rows.to_dict("records")],
+                cards=[known[_key(row)] for row in speakers(rows).to_dict("records")],
+                variants=[known[_key(row)] for row in rows.drop(index=speakers(rows).index).to_dict("records")],
                 figures=main,
                 diagnostics=[picture for picture in own if picture not in main],
             )
         )
-    return sorted(found, key=lambda panel: -len(panel.cards))
+    return sorted(found, key=lambda panel: -len(panel.cards) - len(panel.variants))
 
 
 def by_dataset(pictures: Sequence[Picture], datasets: Sequence[str]) -> dict[str, list[Picture]]:
@@ -137,7 +140,7 @@ def _headings(rows: pd.DataFrame) -> list[tuple[str, str]]:
 def _groups(rows: pd.DataFrame, known: Mapping[Any, Card]) -> list[Group]:
     groups = []
     bold = {name: leader(rows, name) for name in _names(rows)[:2] if name in rows}
-    for name in dict.fromkeys(map(str, rows["experiment"])):
+    for name in speakers(rows)["experiment"]:
         own = rows[rows["experiment"] == name]
         lines = {
             row["variant"]: _line(index, row, rows, known, bold)
@@ -146,7 +149,7 @@ def _groups(rows: pd.DataFrame, known: Mapping[Any, Card]) -> list[Group]:
         default = lines.pop("default", None)
         if default is None and len(lines) == 1:
             default = lines.popitem()[1]
-        groups.append(Group(name, default, list(lines.values())))
+        groups.append(Group(str(name), default, list(lines.values())))
     return groups
 
 

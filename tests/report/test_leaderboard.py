@@ -10,6 +10,7 @@ from helpers.runs_on_disk import make
 
 from lipbench.files import ResultsError, write_json
 from lipbench.report import find_runs, leaderboard, terminal, write_leaderboard
+from lipbench.report.answers import answer
 from lipbench.report.board import columns
 from lipbench.report.columns import leader, uncertainty, written_with
 from lipbench.report.leaderboard import left_aside
@@ -17,6 +18,7 @@ from lipbench.results import bounds_table, read_bounds, write_bounds, write_mani
 from lipbench.results.attacked import attacked_images, attacked_numbers, median_error, share_error
 from lipbench.results.layout import REFERENCE
 from lipbench.results.radii import main_radii, radius_of, radius_text
+from lipbench.results.words import network_name
 
 TESTED, ATTACKED = 60, 20
 
@@ -213,3 +215,33 @@ def test_radii_are_printed_as_the_literature_writes_them():
     for wrong in ("a", "1/0", "", None):
         with pytest.raises(ResultsError, match="is no radius"):
             radius_of(wrong)
+
+
+def test_the_answer_names_the_best_network_and_what_it_does_not_beat(tmp_path):
+    make(tmp_path, "plain_cnn", -0.09)
+    make(tmp_path, "hkr_cnn", 0.45)
+    make(tmp_path, "hkr_mlp", 0.5)
+    make(tmp_path, "hkr_cnn/loss.margin=2", 2.0)
+    rows = leaderboard(find_runs(tmp_path))
+    text = answer(rows).replace("\u00a0", " ")
+    best = rows[rows["variant"] == "default"].iloc[0]
+    assert text.startswith(
+        f"data, radius 1: {network_name(best['experiment'])} is proven right on {best['cert @ 1']:.1f} ±"
+    )
+    assert "(40 images, 1 seed)" in text, "the variant of a sweep does not speak for its experiment"
+    other = "HKR MLP" if best["experiment"] == "hkr_cnn" else "HKR CNN"
+    assert f"Its lead over {other} is within the uncertainty." in text
+    assert "The classical CNN:" in text
+    run(tmp_path, "margin_cnn", attacks=())
+    assert answer(leaderboard(find_runs(tmp_path))).count("Not attacked") <= 1
+
+
+def test_a_network_that_was_not_attacked_is_named_where_its_certificates_are_better(tmp_path):
+    run(tmp_path, "plain_cnn", images=TESTED)
+    folder = run(tmp_path, "margin_cnn", attacks=())
+    table = read_bounds(folder)
+    write_bounds(folder, table.assign(distance=9.0), {})
+    write_summary(folder, {"lipschitz": 1.0, "flags": []}, {})
+    write_manifest(folder)
+    text = answer(leaderboard(find_runs(tmp_path)))
+    assert "Not attacked: 1-Lipschitz margin CNN, proven right on 100.0 % of the whole test set" in text
