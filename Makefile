@@ -71,7 +71,7 @@ test: $(READY) ## Lint, types and tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-extra: $(READY) ## Sweeps on joblib, submitit, Ray and Optuna themselves, as far as they are installed
-	$(BIN)/python -m pytest -q -m extra tests/test_engines.py
+	$(BIN)/python -m pytest -q -m extra tests/commands/test_engines.py
 
 test-slurm: $(READY) ## A sweep on a Slurm of one node, which is installed and started for it (root, Debian)
 	bash tests/slurm/run.sh $(BIN)/python
