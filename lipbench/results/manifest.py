@@ -146,7 +146,7 @@ def _written(found: os.stat_result) -> int:
 
 
 def _is_manifest(held: Mapping[str, Any]) -> bool:
-    """Whether a manifest says what one says: anybody can seal another content."""
+    """Whether a manifest says what one says: any program can seal another content."""
     files = held.get("files")
     return (
         isinstance(held.get("identity"), str)
@@ -157,7 +157,7 @@ def _is_manifest(held: Mapping[str, Any]) -> bool:
 
 
 def _is_inside(name: Any) -> bool:
-    """Whether a name is that of a file in the folder of a run or in its `bounds/`: a manifest may be anybody's."""
+    """Whether a name is that of a file in the folder of a run or in its `bounds/`: a manifest may be foreign."""
     parts = name.removeprefix("bounds/").split("/") if isinstance(name, str) else []
     return len(parts) == 1 and parts[0] not in ("", ".", "..") and "\\" not in parts[0]
 
