@@ -59,8 +59,9 @@ def write_manifest(folder: Path, identity: str = "", run: Mapping[str, Any] | No
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What `write_manifest` wrote: the keys "identity", "files" and, of newer runs, "schema_version" and "run"; None where
-    it is unfinished.
+    """What `write_manifest` wrote: the keys "identity", "files" and, of newer runs, "schema_version" and "run".
+
+    None where the run is unfinished.
 
     Raises:
         Damaged: the manifest was changed after it was written.
