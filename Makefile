@@ -80,9 +80,10 @@ test-extra: $(READY) docs ## The website, and sweeps on joblib, submitit, Ray an
 test-slurm: $(READY) ## A sweep on a Slurm of one node, which is installed and started for it (root, Debian)
 	bash tests/slurm/run.sh $(BIN)/python
 
-lint: $(READY) ## Fix what ruff can fix, then check
+lint: $(READY) ## Fix what ruff can fix, write docs/options.md, then check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python docs/options.py
 	$(BIN)/mypy
 
 bench: $(READY) ## Compare the attacks with foolbox's and torchattacks' (and adv-lib's where it is installed)

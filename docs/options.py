@@ -1,8 +1,13 @@
 """Writes docs/options.md, the list of the configuration groups, from the comments in `conf/`.
 
+Where a file has no comment, the docstring of the function that it names stands in.
+
 python docs/options.py
 """
 
+import inspect
+import pydoc
+import re
 from pathlib import Path
 
 import yaml
@@ -45,6 +50,12 @@ def comment(lines: list[str]) -> str:
     return " ".join(top)
 
 
+def docstring(target: str) -> str:
+    """The first sentence of the docstring of a function or class."""
+    text = " ".join((inspect.getdoc(pydoc.locate(target)) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.:])\s+(?=[A-Z])", text)[0].rstrip(":")
+
+
 def options(content: dict) -> str:
     """Names and defaults of the options of a choice."""
     shown = {key: value for key, value in content.items() if not key.startswith("_") and key != "defaults"}
@@ -65,7 +76,7 @@ def page() -> str:
             text = path.read_text()
             content = yaml.safe_load(text) or {}
             content = content.get(path.stem, content)  # choices of a list stand under their names
-            cells = (f"`{path.stem}`", options(content), comment(text.splitlines()))
+            cells = (f"`{path.stem}`", options(content), comment(text.splitlines()) or docstring(content["_target_"]))
             parts.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
         parts.append("")
     return "\n".join(parts).rstrip() + "\n"
