@@ -87,5 +87,5 @@ def test_a_notebook_of_the_documentation_runs(path, tmp_path, monkeypatch):
         assert float(re.findall(r"^certificate +(\S+)", before, re.M)[0]) == 0
         assert float(re.findall(r"[\d.]+", after)[0]) > 0
     if path.stem == "train":
-        last = text(results[4]).split("\n")[-1].split()
+        last = text(results[3]).split("\n")[-1].split()
         assert 1 <= float(last[-1]) < 1.2, "the tightness after the last epoch"
