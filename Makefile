@@ -73,6 +73,7 @@ test: $(READY) ## Lint, types and tests
 docs: ## The website in site/, warnings are errors (an environment of its own, .venv-docs)
 	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/python -m pip install --quiet --requirement docs/requirements.txt; }
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "Written: site/index.html. With search: $(PYTHON) -m http.server --directory site"
 
 test-extra: $(READY) docs ## The website, and sweeps on joblib, submitit, Ray and Optuna themselves, as far as they are installed
 	$(BIN)/python -m pytest -q -m extra tests/commands/test_engines.py
