@@ -63,7 +63,7 @@ def certify_float(
             reach = Affine(nothing[: len(images)], torch.full_like(nothing[: len(images)], diagonal))
             logits, shift = head(images.double(), labels, reach)
             margins = logits.gather(1, labels[:, None]) - logits - shift.at
-            # Never less than what exact arithmetic needs, even where numbers underflow.
+            # Never less than what exact arithmetic needs, whatever underflows on the way.
             shares = margins.clamp_min(0) / torch.maximum(shift.slope, bounds[labels] * diagonal)
             own = torch.zeros_like(margins, dtype=torch.bool).scatter(1, labels[:, None], True)
             radii.append(shares.masked_fill(~(margins > 0), 0.0).nan_to_num(0.0).masked_fill(own, torch.inf).amin(1))

@@ -38,7 +38,7 @@ class Kinks:
 
 
 Step = Affine | Kinks
-# Linear up to a shift, with any options.
+# Linear up to a shift, whatever their options.
 AFFINE = (
     *(nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.PixelUnshuffle, nn.PixelShuffle),
     *(Antipodal, Normalize, Scale, ScaledAvgPool2d),
