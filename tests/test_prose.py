@@ -38,6 +38,7 @@ LONGEST = 100
 LONG_LINES = {"attacks", "design", "extending", "figures", "report", "results", "rounding", "theory", "your_model"}
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+RECORDS = sorted([*ROOT.glob("benchmarks/*.md"), *ROOT.glob("results/*.md")])
 SOURCES = sorted([*ROOT.glob("lipbench/**/*.py"), *ROOT.glob("hydra_plugins/**/*.py")])
 SETTINGS = sorted(ROOT.glob("conf/**/*.yaml"))
 
@@ -66,7 +67,7 @@ def prose(page: Path) -> str:
 
 
 @pytest.mark.skipif(not PAGES, reason="the documentation is not there")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *RECORDS], ids=lambda page: page.name)
 def test_pages(page):
     assert not found(prose(page))
 
