@@ -1,6 +1,7 @@
 """The pages that the website is made of: everything is in its navigation, and what is generated is up to date."""
 
 import importlib.util
+import pydoc
 import re
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +57,13 @@ def test_the_reference_names_every_public_function():
             source = getattr(package, name).__module__
             if (DOCS.parent / "lipbench" / module / name).with_suffix(".py").exists():
                 assert f"{source}.{name}" in named
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_the_names_on_a_page_exist(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    names = re.findall(r"`(lipbench(?:\.\w+)+)[`(]", text)
+    assert not [name for name in names if pydoc.locate(name) is None]
 
 
 def test_links_out_of_the_documentation_become_text():
