@@ -11,7 +11,7 @@ from lipbench.modules import duplicate
 class Classifier(nn.Module):
     """A model as deployed, with a copy of its weights in float64: what an attack is given.
 
-    The copy is made once, so whoever changes the model makes a new `Classifier`. A traced, exported or converted module
+    The copy is made once, so a change of the model needs a new `Classifier`. A traced, exported or converted module
     may hold constants or casts of float32 that `.double()` does not reach: then it does not compute in float64.
 
     Args:
@@ -103,7 +103,7 @@ class Judge:
 
     @torch.no_grad()
     def deployed(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Misclassified by the model as deployed, whatever float64 says of them: bool [N]."""
+        """Misclassified by the model as deployed, right or wrong in float64: bool [N]."""
         return self.misclassified(self.model(images), labels)
 
     @torch.no_grad()

@@ -170,7 +170,7 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         value = margin(model(images.clone()), y)
         found = torch.autograd.grad(value.sum(), images, allow_unused=True)[0] if value.requires_grad else None
         why = "something in its forward detaches the images, works under no_grad or outside of torch"
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:  # a user's module can raise anything
         if is_memory(error):
             raise
         found, why = None, told(error)
