@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LIPBENCH := $(BIN)/python -m lipbench
 READY := $(VENV)/.ready
 
-SUITE ?= digits08,digits
+SUITE ?= digits,digits08
 SEEDS ?= 0
 RESULTS ?= results/runs
 RUN ?= $(RESULTS)/digits08/hkr_cnn/default/0

@@ -93,7 +93,7 @@ def test_the_column_of_the_page_is_everywhere(changed):
     )
     assert re.search(r"\| +mean \|", board)
     assert all(f"{mean:.3f}" in text for text in (board, tex, page))
-    assert "mean distance of the combined attack, L2" in page
+    assert "mean distance of the best attack, L2" in page
     # Its check refuses a summary.
     write_json(path, {**read_json(path), "mean_distance": -1})
     write_manifest(path.parent)

@@ -1,7 +1,7 @@
 """A card per network: its numbers seed by seed, what it is, where it was made, what it cost, how to make it again."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +11,11 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from lipbench.files import read_config, read_json
-from lipbench.report.columns import COLUMNS, GROUP
+from lipbench.report.columns import COLUMNS, GROUP, split, written_with
+from lipbench.report.leaderboard import leaderboard, numbers
 from lipbench.results.flags import Flag
 from lipbench.results.layout import MANIFEST
+from lipbench.results.radii import radius_text
 from lipbench.results.runs import BROKEN, Run, Runs
 
 Found = TypeVar("Found")
@@ -41,6 +43,7 @@ class Card:
 
     Attributes:
         seeds: one row per seed, as text, the headings first.
+        radii: certified and robust accuracy (%), one row per radius, as text, the headings first.
         command: makes the runs again; "" where it cannot be told.
         cautions: what the command may not give back; files that cannot be read.
         configuration: as YAML, of the first seed.
@@ -56,6 +59,7 @@ class Card:
     experiment: str
     variant: str
     seeds: list[list[str]]
+    radii: list[list[str]]
     command: str
     cautions: list[str]
     configuration: str
@@ -72,21 +76,28 @@ class Card:
         return "run-" + quote(f"{self.dataset}/{self.experiment}/{self.variant}")
 
 
-def cards(runs: Runs) -> list[Card]:
-    """One per data set, experiment and variant, in the order of the leaderboard."""
+def cards(runs: Runs, table: pd.DataFrame | None = None) -> list[Card]:
+    """One per data set, experiment and variant, by their names.
+
+    Args:
+        table: as `leaderboard` returns it; None: it is made.
+    """
+    table = leaderboard(runs) if table is None else table
+    rows = {tuple(row[name] for name in GROUP): row for row in table.to_dict("records")}
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in sorted(runs.finished, key=lambda run: (*map(str, run.key[:3]), str(run.key[3]).zfill(9))):
         groups.setdefault(run.key[:3], []).append(run)
-    return [_card(group) for group in groups.values()]
+    return [_card(group, rows[key]) for key, group in groups.items()]
 
 
-def _card(runs: Sequence[Run]) -> Card:
+def _card(runs: Sequence[Run], row: Mapping[Any, Any]) -> Card:
     cautions: list[str] = []
     configuration = _part(read_config, runs[0], "config.yaml", cautions) or {}
     laws = {run.summary.get("transport_law") for run in runs}
     return Card(
         **{column: str(runs[0].summary[column]) for column in GROUP},
         seeds=_seeds(runs),
+        radii=_radii(row),
         command=_command(runs, cautions),
         configuration=OmegaConf.to_yaml(OmegaConf.create(configuration)) if configuration else "",
         environment=_environment(runs, cautions),
@@ -109,16 +120,24 @@ def _part(read: Callable[[Path], Found], run: Run, name: str, cautions: list[str
 
 
 def _seeds(runs: Sequence[Run]) -> list[list[str]]:
-    """Accuracy and the medians of each seed: their spread is to be seen."""
+    """The main numbers of each seed: their spread is to be seen."""
     columns = [column for column in COLUMNS if column.card]
     names = [f"{column.name} (%)" if column.percent else column.name for column in columns]
-    rows = [["seed", *names, "test images", "attacked images"]]
+    rows = [["seed", *names, "attacked images", "test images"]]
     for run in runs:
-        values = [(column.values(run.summary)[column.name], column.card) for column in columns]
-        numbers = ["-" if value is None else format(value, form) for value, form in values]
-        counts = [str(run.summary.get(key, "-")) for key in ("test_images", "attacked_images")]
-        rows.append([str(run.summary["seed"]), *numbers, *counts])
+        known = numbers(run)
+        values = [(column.values(known)[column.name], column.card) for column in columns]
+        cells = ["-" if value is None else format(value, form) for value, form in values]
+        counts = [str(known.get(key, "-")) for key in ("attacked_images", "test_images")]
+        rows.append([str(run.summary["seed"]), *cells, *counts])
     return rows
+
+
+def _radii(row: Mapping[Any, Any]) -> list[list[str]]:
+    kinds = {"certified (%)": "cert", "robust (%)": "rob", "certified, whole test set (%)": "test cert"}
+    radii = sorted({split(str(name))[1] for name in row if "test cert @ " in str(name)}, key=float)
+    lines = [[radius_text(eps), *(written_with(f"{kind} @ {eps}", row) for kind in kinds.values())] for eps in radii]
+    return [["L2 radius", *kinds], *(line for line in lines if set(line[1:]) != {"-"})]
 
 
 def _command(runs: Sequence[Run], cautions: list[str]) -> str:

@@ -2,50 +2,37 @@
 
 import pandas as pd
 
-from lipbench.report.columns import COLUMNS
-from lipbench.results import IMBALANCED
+from lipbench.report.columns import written, written_with
+from lipbench.report.leaderboard import board_radii
+from lipbench.results.radii import radius_text
 from lipbench.results.selection import main_names
+from lipbench.results.words import dataset_name
 
-# The curves.
-KINDS = [column.name for column in COLUMNS if column.is_curve and column.classes == "equal"]
+COLUMNS = ["data set", "network", "r", "acc", "cert@r", "rob@r", "radius", "distance", "tight", "n", "seeds"]
 
 
-def overview_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The main networks (see `lipbench.results.selection`), variant "default", of all data sets.
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """The main networks (see `lipbench.results.selection`), variant "default", of all data sets at their main radius.
 
     Args:
         table: as `lipbench.report.leaderboard` returns it.
 
     Returns:
-        dataset, experiment, accuracy, robust and certified accuracy at the radii that all data sets have, medians,
-        tightness. Where the classes of a data set are of unequal size, accuracies are means over the classes.
+        text: data set, network, radius r, acc, cert@r and rob@r with their uncertainty, median radius and distance,
+        tightness, number of images and of seeds.
     """
-    rows = table[table["variant"] == "default"]
-    parts = [_of_one(group) for _, group in rows.groupby("dataset", sort=True)]
-    if not parts:
-        return pd.DataFrame(columns=["dataset", "experiment"])
-    # A data set that was not attacked has no robust accuracy; its certified ones decide with the others.
-    radii = {kind: [_radii(part, kind) for part in parts if _radii(part, kind)] for kind in KINDS}
-    shared = {
-        kind: sorted(set.intersection(*map(set, held)), key=float) if held else [] for kind, held in radii.items()
-    }
-    names = ["dataset", "experiment"]
-    for column in COLUMNS:
-        names += [f"{column.name} @ {radius}" for radius in shared.get(column.name, [])]
-        names += [column.name] if column.card else []
-    return pd.concat(parts, ignore_index=True).reindex(columns=names)
-
-
-def _of_one(rows: pd.DataFrame) -> pd.DataFrame:
-    """The main networks of one data set, each class alike where they are of unequal size."""
-    names = main_names(rows["experiment"])
-    rows = rows.set_index("experiment").loc[names].reset_index()
-    if "imbalance" in rows and bool((rows["imbalance"] >= IMBALANCED).any()):
-        balanced = {str(c): str(c).removeprefix("balanced ") for c in rows if str(c).startswith("balanced ")}
-        others = [c for c in rows if str(c).split(" @ ")[0] in ("accuracy", *KINDS)]
-        rows = rows.drop(columns=others).rename(columns=balanced)
-    return rows.dropna(axis=1, how="all")
-
-
-def _radii(rows: pd.DataFrame, kind: str) -> list[str]:
-    return [str(c).removeprefix(f"{kind} @ ") for c in rows if str(c).startswith(f"{kind} @ ")]
+    lines = []
+    for dataset, rows in table[table["variant"] == "default"].groupby("dataset", sort=True):
+        radius = board_radii(rows)[-1:]
+        chosen = rows[rows["experiment"].isin(main_names(rows["experiment"]))]
+        for row in chosen.to_dict("records"):
+            line = {"data set": dataset_name(str(dataset)), "network": str(row["experiment"])}
+            line["r"] = radius_text(radius[0]) if radius else "-"
+            line["acc"] = written("accuracy", row["accuracy"])
+            for kind in ("cert", "rob"):
+                name = f"{kind} @ {radius[0]:g}" if radius else kind
+                line[f"{kind}@r"] = written_with(name, row)
+            names = {"radius": "median certificate", "distance": "median distance", "tight": "tightness"}
+            line |= {short: written(name, row.get(name)) for short, name in names.items()}
+            lines.append(line | {"n": written("images", row["images"]), "seeds": written("seeds", row["seeds"])})
+    return pd.DataFrame(lines, columns=COLUMNS)

@@ -1,7 +1,7 @@
 """The finished runs of a results folder: what the report and its figures read."""
 
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +15,8 @@ from yaml import YAMLError
 
 from lipbench.escapes import printable
 from lipbench.files import ResultsError, read_arrays, read_config
-from lipbench.results import RUN_COLUMNS, read, read_histories
+from lipbench.results import IMBALANCED, RUN_COLUMNS, imbalance, read, read_bounds, read_histories
+from lipbench.results.attacked import MAIN_ATTACK, Attacked, attacked_images
 from lipbench.results.facts import run_facts
 from lipbench.results.flags import Flag
 
@@ -63,6 +64,20 @@ class Run:
         return read(self.folder)
 
     @cached_property
+    def attacked(self) -> Attacked:
+        """Its attacked images, with both bounds of each."""
+        # The table is read, not kept: of thousands of runs the attacked images alone fit into memory.
+        return attacked_images(self.__dict__["table"] if "table" in self.__dict__ else read_bounds(self.folder))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether accuracies are means over the classes, as the classes are of unequal size."""
+        known, labels = self.summary.get("imbalance"), self.attacked.images["label"].to_numpy()
+        if known is None:  # of a summary that is older than the entry
+            known = imbalance(labels) if len(labels) else 1.0
+        return bool(known >= IMBALANCED)
+
+    @cached_property
     def history(self) -> pd.DataFrame:
         """Its history, its layers in their order; empty where there is none."""
         with _named(self.folder / "history.csv"):
@@ -97,6 +112,23 @@ class Run:
             return None
         with _named(path):
             return pd.read_csv(path)
+
+
+def compared(found: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The seeds of a network that share the attacks, the images and the certificates, and the others. Of several such
+    sets the one with the attack `lipbench`, the most images, the most attacks, the most seeds.
+    """
+    sets: dict[Any, list[Run]] = {}
+    for run in found:
+        own = run.attacked
+        sets.setdefault((own.attacks, tuple(own.images.index), own.certificates), []).append(run)
+
+    def rank(key: Any) -> tuple[Any, ...]:
+        attacks, images, certificates = key
+        return (MAIN_ATTACK in attacks, len(images), len(attacks), len(certificates), len(sets[key]))
+
+    chosen = sets[max(sets, key=rank)]
+    return chosen, [run for run in found if run not in chosen]
 
 
 @contextmanager
