@@ -26,7 +26,7 @@ def cases(command: str) -> list[tuple[str, str]]:
     """The diffs with the arguments of the command beneath them."""
     if not PAGE.exists():
         return []
-    pattern = rf"^```diff\n((?:(?!^```).)*)^```\n\n`python -m lipbench {command} ([^`]+)`"
+    pattern = rf"^```diff\n((?:(?!^```).)*)^```\n\n`lipbench {command} ([^`]+)`"
     return re.findall(pattern, PAGE.read_text(), re.M | re.S)
 
 

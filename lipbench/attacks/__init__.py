@@ -9,7 +9,6 @@ The model is left as it was: modes, gradients and flags. The caller checks every
 from lipbench import configuration
 from lipbench.attacks.alma import alma
 from lipbench.attacks.carlini_wagner import carlini_wagner
-from lipbench.attacks.combined import strongest
 from lipbench.attacks.ddn import ddn
 from lipbench.attacks.deepfool import deepfool
 from lipbench.attacks.engine import anytime, best_of, chain, minimum_distance, warm, within
@@ -17,6 +16,7 @@ from lipbench.attacks.engine.boundary import nearest, shoot, to_boundary
 from lipbench.attacks.falsifier import falsifier, falsifier_float32
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
 from lipbench.attacks.hop_skip_jump import hop_skip_jump
+from lipbench.attacks.lipbench import lipbench
 from lipbench.attacks.projected_gradient import apgd, l2_pgd
 from lipbench.attacks.tangent import tangent
 
@@ -35,11 +35,11 @@ __all__ = [
     "fgsm",
     "hop_skip_jump",
     "l2_pgd",
+    "lipbench",
     "minimum_distance",
     "names",
     "nearest",
     "shoot",
-    "strongest",
     "tangent",
     "to_boundary",
     "transport_path",

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from lipbench.attacks.deepfool import walk
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.boundary import nearest, to_boundary
-from lipbench.attacks.engine.foothold import foothold
+from lipbench.attacks.engine.starting import adversarial_start
 from lipbench.geometry import onto_halfspace, per_image, unit
 from lipbench.margins import margin_and_gradient
 
-# An image that would move by less than this share of its distance, STILL times in a row, is settled.
-SETTLED, STILL = 1e-4, 3
+# An image that would move by less than this share of its distance, STILL times in a row, has converged.
+UNMOVED, STILL = 1e-4, 3
 # A margin that the linearisation takes to zero within this share of the distance is as good as a boundary point.
 NEAR = 0.02
 
@@ -44,7 +44,7 @@ def tangent(
         reach: longest step, relative to the distance from x, at the start and at the end.
         warm_reach: the same for images that have a `start`: a long reach would leave its basin.
         memory: weight of the earlier normals in the average; 0: the last normal alone, best on smooth boundaries.
-        start: images to begin at; None: DeepFool's, and a foothold where it finds none.
+        start: images to begin at; None: DeepFool's, and `adversarial_start` where it finds none.
     """
     first = _first(model, x, y, start)
     z, best, estimate = first.clone(), first.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
@@ -72,15 +72,15 @@ def tangent(
         allowed = reaches[0][rows] * reaches[1][rows] ** (step / max(1, steps - 1)) * distance
         share = (allowed / length.where(length > 0, torch.inf)).clamp(max=1)
         z[rows] = (here + per_image(share, here) * move).clamp(0, 1)
-        still[rows] = torch.where(length < SETTLED * distance, still[rows] + 1, 0)
+        still[rows] = torch.where(length < UNMOVED * distance, still[rows] + 1, 0)
         rows = rows[still[rows] < STILL]
     return nearest(x, to_boundary(model, x, best, y), first)
 
 
 def _first(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None) -> Tensor:
-    """A boundary point of every image: from `start`, DeepFool or a foothold, the first that knows one; else x."""
+    """Boundary points: from `start`, DeepFool or `adversarial_start`, the first that knows one; else x."""
     first = x if start is None else to_boundary(model, x, start, y)
-    for find in (walk, foothold):
+    for find in (walk, adversarial_start):
         lost = (~_moved(x, first)).nonzero()[:, 0]
         if len(lost):
             first = first.index_copy(0, lost, to_boundary(model, x[lost], find(model, x[lost], y[lost]), y[lost]))

@@ -178,7 +178,7 @@ def outward(*factors: float) -> float:
 
 
 def product(bounds: Iterable[LayerBound]) -> float:
-    """The constant of layers one after another, rounded up: `inf` where one is unknown, even beside a bound of 0, and
+    """The constant of layers one after another, rounded up: `inf` where one is unknown, even next to a bound of 0, and
     where numbers that are not 0 underflow on the way.
     """
     values = [layer.bound for layer in bounds]

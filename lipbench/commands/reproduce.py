@@ -62,10 +62,10 @@ def reproduce(
         raise ResultsError(f"{run} has no {MANIFEST}: the run is unfinished. Run the experiment again.")
     network = read_config(run / "config.yaml") if (run / "config.yaml").exists() else {}
     if missing := [key for key in ("dataset", "model", "loss", "optimizer", "training", "seed") if key not in network]:
-        brought = "source" in (network.get("model") or {})
+        external = "source" in (network.get("model") or {})
         raise ResultsError(
             f"{run} holds an external model, which its files cannot rebuild: run lipbench evaluate again."
-            if brought
+            if external
             else f"{run} cannot be made again: its config.yaml lacks {', '.join(missing)}."
         )
     check_targets(network, str(run / "config.yaml"), trust)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lipbench import attacks as attack_room
+from lipbench import attacks as package
 from lipbench import configuration
 from lipbench.certificate import certify, certify_float
 from lipbench.data.dataset import Dataset, Split, tensors_of
 from lipbench.evaluation.bounds import Attack, Certificate, Judged, less_rounding
 from lipbench.evaluation.health import HealthWarning, table_flags
-from lipbench.evaluation.loop import HEADLINE, health, judge
+from lipbench.evaluation.loop import OURS, health, judge
 from lipbench.gate import EXPECTED, logits_of
 from lipbench.images import MOST, as_pixels, check_batch, check_labels, images_at_once, model_images, to_device
 from lipbench.judge import Classifier
@@ -31,12 +31,12 @@ from lipbench.results.laws import check
 
 Images = Tensor | np.ndarray | Split | Dataset | DataLoader
 ATTACKS: dict[str, Attack] = {
-    "fgsm": attack_room.fgsm,
-    "fgm": attack_room.fgm,
-    "l2_pgd": attack_room.l2_pgd,
-    "deepfool": attack_room.deepfool,
-    "carlini_wagner": attack_room.carlini_wagner,
-    HEADLINE: attack_room.strongest,
+    "fgsm": package.fgsm,
+    "fgm": package.fgm,
+    "l2_pgd": package.l2_pgd,
+    "deepfool": package.deepfool,
+    "carlini_wagner": package.carlini_wagner,
+    OURS: package.lipbench,
 }
 CERTIFICATES: dict[str, Certificate] = {"certificate": certify, "certificate_float": certify_float}
 

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lipbench import attacks as attack_room
+from lipbench.attacks import hop_skip_jump
 from lipbench.evaluation.bounds import COSTLY, Attack, Certificate, Judged, attack_images, certify_images
 from lipbench.evaluation.health import float64_flags, model_flags, returned_flags, table_flags
 from lipbench.images import on_device
@@ -17,7 +17,7 @@ from lipbench.precision import float32_products
 from lipbench.results import best
 from lipbench.results.flags import Flag
 
-HEADLINE = "lipbench"
+OURS = "lipbench"
 # Images on which `lipbench` is compared with an attack that uses no gradient: some 1700 forward passes each.
 CHECKED = 10
 
@@ -100,9 +100,9 @@ def _masked_gradients(model: Classifier, images: Tensor, labels: Tensor, name: s
     Measured on mnist08/hkr_cnn: as it is, the nearest of ten images is 1.34 times as far as that of `lipbench`; behind
     a quantisation, a backward pass that lies or a fine ripple, 6 to 10 of them are nearer.
     """
-    if name != HEADLINE:
+    if name != OURS:
         return []
-    black = attack_images(model, images[:CHECKED], labels[:CHECKED], attack_room.hop_skip_jump, "hop_skip_jump")
+    black = attack_images(model, images[:CHECKED], labels[:CHECKED], hop_skip_jump, "hop_skip_jump")
     rows = judged.table[judged.table["index"] < CHECKED]
     flags = table_flags(pd.concat([rows, black.table], ignore_index=True))
-    return [replace(flag, method=HEADLINE) for flag in flags if flag.name == "black_box_wins"]
+    return [replace(flag, method=OURS) for flag in flags if flag.name == "black_box_wins"]

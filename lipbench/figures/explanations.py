@@ -1,4 +1,4 @@
-"""What explanations are worth, network beside network."""
+"""What explanations are worth, network next to network."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, style
-from lipbench.results.lineup import lineup
 from lipbench.results.runs import Run, Runs
+from lipbench.results.selection import main_networks
 
 # (metric, value of removed pixels) -> its name, and which values are better.
 BLACK, GREY = 0.0, 0.5
@@ -49,7 +49,7 @@ def explanations(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
         low, high, images (0 of those that are published); None where no run
         has a table of explanations (measure=[explanations]).
     """
-    rows = [row for name, runs in lineup(results).items() for row in _means(name, runs)]
+    rows = [row for name, runs in main_networks(results).items() for row in _means(name, runs)]
     if not rows:
         return None
     for dataset, kind, value in PUBLISHED:

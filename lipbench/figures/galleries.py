@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.sheet import Sheet, full_scale, is_picture
 from lipbench.figures.style import network_look
-from lipbench.results.lineup import first_seeds
 from lipbench.results.runs import Runs
+from lipbench.results.selection import first_seeds
 
 # Images of a gallery; of the counterfactuals, which take a row per network.
 ROWS, PATHS = 4, 2

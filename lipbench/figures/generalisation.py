@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import best
-from lipbench.results.lineup import first_seeds
 from lipbench.results.runs import Run, Runs
+from lipbench.results.selection import first_seeds
 
 HALF = 0.5
 # Per cent: of a network that certifies less there is nothing to compare.

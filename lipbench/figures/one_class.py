@@ -20,7 +20,7 @@ MNIST = "mnist_oneclass"
 
 def one_class(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Left the mean over the inlier classes of the AUROC against epsilon, solid under attack, dashed as certified; on
-    MNIST the published certificates beside it. Right each inlier class: a line from the largest epsilon to 0.
+    MNIST the published certificates next to it. Right each inlier class: a line from the largest epsilon to 0.
 
     Returns:
         the figure, and columns experiment, inlier, seed, epsilon, certified, attacked (%), lipschitz; None where no run

@@ -1,4 +1,4 @@
-"""The headline: accuracy against epsilon, network by network."""
+"""Accuracy against epsilon, network by network."""
 
 import numpy as np
 import pandas as pd
@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import NETWORKS, TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import IMBALANCED, balanced_survival, best, imbalance, survival
-from lipbench.results.lineup import lineup
 from lipbench.results.runs import Run, Runs
+from lipbench.results.selection import main_networks
 
 # Panels in a row; more data sets go on in the next one.
 PANELS = 3
@@ -45,7 +45,7 @@ def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 def robustness_of_one(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Accuracy under the combined attack (solid) and certified accuracy (dashed) against epsilon on one data set, one
-    curve per network of its line-up (see `lipbench.results.lineup`), seeds pooled.
+    curve per network of its main networks (see `lipbench.results.selection`), seeds pooled.
 
     Both are of the attacked images alone, so that the two curves of a network can be compared; where their classes are
     of unequal size, each counts alike.
@@ -69,7 +69,7 @@ def robustness_of_one(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _handles(table: pd.DataFrame) -> dict[str, Line2D]:
-    # In the order of the line-up, whichever data set came first.
+    # In the order of the legend, whichever data set came first.
     kinds = [*NETWORKS, ""]
     names = sorted(set(table["experiment"]), key=lambda name: (kinds.index(_kind(name)), name))
     looks = [network_look(name) for name in names]
@@ -87,7 +87,7 @@ def _kind(experiment: str) -> str:
 
 def _curves(results: Runs) -> list[pd.DataFrame]:
     """The curves of one data set."""
-    distances = {name: _pooled(runs) for name, runs in lineup(results).items()}
+    distances = {name: _pooled(runs) for name, runs in main_networks(results).items()}
     attacked = {name: rows for name, rows in distances.items() if len(rows)}
     if not attacked:
         return []
@@ -154,7 +154,7 @@ RECIPES = (
         each="all",
     ),
     Recipe(
-        "lineup",
+        "overview",
         "Accuracy against epsilon",
         "Curves of accuracy that fall as the L2 norm of the perturbation grows, one colour per network: solid under "
         "the combined attack, dashed as certified. A certificate lies below its attack.",

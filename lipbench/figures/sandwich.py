@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import TWO_COLUMNS, legend_below, method_look, network_look, plain_log, style
 from lipbench.results import best
-from lipbench.results.lineup import first_seeds
 from lipbench.results.runs import Run, Runs
+from lipbench.results.selection import first_seeds
 
 COMBINED = "combined attack"
 # A certificate that is this many times smaller than the distance says little: such networks have no panel of tightness.

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_below, network_look, plain_log, style
-from lipbench.results.lineup import first_seeds
 from lipbench.results.runs import Runs
+from lipbench.results.selection import first_seeds
 
 PREFIX = "singular/"
 # Bins of the histogram of norms, per factor of ten.
@@ -117,7 +117,7 @@ def _bounds(results: Runs) -> pd.DataFrame:
 
 
 def _dots(axis: Axes, values: pd.DataFrame) -> None:
-    """A column of dots per layer and network: those of a layer beside each other."""
+    """A column of dots per layer and network: those of a layer next to each other."""
     names = list(dict.fromkeys(values["experiment"]))
     step = 0.8 / len(names)
     for i, name in enumerate(names):

@@ -64,7 +64,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
 
 
 def training_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
-    """The networks of one data set beside each other: Lipschitz bound and gradient norm over the training, and the
+    """The networks of one data set next to each other: Lipschitz bound and gradient norm over the training, and the
     range of the singular values of all layers at its end (where the histories hold them).
 
     Args:

@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.sheet import is_picture
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
-from lipbench.results.lineup import first_seeds
 from lipbench.results.runs import Run, Runs
+from lipbench.results.selection import first_seeds
 
 
 def transport(results: Runs) -> tuple[Figure, pd.DataFrame] | None:

@@ -58,7 +58,7 @@ def find_runs(root: Path) -> Runs:
 
 
 def _example(root: Path) -> str:
-    return f"python -m lipbench run experiment=digits08/hkr_mlp results={root}"
+    return f"lipbench run experiment=digits08/hkr_mlp results={root}"
 
 
 def _name(folder: Path, root: Path) -> str:

@@ -10,23 +10,23 @@ import pandas as pd
 from lipbench.escapes import file_name
 from lipbench.files import write_text
 from lipbench.report.columns import COLUMNS, GROUP, heading, hidden, split, written
-from lipbench.report.lineup import lineup_table
+from lipbench.report.overview import overview_table
 from lipbench.results.runs import Problem
 
 HEAD = "% Needs \\usepackage{booktabs}. Accuracies in %; distances are L2, pixels in [0, 1]. Means over seeds."
 
 
 def write_latex(table: pd.DataFrame, root: Path) -> tuple[list[Path], list[Problem]]:
-    r"""`leaderboard_<dataset>.tex` of each data set, and of several the line-up, `lineup.tex`: a tabular to \input,
+    r"""`leaderboard_<dataset>.tex` of each data set, and of several `overview.tex`: a tabular to \input,
     with the best of each column and data set in bold.
 
     Returns:
         the files, and those that could not be written.
     """
     tables = {file_name(f"leaderboard_{dataset}.tex"): rows for dataset, rows in table.groupby("dataset", sort=True)}
-    lineup = lineup_table(table)
-    if lineup["dataset"].nunique() > 1:
-        tables["lineup.tex"] = lineup
+    overview = overview_table(table)
+    if overview["dataset"].nunique() > 1:
+        tables["overview.tex"] = overview
     files: list[Path] = []
     problems: list[Problem] = []
     for name, rows in tables.items():

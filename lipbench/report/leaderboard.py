@@ -8,11 +8,11 @@ import pandas as pd
 from lipbench.escapes import csv, markdown
 from lipbench.files import write_text
 from lipbench.report.columns import COLUMNS, GROUP, Column, hidden, split, written
-from lipbench.report.lineup import lineup_table
+from lipbench.report.overview import overview_table
 from lipbench.results import RUN_COLUMNS
 from lipbench.results.runs import Runs
 
-LINEUP = (
+OVERVIEW = (
     "Of each data set one network per kind of training, at the radii that all of them have. Where the classes are of "
     "unequal size, accuracies are means over the classes."
 )
@@ -70,9 +70,9 @@ def _markdown(table: pd.DataFrame) -> list[str]:
     legends = [column.legend for column in COLUMNS if column.legend]
     parts = ["# Leaderboard", " ".join([*legends, "Means over seeds."])]
     details = [column.name for column in COLUMNS if column.is_detail]
-    lineup = lineup_table(table)
-    if lineup["dataset"].nunique() > 1:
-        parts += ["## The line-up on all data sets", LINEUP, _table(lineup)]
+    overview = overview_table(table)
+    if overview["dataset"].nunique() > 1:
+        parts += ["## The main networks on all data sets", OVERVIEW, _table(overview)]
     for dataset, rows in table.groupby("dataset", sort=True):
         shown = rows.drop(columns=[*hidden(rows), *details], errors="ignore")
         parts += [f"## {markdown(str(dataset))}", _table(shown), _table(rows[[*GROUP, *details]])]

@@ -73,7 +73,7 @@ def pictures(folder: Path, order: Sequence[str] = ()) -> tuple[list[Picture], li
 
 def discard_stale(folder: Path, written: Collection[Path], source: str) -> None:
     """Removes the figures of a source (see `lipbench.figures.save_figure`) that are not among those written now: the
-    PNG file that names the source, and the files of the same name and kinds beside it; and temporary files that a
+    PNG file that names the source, and the files of the same name and kinds next to it; and temporary files that a
     killed report left. Nothing else is touched.
     """
     for path in unfinished(folder):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.brought import CODE, network, write_models
+from helpers.external import CODE, network, write_models
 from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 from torch import nn
@@ -79,7 +79,7 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
 
 def test_a_model_that_was_refused_leaves_its_name_free(file, tmp_path, capsys):
     results = tmp_path / "results"
-    (tmp_path / "net.py").write_text(CODE.replace("beside.WIDTH, 10", "beside.WIDTH, 3"))
+    (tmp_path / "net.py").write_text(CODE.replace("sibling.WIDTH, 10", "sibling.WIDTH, 3"))
     run(f"model={file}:build", f"results={results}", *QUICK, code=1)
     assert "expected logits [2, 10]" in capsys.readouterr().err
     assert not list(results.rglob("config.yaml"))

@@ -16,8 +16,8 @@ from lipbench.figures import RECIPES as EVERY
 from lipbench.figures import Recipe, drawings, save_figure
 from lipbench.figures.tradeoff import pareto
 from lipbench.results import best, bounds_table, run_folders, survival, write_bounds, write_manifest
-from lipbench.results.lineup import lineup
 from lipbench.results.runs import Runs
+from lipbench.results.selection import main_networks
 
 # Tested where they are measured; of several data sets.
 MEASURED = {"explanations", "one_class", "plane", "plane_lambda", "robustness"}
@@ -26,7 +26,7 @@ ELSEWHERE = {"accuracy", "training", "constructions"}
 RECIPES = {recipe.name: recipe for recipe in EVERY if recipe.name not in ELSEWHERE}
 MINE = tuple(RECIPES.values())
 # What needs tables, histories and costs alone.
-FROM_TABLES = {"lineup_made08", "sandwich_made08", "tightness_made08", "costs_made08"}
+FROM_TABLES = {"overview_made08", "sandwich_made08", "tightness_made08", "costs_made08"}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_nothing_is_cut(drawn):
 
 
 def test_the_same_results_give_the_same_bytes(root, tmp_path):
-    kinds = tuple(RECIPES[name] for name in ("lineup", "saliency", "transport"))
+    kinds = tuple(RECIPES[name] for name in ("overview", "saliency", "transport"))
     for again in ("a", "b"):
         for drawing in drawings(runs_in(root), kinds):
             save_figure(drawing.figure, tmp_path / again / drawing.name)
@@ -118,11 +118,11 @@ def test_the_same_results_give_the_same_bytes(root, tmp_path):
     assert {path.suffix for path in paths} >= {".png", ".pdf"}
     for path in paths:
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
-    assert b"/FontFile2" in (tmp_path / "a" / "lineup_made08.pdf").read_bytes()  # TrueType, embedded
+    assert b"/FontFile2" in (tmp_path / "a" / "overview_made08.pdf").read_bytes()  # TrueType, embedded
 
 
 def test_accuracy_against_epsilon(results, drawn):
-    drawing = drawn["lineup_made08"]
+    drawing = drawn["overview_made08"]
     assert set(drawing.table["experiment"]) == set(NETWORKS)
     for name in NETWORKS:
         rows = results.tables[results.tables["experiment"] == name]
@@ -137,17 +137,17 @@ def test_several_data_sets_are_panels_of_one_figure_and_one_table(root, drawn, t
     make_results(tmp_path / "results", "other", illustrated=False)
     (drawing,) = drawings(runs_in(tmp_path / "results"), (RECIPES["robustness"],))
     assert [axis.get_title() for axis in drawing.figure.axes] == ["made08", "other"]
-    alone = drawn["lineup_made08"].table
+    alone = drawn["overview_made08"].table
     pd.testing.assert_frame_equal(drawing.table[drawing.table["dataset"] == "made08"], alone)
     for axis in (0, 1):
         assert len(points(drawing.figure, "hkr_cnn certified", axis)) == len(alone) / 6
 
 
-def test_the_lineup_prefers_convolutions_and_takes_every_seed(tmp_path):
+def test_the_selection_prefers_convolutions_and_takes_every_seed(tmp_path):
     make_results(tmp_path)
     make_run(tmp_path / "made08" / "hkr_mlp" / "default" / "0", 0)
     make_run(tmp_path / "made08" / "hkr_cnn" / "default" / "1", 1)
-    found = lineup(runs_in(tmp_path))
+    found = main_networks(runs_in(tmp_path))
     assert list(found) == ["plain_cnn", "ce_cnn", "hkr_cnn"]
     assert [run.key[3] for run in found["hkr_cnn"]] == [0, 1]
 
@@ -196,7 +196,7 @@ def test_adversarial_images_and_their_differences(results, drawn):
     image = int(first["index"])
     original, adversarial, difference = pictures(drawing)[:3]
     assert np.allclose(original, arrays["images"][image, 0] / 255)
-    chosen = {name: run.arrays("illustrations.npz") for name, (run, *_) in lineup(results).items()}["plain_cnn"]
+    chosen = {name: run.arrays("illustrations.npz") for name, (run, *_) in main_networks(results).items()}["plain_cnn"]
     assert np.allclose(adversarial, chosen["adversarial"][image, 0].astype(float), atol=1e-6)
     assert np.allclose(difference, adversarial - chosen["images"][image, 0] / 255)
     assert first["distance"] == chosen["adversarial_distances"][image]
@@ -222,7 +222,7 @@ def test_unequal_classes_count_alike(tmp_path):
         distances = np.array([1.0, 3.0, 3.0, 3.0])
         write_bounds(folder, bounds_table(range(4), labels, labels, name, side, distances), {})
     write_manifest(folder)
-    (drawing,) = drawings(runs_in(tmp_path), (RECIPES["lineup"],))
+    (drawing,) = drawings(runs_in(tmp_path), (RECIPES["overview"],))
     between = drawing.table[(drawing.table["epsilon"] > 1) & (drawing.table["epsilon"] < 2.9)]
     assert len(between)
     assert np.allclose(between["accuracy"], 50)
@@ -236,7 +236,7 @@ def test_networks_that_are_always_wrong_or_never_fooled(tmp_path):
             write_bounds(folder, rows, {})
         write_manifest(folder)
     (drawing,) = drawings(runs_in(tmp_path), MINE)
-    assert drawing.name == "lineup_d"
+    assert drawing.name == "overview_d"
     upper = drawing.table[drawing.table["curve"] == "combined attack"].groupby("experiment")["accuracy"]
     assert upper.max().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
     assert upper.min().to_dict() == {"plain_cnn": 0, "hkr_cnn": 100}
@@ -244,7 +244,7 @@ def test_networks_that_are_always_wrong_or_never_fooled(tmp_path):
 
 def test_saliency_maps_are_the_gradients(results, drawn):
     table, shown = drawn["saliency_made08"].table, pictures(drawn["saliency_made08"])
-    arrays = [run.arrays("illustrations.npz") for (run, *_) in lineup(results).values()]
+    arrays = [run.arrays("illustrations.npz") for (run, *_) in main_networks(results).values()]
     for i, held in enumerate(arrays):
         row = table.iloc[i]
         assert np.allclose(shown[1 + i], held["gradients"][int(row["index"]), 0].astype(float))
@@ -253,7 +253,7 @@ def test_saliency_maps_are_the_gradients(results, drawn):
 
 def test_counterfactuals_move_against_the_gradient(results, drawn):
     drawing = drawn["counterfactuals_made08"]
-    (run, *_) = lineup(results)["plain_cnn"]
+    (run, *_) = main_networks(results)["plain_cnn"]
     held, rows = run.arrays("illustrations.npz"), drawing.table[drawing.table["experiment"] == "plain_cnn"]
     image = int(rows["index"].iloc[0])
     mine = rows[rows["index"] == image]
@@ -293,7 +293,7 @@ def test_histogram_of_gradient_norms(results, drawn):
     table = drawn["gradients_made08"].table
     for name, rows in table.groupby("experiment"):
         assert np.isclose(rows["share"].sum(), 100)
-        norms = {n: run.arrays("illustrations.npz") for n, (run, *_) in lineup(results).items()}[name]["norms"]
+        norms = {n: run.arrays("illustrations.npz") for n, (run, *_) in main_networks(results).items()}[name]["norms"]
         inside = (norms >= rows["norm"].iloc[-1]) & (norms <= rows["upper"].iloc[-1])
         assert np.isclose(rows["share"].iloc[-1], 100 * inside.mean())
 

@@ -20,7 +20,7 @@ from lipbench.figures.numbers import drawn
 from lipbench.files import ResultsError, read_json, write_json
 from lipbench.report import find_runs, leaderboard, write_latex, write_leaderboard, write_page
 from lipbench.report.cards import cards
-from lipbench.report.lineup import lineup_table
+from lipbench.report.overview import overview_table
 from lipbench.results import read_bounds, write_bounds, write_manifest
 
 
@@ -32,7 +32,7 @@ def test_a_folder_with_nothing_says_what_to_do(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "python -m lipbench run experiment=" in done.stderr
+    assert "lipbench run experiment=" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "data/a/default/0").mkdir(parents=True)
     (tmp_path / "data/a/default/0/config.yaml").write_text("seed: 0\n")
@@ -87,10 +87,10 @@ def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
     assert "<code>figure adversarial_data</code>" in page
     assert named in page
     assert 'id="figure-accuracy_data"' in page
-    assert page.index('id="figure-lineup_data"') < page.index('id="figure-accuracy_data"'), (
+    assert page.index('id="figure-overview_data"') < page.index('id="figure-accuracy_data"'), (
         "in the order of the recipes"
     )
-    for name in ("lineup_data", "accuracy_data"):
+    for name in ("overview_data", "accuracy_data"):
         assert {path.suffix for path in (tmp_path / "figures").glob(f"{name}.*")} == {".png", ".pdf", ".csv"}
 
 
@@ -216,12 +216,12 @@ def test_how_to_make_a_network_again(tmp_path):
         card.experiment + card.variant[:4]: (card.command, card.cautions) for card in cards(find_runs(tmp_path))
     }
     assert commands["hkrloss"][0] == (
-        "python -m lipbench run experiment=data/hkr seed=0 loss.margin=1 'model.widths=[64,32]' "
+        "lipbench run experiment=data/hkr seed=0 loss.margin=1 'model.widths=[64,32]' "
         f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]'"
     )
     assert commands["hkraaaa"][0] == ""
     assert "cut short" in commands["hkraaaa"][1][0]
-    assert commands["minedefa"][0].startswith("python -m lipbench evaluate model=net.py:build dataset=data name=mine")
+    assert commands["minedefa"][0].startswith("lipbench evaluate model=net.py:build dataset=data name=mine")
 
 
 def test_latex_tables_are_booktabs_with_the_best_in_bold(tmp_path):
@@ -231,7 +231,7 @@ def test_latex_tables_are_booktabs_with_the_best_in_bold(tmp_path):
     table = leaderboard(find_runs(tmp_path))
     paths, problems = write_latex(table, tmp_path)
     assert not problems
-    assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex", "lineup.tex"]
+    assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex", "overview.tex"]
     head, begin, *lines, end = paths[0].read_text().strip().splitlines()
     assert "booktabs" in head
     assert begin.startswith(r"\begin{tabular}{lr")
@@ -275,7 +275,7 @@ def test_classes_of_unequal_size_have_columns_of_their_own(tmp_path):
     assert r"{certified at $\varepsilon$}" not in second
 
 
-def test_the_lineup_of_all_data_sets_is_one_table(tmp_path):
+def test_the_main_networks_of_all_data_sets_is_one_table(tmp_path):
     for name in ("plain_mlp", "plain_cnn", "hkr_mlp", "hkr_mlp/loss.margin=2", "special"):
         make(tmp_path, name)
     shares = {"0.5": 0.25, "3": 0.125}
@@ -285,7 +285,7 @@ def test_the_lineup_of_all_data_sets_is_one_table(tmp_path):
     write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "robust_accuracy": None})
     write_manifest(folder)
     runs = find_runs(tmp_path)
-    table = lineup_table(leaderboard(runs))
+    table = overview_table(leaderboard(runs))
     assert table[["dataset", "experiment"]].to_numpy().tolist() == [
         ["certified", "hkr_cnn"],
         ["data", "plain_cnn"],
@@ -298,12 +298,12 @@ def test_the_lineup_of_all_data_sets_is_one_table(tmp_path):
     assert table["rob @ 0.5"].isna().tolist() == [True, False, False, False]
     assert table["cert @ 0.5"].iloc[-1] == table["rob @ 0.5"].iloc[-1] == 25
     text = write_leaderboard(leaderboard(runs), runs)
-    assert "## The line-up on all data sets" in text
+    assert "## The main networks on all data sets" in text
     latex = write_latex(leaderboard(runs), tmp_path)[0][-1].read_text()
     assert latex.count("hkr\\_") == 3
     assert "uneven & hkr\\_cnn & 75.0" in latex, "alone in its data set: nothing is best"
     alone = find_runs(tmp_path / "data")
-    assert "line-up" not in write_leaderboard(leaderboard(alone), alone)
+    assert "main networks" not in write_leaderboard(leaderboard(alone), alone)
     assert [path.name for path in write_latex(leaderboard(alone), tmp_path / "data")[0]] == ["leaderboard_data.tex"]
 
 

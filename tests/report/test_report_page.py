@@ -174,7 +174,7 @@ def test_text_has_the_contrast_of_wcag_aa(page, scheme):
 
 def test_the_page_says_what_each_network_is(results):
     text = (results / "report.html").read_text()
-    assert "python -m lipbench run -m experiment=data/hkr_cnn seed=0,1" in text
+    assert "lipbench run -m experiment=data/hkr_cnn seed=0,1" in text
     assert "&#39;model.widths=[64,32]&#39; loss.margin=1" in text, "brackets are those of the configuration"
     assert "zero_gradients" in text
     assert "&lt;b&gt;half&lt;/b&gt;" in text

@@ -10,7 +10,7 @@ from lipbench.attacks.peers.search import Search
 
 try:
     import adv_lib.attacks  # noqa: F401  what `attack` comes from
-except (ImportError, RuntimeError) as error:  # torchvision, which it imports, raises the second beside another torch
+except (ImportError, RuntimeError) as error:  # torchvision, which it imports, raises the second next to another torch
     raise MissingExtra(
         "adv-lib",
         "adv-lib",

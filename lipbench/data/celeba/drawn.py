@@ -76,7 +76,7 @@ def write_faces(
 
     Images are 178x218 JPEG. The attribute file has the 40 official names, with frequencies near the official ones
     (Mustache 4 %, Eyeglasses 6.5 %); what is not drawn (see `DRAWN_ATTRIBUTES`) is -1 everywhere. The partition has
-    the official proportions. A README.txt beside them says that they are drawn, and how.
+    the official proportions. A README.txt next to them says that they are drawn, and how.
 
     Args:
         count: at least 10.

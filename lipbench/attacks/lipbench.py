@@ -1,4 +1,4 @@
-"""The headline: the attack named `lipbench`."""
+"""The attack `lipbench`."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ _search = chain(
 )
 
 
-def strongest(
+def lipbench(
     model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
 ) -> Tensor:
     """The nearer of `alma` and of `deepfool` followed by `alma`, then `tangent` on it (measured against the peers:

@@ -1,17 +1,17 @@
-"""The line-up of every data set in one table."""
+"""The main networks of every data set in one table."""
 
 import pandas as pd
 
 from lipbench.report.columns import COLUMNS
 from lipbench.results import IMBALANCED
-from lipbench.results.lineup import lineup_names
+from lipbench.results.selection import main_names
 
 # The curves.
 KINDS = [column.name for column in COLUMNS if column.is_curve and column.classes == "equal"]
 
 
-def lineup_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The networks of the line-up (see `lipbench.results.lineup`), variant "default", of all data sets.
+def overview_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The main networks (see `lipbench.results.selection`), variant "default", of all data sets.
 
     Args:
         table: as `lipbench.report.leaderboard` returns it.
@@ -37,8 +37,8 @@ def lineup_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_one(rows: pd.DataFrame) -> pd.DataFrame:
-    """The line-up of one data set, each class alike where they are of unequal size."""
-    names = lineup_names(rows["experiment"])
+    """The main networks of one data set, each class alike where they are of unequal size."""
+    names = main_names(rows["experiment"])
     rows = rows.set_index("experiment").loc[names].reset_index()
     if "imbalance" in rows and bool((rows["imbalance"] >= IMBALANCED).any()):
         balanced = {str(c): str(c).removeprefix("balanced ") for c in rows if str(c).startswith("balanced ")}
