@@ -66,7 +66,7 @@ def test_an_attack_that_catches_everything_is_stopped_too():
 def test_the_best_image_passed_is_returned_when_the_budget_is_spent():
     model, x = Hyperplane(), interior(8)
     y = model(x).argmax(1)
-    passed = attacks.within(attacks.ddn, 60)(model, x, y)
+    passed = attacks.within(attacks.ddn, 120)(model, x, y)
     whole = judged(model, x, attacks.ddn(model, x, y), y)
     short = judged(model, x, passed, y)
     assert short.isfinite().all()
@@ -77,7 +77,7 @@ def test_the_best_image_passed_is_returned_when_the_budget_is_spent():
 def test_a_larger_budget_is_never_worse_and_enough_changes_nothing():
     model, x = Hyperplane(classes=10), interior(6)
     y = model(x).argmax(1)
-    lengths = [distance(x, attacks.within(attacks.ddn, budget)(model, x, y)) for budget in (50, 150, 10_000)]
+    lengths = [distance(x, attacks.within(attacks.ddn, budget)(model, x, y)) for budget in (120, 200, 10_000)]
     lengths = [length.where(length > 0, torch.inf) for length in lengths]
     assert (lengths[1] <= lengths[0]).all()
     assert (lengths[2] <= lengths[1]).all()

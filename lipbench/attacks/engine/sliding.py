@@ -7,8 +7,10 @@ from lipbench.geometry import onto_halfspace, per_image, unit
 from lipbench.judge import Classifier
 from lipbench.margins import margin_and_gradient
 
-# An image that would move by less than this share of its distance, STILL times in a row, is solved.
-SETTLED, STILL = 1e-4, 3
+# An image that would move by less than this share of its distance, STILL times in a row, has converged.
+UNMOVED, STILL = 1e-4, 3
+# An image that is this much farther than the best known one after a third of its steps will hardly pass it.
+HOPELESS = 1.25
 # A margin that the linearisation takes to zero within this share of the distance is as good as a boundary point.
 NEAR = 0.02
 
@@ -23,6 +25,7 @@ def slide(
     first_reach: Tensor | float,
     last_reach: Tensor | float,
     memory: float = 0.5,
+    known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sequential projection of x on the linearised boundary, with a shrinking trust region and averaged normals.
 
@@ -35,6 +38,8 @@ def slide(
         steps: at most; an image that has stopped moving is removed from the batch.
         first_reach, last_reach: longest step, relative to the distance from x: a number, or one per image.
         memory: weight of the earlier normals in the average.
+        known: distances [N] known already. An image that after a third of its steps is not within HOPELESS of that
+            is given up.
 
     Returns:
         the image with the smallest estimated distance, not necessarily adversarial, and that estimate [N], inf where no
@@ -64,8 +69,10 @@ def slide(
         allowed = first[rows] * (last[rows] / first[rows]) ** (step / max(1, steps - 1)) * scale
         share = (allowed / length.where(length > 0, torch.inf)).clamp(max=1)
         z[rows] = (here + per_image(share, here) * move).clamp(0, 1)
-        still[rows] = torch.where(length < SETTLED * distance, still[rows] + 1, 0)
+        still[rows] = torch.where(length < UNMOVED * distance, still[rows] + 1, 0)
         rows = rows[still[rows] < STILL]
+        if known is not None and step == steps // 3:
+            rows = rows[estimate[rows] <= HOPELESS * known[rows]]
     return best, estimate
 
 
