@@ -15,50 +15,55 @@ from lipbench.geometry import per_image, unit
 from lipbench.judge import Classifier
 from lipbench.randomness import keys, normal, uniform
 
-# A round is a new starting point, and a slide along the boundary from it. An image leaves the search where a third of
-# its rounds ended within SAME of its best distance, the best one included, or after so many rounds.
-ROUNDS, TRUST, SAME = 18, 3, 5e-3
-# Classes that are approached: at most so many, and those whose linearised distance is at most so many best distances.
+# A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
+# distance, the best one included, have found the same minimum. An image leaves the search where they are a third of its
+# rounds or more, and as many as the boundary is curved (`_Best.needed`); or after all rounds.
+ROUNDS, THIRD, SAME = 30, 3, 5e-3
+FEWEST, MOST = 2, 5
+# Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
+# distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
-# Steps of a slide, and its longest step at its start and at its end, relative to the distance.
-STEPS, REACH = 20, (0.5, 0.005)
-# The same after a search that ends near a minimum, and for the last slide, from the best image of all.
-NEAR_REACH, POLISH, POLISH_REACH = (0.1, 0.005), 20, (0.02, 0.0005)
+# Steps of the augmented Lagrangian.
+ALMA = 30
+# Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, and from near.
+FAR_SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (10, 0.1, 0.002)
+# The last slide, from the best image of those that needed more than the first rounds.
+POLISH = (20, 0.02, 0.0005)
+
+
+Plan = tuple[int, float, float]
 
 
 @minimum_distance
 def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = None) -> Tensor:
     """Several starting points, a slide along the boundary from each, and a last one from the best.
 
-    One minimum is found in a few passes (`lipbench.attacks.engine.sliding`); networks with saturated units, deep narrow
-    ones and provably trained ones have many, and which one is found depends on the start. So starts differ in kind:
-    oscillation around the boundary as in DDN, DeepFool to each of the nearest classes, and then random parts of the
-    best perturbation, doubled. An image whose rounds bring nothing nearer leaves the search.
+    One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
+    ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
+    kind: DeepFool to each of the nearest classes, an augmented Lagrangian, oscillation around the boundary from x and
+    from noise, DeepFool in few pixels, a part of the best perturbation. An image leaves the search when enough rounds
+    have ended in the same minimum.
 
     Args:
-        start: images to begin at; None: a cold start.
+        start: images to begin at as well; None: a cold start.
     """
     best = _Best(x, start)
-    for explore, reach in islice(_rounds(model, x, y, best), ROUNDS):
-        rows, images = explore()
+
+    def add(rows: Tensor, images: Tensor, plan: Plan, known: Tensor | None = None) -> None:
         if len(rows):
-            best.add(rows, *_slide(model, x[rows], y[rows], images, STEPS, reach, best.distance[rows]))
-    rows = best.distance.isfinite().nonzero()[:, 0]
-    if len(rows):
-        best.add(rows, *_slide(model, x[rows], y[rows], best.images[rows], POLISH, POLISH_REACH))
+            steps, first, last = plan
+            found = slide(model, x[rows], y[rows], images, steps=steps, first_reach=first, last_reach=last, known=known)
+            best.add(rows, *found)
+
+    if start is not None:
+        rows = best.distance.isfinite().nonzero()[:, 0]
+        add(rows, best.images[rows], NEAR_SLIDE)
+    for explore, plan in islice(_rounds(model, x, y, best), ROUNDS):
+        rows, images = explore()
+        add(rows, images, plan, best.distance[rows])
+    rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
+    add(rows, best.images[rows], POLISH)
     return best.images
-
-
-def _slide(
-    model: Classifier,
-    x: Tensor,
-    y: Tensor,
-    images: Tensor,
-    steps: int,
-    reach: tuple[float, float],
-    known: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    return slide(model, x, y, images, steps=steps, first_reach=reach[0], last_reach=reach[1], known=known)
 
 
 class _Best:
@@ -70,10 +75,19 @@ class _Best:
         self.distance = self.distance.where(self.distance > 0, torch.inf)
         self.rounds = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.same = torch.zeros_like(self.rounds)
+        self.needed = torch.full_like(self.rounds, FEWEST)
 
     def rows(self) -> Tensor:
         """The images whose best minimum was not found often enough to be trusted."""
-        return ((self.same < 2) | (TRUST * self.same < self.rounds)).nonzero()[:, 0]
+        return ((self.same < self.needed) | (THIRD * self.same < self.rounds)).nonzero()[:, 0]
+
+    def expect(self, linear: Tensor) -> None:
+        """The less the linearised distance [N] says about the best one, the more often its minimum has to be found:
+        twice where they agree, as on 1-Lipschitz networks.
+        """
+        ratio = self.distance / linear
+        curved = (1 + torch.maximum(ratio, 1 / ratio)).nan_to_num(nan=MOST)
+        self.needed = curved.clamp(FEWEST, MOST).floor().long()
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
         """What a round found for these rows."""
@@ -85,16 +99,17 @@ class _Best:
         self.rounds[rows] += 1
 
 
-# A function that gives rows and images to slide from, and the reach of the slide.
-Round = tuple[Callable[[], tuple[Tensor, Tensor]], tuple[float, float]]
+# A function that gives rows and images to slide from, and the slide.
+Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan]
 
 
 def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Round]:
     """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
 
     def towards(place: int) -> tuple[Tensor, Tensor]:
-        rows = (reached[:, place] <= FAR * best.distance).nonzero()[:, 0]
-        share = 0.3 if place % 2 == 0 else 1.0
+        near = reached[:, place] <= FAR * torch.maximum(best.distance, reached[:, 0])
+        rows = near.nonzero()[:, 0]
+        share = 1.0 if place % 2 == 0 else 0.3
         return rows, approach(model, x[rows], y[rows], steps=15, share=share, rival=order[rows, place])
 
     def few_pixels(draw: int) -> tuple[Tensor, Tensor]:
@@ -116,19 +131,25 @@ def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Ro
         return rows, torch.where(chosen, best.images[rows], x[rows])
 
     def lagrangian() -> tuple[Tensor, Tensor]:
+        return every, descend(model, x, y, steps=ALMA)
+
+    def cold() -> tuple[Tensor, Tensor]:
         rows = best.rows()
-        return rows, descend(model, x[rows], y[rows], steps=50) if len(rows) else x[rows]
+        return rows, oscillate(model, x[rows], y[rows], steps=20)
 
     every = torch.arange(len(x), device=x.device)
-    yield lambda: (every, oscillate(model, x, y, steps=20)), NEAR_REACH
     order, reached = rivals(model, x, y, 9)
     key, shape = keys(x, 0), tuple(x.shape[1:])
-    for place in range(min(RIVALS, order.shape[1])):
-        yield partial(towards, place), REACH
-    yield lagrangian, NEAR_REACH
+    yield partial(towards, 0), (10, 0.5, 0.005)
+    best.expect(reached[:, 0])
+    yield lagrangian, NEAR_SLIDE
+    for place in range(1, min(RIVALS, order.shape[1])):
+        yield partial(towards, place), FAR_SLIDE
+    yield cold, FAR_SLIDE
     for draw in count():
         if not len(best.rows()):
             break
-        yield partial(noise, 3 * draw, 2.0 if draw % 2 == 0 else 0.5), REACH
-        yield partial(few_pixels, 3 * draw + 1), REACH
-        yield partial(part, 3 * draw + 2), REACH
+        yield partial(noise, 3 * draw, 2.0 if draw % 2 == 0 else 0.5), FAR_SLIDE
+        yield partial(few_pixels, 3 * draw + 1), FAR_SLIDE
+        if draw % 3 == 2:
+            yield partial(part, 3 * draw + 2), FAR_SLIDE

@@ -136,7 +136,7 @@ def table_flags(table: pd.DataFrame, black_box: Collection[str] = BLACK_BOX) -> 
     return [*_accuracy(table), *_never(right), *_unbroken(right), *_weak(right), *_black_box(right, black_box)]
 
 
-def masked_flag(model: Classifier, x: Tensor, y: Tensor, images: Tensor) -> list[Flag]:
+def masked_flag(model: Classifier, x: Tensor, y: Tensor, images: Tensor, checked: int) -> list[Flag]:
     """`black_box_wins`: on the way to images that decisions alone found, the gradients contradict the margin.
 
     Along a segment the directional derivative adds up to the change of the margin, wherever gradients are right. The
@@ -145,6 +145,7 @@ def masked_flag(model: Classifier, x: Tensor, y: Tensor, images: Tensor) -> list
     Args:
         x, y: images [N, C, H, W] and their labels [N].
         images: of a black-box attack, nearer than those of all attacks with gradients.
+        checked: how many images the black-box attack was run on.
     """
     way, total = images - x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for point in range(POINTS):
@@ -159,8 +160,8 @@ def masked_flag(model: Classifier, x: Tensor, y: Tensor, images: Tensor) -> list
         Flag(
             "black_box_wins",
             "warning",
-            f"decisions alone found nearer images than the gradients on {len(x)} of the first images, and on "
-            f"{int(wrong.sum())} of them the gradients contradict the margin between image and adversarial example: "
+            f"decisions alone found nearer images than the gradients on {len(x)} of {checked} images, and "
+            f"on {int(wrong.sum())} of them the gradients contradict the margin between image and adversarial example: "
             "the gradients are masked, and the distances too large. Judge by black-box attacks.",
             OURS,
         )

@@ -34,7 +34,7 @@ def to_boundary(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, steps: in
         misclassified.
     """
     judge = Judge(model)
-    return _shoot(judge, x, x_adv.clamp(0, 1) - x, y, LENGTHS, steps, from_zero=True)
+    return _shoot(judge, x, x_adv.clamp(0, 1) - x, y, LENGTHS, steps, skip_wrong=True)
 
 
 @torch.no_grad()
@@ -51,35 +51,29 @@ def shoot(
     Returns:
         images in [0, 1]: adversarial where one of the lengths is, else x itself.
     """
-    return _shoot(Judge(model), x, direction, y, lengths, steps, from_zero=False)
+    return _shoot(Judge(model), x, direction, y, lengths, steps, skip_wrong=False)
 
 
 def _shoot(
-    judge: Judge, x: Tensor, direction: Tensor, y: Tensor, lengths: Sequence[float], steps: int, from_zero: bool
+    judge: Judge, x: Tensor, direction: Tensor, y: Tensor, lengths: Sequence[float], steps: int, skip_wrong: bool
 ) -> Tensor:
-    values = [_margin(judge, x, y)]
-    low, high = torch.zeros(len(x), device=x.device, dtype=x.dtype), x.new_full((len(x),), torch.nan)
-    low_value = values[0].clone()
-    high_value, before = torch.zeros_like(low_value), 0.0
+    value = _margin(judge, x, y)
+    zero = torch.zeros(len(x), device=x.device, dtype=torch.float64)
+    bracket = _Bracket(zero, torch.full_like(zero, torch.nan), value.clone(), zero.clone())
     # Where x itself is misclassified there is nothing to search.
-    todo = (values[0] >= 0) if from_zero else torch.ones_like(low_value, dtype=torch.bool)
-    last = low_value.clone()
+    todo = ((value >= 0) | (not skip_wrong)).nonzero()[:, 0]
     for length in lengths:
-        rows = (high.isnan() & todo).nonzero()[:, 0]
-        if not len(rows):
+        if not len(todo):
             break
-        value = _margin(judge, _along(x[rows], direction[rows], length), y[rows])
-        found = value < 0
-        high[rows[found]], high_value[rows[found]] = length, value[found]
-        if not from_zero:
-            low[rows[found]], low_value[rows[found]] = before, last[rows[found]]
-        last[rows], before = value, length
-    result = x.clone()
-    ready = (~high.isnan()).nonzero()[:, 0]
+        value = _margin(judge, _along(x[todo], direction[todo], length), y[todo])
+        found, lost = todo[value < 0], todo[value >= 0]
+        bracket.high[found], bracket.high_value[found] = length, value[value < 0]
+        bracket.low[lost], bracket.low_value[lost] = length, value[value >= 0]
+        todo = lost
+    result, ready = x.clone(), (~bracket.high.isnan()).nonzero()[:, 0]
     if len(ready):  # some layers refuse an empty batch
         rays = x[ready], direction[ready], y[ready]
-        bracket = _Bracket(low[ready], high[ready], low_value[ready], high_value[ready])
-        result[ready] = _settle(judge, *rays, _narrow(judge, *rays, bracket, steps))
+        result[ready] = _settle(judge, *rays, _narrow(judge, *rays, bracket.of(ready), steps))
     return result
 
 
@@ -117,6 +111,10 @@ class _Bracket:
     low_value: Tensor
     high_value: Tensor
 
+    def of(self, rows: Tensor) -> "_Bracket":
+        """Those of some images."""
+        return _Bracket(self.low[rows], self.high[rows], self.low_value[rows], self.high_value[rows])
+
 
 def _narrow(judge: Judge, x: Tensor, direction: Tensor, y: Tensor, bracket: _Bracket, steps: int) -> Tensor:
     """The shortest length found, [N], at which the deployed network misclassifies.
@@ -124,8 +122,8 @@ def _narrow(judge: Judge, x: Tensor, direction: Tensor, y: Tensor, bracket: _Bra
     The Illinois variant of regula falsi, with a bisection every third time, so that a margin that jumps or is flat
     takes no more than three times the passes of bisections alone.
     """
-    low, high, at_low, at_high = (value.double() for value in vars(bracket).values())
-    enough = (high - low) * 2.0**-steps
+    low, high, at_low, at_high = bracket.low, bracket.high, bracket.low_value, bracket.high_value
+    enough = high * 2.0**-steps
     side = torch.zeros_like(low)  # which end moved last
     for step in range(3 * steps):
         rows = (high - low > enough).nonzero()[:, 0]
