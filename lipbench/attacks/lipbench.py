@@ -94,7 +94,8 @@ class _Best:
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
-        gain, same = distance < (1 - SAME) * known, distance <= (1 + SAME) * known
+        gain = distance < (1 - SAME) * known
+        same = (distance <= (1 + SAME) * known) & distance.isfinite()
         self.same[rows] = torch.where(gain, 1, self.same[rows] + same.long())
         self.rounds[rows] += 1
 
