@@ -18,13 +18,13 @@ from lipbench.randomness import keys, normal, uniform
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
 # distance, the best one included, have found the same minimum. An image leaves the search where they are a third of its
 # rounds or more, and as many as the boundary is curved (`_Best.needed`); or after all rounds.
-ROUNDS, THIRD, SAME = 30, 3, 5e-3
+ROUNDS, THIRD, SAME = 30, 3, 1e-2
 FEWEST, MOST = 2, 5
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
 # Steps of the augmented Lagrangian.
-ALMA = 30
+ALMA = 60
 # Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, and from near.
 FAR_SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (10, 0.1, 0.002)
 # The last slide, from the best image of those that needed more than the first rounds.
