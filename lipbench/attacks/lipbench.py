@@ -10,15 +10,15 @@ from torch import Tensor
 from lipbench.attacks.alma import descend
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.approaching import approach, oscillate, rivals
-from lipbench.attacks.engine.sliding import slide
+from lipbench.attacks.engine.sliding import HOPELESS, slide
 from lipbench.geometry import per_image, unit
 from lipbench.judge import Classifier
 from lipbench.randomness import keys, normal, uniform
 
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
-# distance, the best one included, have found the same minimum. An image leaves the search where they are a third of its
-# rounds or more, and as many as the boundary is curved (`_Best.needed`); or after all rounds.
-ROUNDS, THIRD, SAME = 30, 3, 1e-2
+# distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
+# rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
+ROUNDS, HALF, SAME = 30, 2, 1e-2
 FEWEST, MOST = 2, 6
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
@@ -79,7 +79,7 @@ class _Best:
 
     def rows(self) -> Tensor:
         """The images whose best minimum was not found often enough to be trusted."""
-        return ((self.same < self.needed) | (THIRD * self.same < self.rounds)).nonzero()[:, 0]
+        return ((self.same < self.needed) | (HALF * self.same < self.rounds)).nonzero()[:, 0]
 
     def expect(self, linear: Tensor) -> None:
         """The less the linearised distance [N] says about the best one, the more often its minimum has to be found:
@@ -97,7 +97,7 @@ class _Best:
         gain = distance < (1 - SAME) * known
         same = (distance <= (1 + SAME) * known) & distance.isfinite()
         self.same[rows] = torch.where(gain, 1, self.same[rows] + same.long())
-        self.rounds[rows] += 1
+        self.rounds[rows] += (distance <= HOPELESS * known).long()
 
 
 # A function that gives rows and images to slide from, and the slide.

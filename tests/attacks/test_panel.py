@@ -46,9 +46,7 @@ def test_the_best_known_distances_only_get_smaller(benchmark, tmp_path):
 def test_a_network_that_is_not_here_is_skipped_with_the_reason(benchmark, monkeypatch):
     networks = benchmark("panel_networks")
     monkeypatch.delenv("LIPBENCH_NETWORKS", raising=False)
-    with pytest.raises(
-        networks.Skipped, match=r"onnx is not in .*LIPBENCH_NETWORKS.* \(not set\)"
-    ):
+    with pytest.raises(networks.Skipped, match=r"onnx is not in .*LIPBENCH_NETWORKS.* \(not set\)"):
         networks.public("mnist_tanh")
 
 
