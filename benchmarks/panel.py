@@ -110,8 +110,9 @@ class Best:
         return np.asarray(self.known[network][:count])
 
     def save(self) -> None:
-        """Writes the file, one line per network."""
-        lines = [f'"{name}": {json.dumps(values)}' for name, values in sorted(self.known.items())]
+        """Writes the file, one line per public network: those of our own are trained anew on each machine."""
+        kept = {name: values for name, values in sorted(self.known.items()) if name not in OWN}
+        lines = [f'"{name}": {json.dumps(values)}' for name, values in kept.items()]
         write_text(self.path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
