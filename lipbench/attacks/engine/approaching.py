@@ -91,7 +91,8 @@ def approach(
 
 
 def rivals(model: Classifier, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The other classes with the nearest linearised boundaries, nearest first, and these distances: [N, M] each.
+    """The other classes with the nearest linearised boundaries in the box, nearest first, and these distances: [N, M]
+    each.
 
     One forward pass, and a backward pass for each of the `count` classes with the largest logits.
     """
@@ -103,7 +104,10 @@ def rivals(model: Classifier, x: Tensor, y: Tensor, count: int) -> tuple[Tensor,
 
     found: list[Tensor] = []
     values, gradients = gradients_of(gaps, x)
-    slopes = unit(gradients.flatten(0, 1))[1].view_as(values)
-    distances = (values / slopes).where(slopes > 0, torch.inf)
+    normals, slopes = unit(gradients.flatten(0, 1))
+    origin = x.repeat_interleave(values.shape[1], 0)
+    level = (normals * origin).flatten(1).sum(1) - values.flatten() / slopes.where(slopes > 0, 1.0)
+    distances = distance(origin, onto_halfspace(origin, normals, level)).to(values)
+    distances = distances.where(slopes > 0, torch.inf).view_as(values)
     order = distances.argsort(1)
     return found[-1].gather(1, order), distances.gather(1, order)
