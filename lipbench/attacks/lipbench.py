@@ -19,7 +19,7 @@ from lipbench.randomness import keys, normal, uniform
 # distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
 # rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
 ROUNDS, HALF, SAME = 30, 2, 1e-2
-FEWEST, MOST = 2, 6
+FEWEST, MOST, CURVED = 2, 6, 3
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
@@ -86,7 +86,7 @@ class _Best:
         twice where they agree, as on 1-Lipschitz networks.
         """
         ratio = self.distance / linear
-        curved = (2 * torch.maximum(ratio, 1 / ratio)).nan_to_num(nan=MOST)
+        curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio) - 1)).nan_to_num(nan=MOST)
         self.needed = curved.clamp(FEWEST, MOST).floor().long()
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
