@@ -83,10 +83,10 @@ class _Best:
 
     def expect(self, linear: Tensor) -> None:
         """The less the linearised distance [N] says about the best one, the more often its minimum has to be found:
-        twice where they agree, as on 1-Lipschitz networks.
+        twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
         """
         ratio = self.distance / linear
-        curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio) - 1)).nan_to_num(nan=MOST)
+        curved = (FEWEST + CURVED * (torch.maximum(ratio, 0.5 / ratio) - 1)).nan_to_num(nan=MOST)
         self.needed = curved.clamp(FEWEST, MOST).floor().long()
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
