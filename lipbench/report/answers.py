@@ -15,7 +15,7 @@ Row = dict[Any, Any]
 
 def answer(rows: pd.DataFrame) -> str:
     """Which network of a data set is the most robust at the main radius, how sure that is, how far proof and attack are
-    apart, and what an ordinary network is worth.
+    apart, and what a classical network is worth.
 
     Args:
         rows: of one data set, as `lipbench.report.leaderboard` returns them: best first.
@@ -31,9 +31,9 @@ def answer(rows: pd.DataFrame) -> str:
     best = _best(known)
     said = f"{start} {_network(best)} is proven right on {_share(best, cert)}, and the best attack leaves "
     said += f"{_share(best, rob)} ({_count(best)}).{_rivals(best, known, cert)}"
-    ordinary = [row for row in known if str(row["experiment"]).startswith("plain")]
-    if ordinary and not str(best["experiment"]).startswith("plain"):
-        row = max(ordinary, key=lambda row: float(row[rob]))
+    classical = [row for row in known if str(row["experiment"]).startswith("plain")]
+    if classical and not str(best["experiment"]).startswith("plain"):
+        row = max(classical, key=lambda row: float(row[rob]))
         kind = network_name(str(row["experiment"]))
         said += f" The {kind}: {_share(row, rob)} under attack, {_share(row, cert)} proven."
     return said

@@ -18,7 +18,7 @@ DATASETS = {
 FACES = {"celeba_drawn_": "Drawn faces", "celeba_": "CelebA"}
 BODIES = {"mlp": "MLP", "cnn": "CNN", "resnet": "ResNet"}
 KINDS = {
-    "plain": "ordinary",
+    "plain": "classical",
     "adversarial": "adversarially trained",
     "ce": "1-Lipschitz cross-entropy",
     "margin": "1-Lipschitz margin",
