@@ -10,7 +10,7 @@
 All attacks of conf/attack/ run as they are configured there; those of the others are {foolbox,adv_lib,torchattacks}_*.
 Every image of every attack is brought to the boundary and judged in the same way, in one process, without certificates.
 The tables go to `benchmarks/attacks.md`, whole or not at all. Extras: foolbox; adv-lib as in
-docs/peers.md.
+docs/other_libraries.md.
 """
 
 import argparse

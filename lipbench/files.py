@@ -24,7 +24,7 @@ def atomic(path: Path) -> Iterator[Path]:
     kill nor a power cut leaves a part of it, or what was built on it without it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The number of a process is another one's on the next machine.
+    # Process ids repeat across machines, so the name is random.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary

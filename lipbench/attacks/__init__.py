@@ -11,7 +11,7 @@ from lipbench.attacks.alma import alma
 from lipbench.attacks.carlini_wagner import carlini_wagner
 from lipbench.attacks.ddn import ddn
 from lipbench.attacks.deepfool import deepfool
-from lipbench.attacks.engine import best_of, chain, minimum_distance, warm
+from lipbench.attacks.engine import anytime, best_of, chain, minimum_distance, warm, within
 from lipbench.attacks.engine.boundary import nearest, shoot, to_boundary
 from lipbench.attacks.falsifier import falsifier, falsifier_float32
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
@@ -22,6 +22,7 @@ from lipbench.attacks.tangent import tangent
 
 __all__ = [
     "alma",
+    "anytime",
     "apgd",
     "best_of",
     "carlini_wagner",
@@ -43,6 +44,7 @@ __all__ = [
     "to_boundary",
     "transport_path",
     "warm",
+    "within",
 ]
 
 

@@ -48,7 +48,7 @@ def falsifier(
 def falsifier_float32(
     model: nn.Module, x: Tensor, y: Tensor, *, rounds: int = 60, seed: int = 0, start: Tensor | None = None
 ) -> Tensor:
-    """As `falsifier`, for images that the float32 network misclassifies, whatever the same weights in float64 say: no
+    """As `falsifier`, for images that the float32 network misclassifies, right or wrong in float64: no
     adversarial examples, but what `certificate_float` excludes as well.
     """
     return _search(model, x, y, rounds, seed, start, deployed=True)
@@ -106,7 +106,7 @@ def _double(model: Classifier, x: Tensor) -> Classifier | None:
         with torch.no_grad():
             logits = exact(x[:1].double())
         return exact if logits.dtype == torch.float64 else None
-    except Exception:  # whatever somebody else's module raises
+    except Exception:  # a user's module can raise anything
         return None
 
 

@@ -1,29 +1,156 @@
 """The attack `lipbench`."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count, islice
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from lipbench.attacks.alma import alma
-from lipbench.attacks.deepfool import deepfool
-from lipbench.attacks.engine import best_of, chain
-from lipbench.attacks.tangent import tangent
+from lipbench.attacks.alma import descend
+from lipbench.attacks.engine import minimum_distance
+from lipbench.attacks.engine.approaching import approach, oscillate, rivals
+from lipbench.attacks.engine.sliding import HOPELESS, slide
+from lipbench.geometry import per_image, unit
+from lipbench.judge import Classifier
+from lipbench.randomness import keys, normal, uniform
 
-# From x itself ALMA follows the class of the largest logit, from DeepFool's image the nearest one: with ten classes
-# either alone misses the nearer boundary of some images by far. `tangent` then settles on what is there.
-_search = chain(
-    best_of(partial(alma, steps=100), chain(deepfool, partial(alma, steps=60))),
-    partial(tangent, steps=40),
-)
+# A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
+# distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
+# rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
+ROUNDS, HALF, SAME = 30, 2, 1e-2
+FEWEST, MOST, CURVED = 2, 6, 3
+# Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
+# distance or that of the nearest class.
+RIVALS, FAR = 4, 1.5
+# Steps of the augmented Lagrangian.
+ALMA = 60
+# Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, and from near.
+FAR_SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (10, 0.1, 0.002)
+# The last slide, from the best image of those that needed more than the first rounds.
+POLISH = (20, 0.02, 0.0005)
 
 
-def lipbench(
-    model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor | None = None, lower: Tensor | None = None
-) -> Tensor:
-    """The nearer of `alma` and of `deepfool` followed by `alma`, then `tangent` on it (measured against the peers:
-    benchmarks/attacks.md).
+Plan = tuple[int, float, float]
+
+
+@minimum_distance
+def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = None) -> Tensor:
+    """Several starting points, a slide along the boundary from each, and a last one from the best.
+
+    One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
+    ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
+    kind: DeepFool to each of the nearest classes, an augmented Lagrangian, oscillation around the boundary from x and
+    from noise, DeepFool in few pixels, a part of the best perturbation. An image leaves the search when enough rounds
+    have ended in the same minimum.
 
     Args:
-        start, lower: as in `minimum_distance`.
+        start: images to begin at as well; None: a cold start.
     """
-    return _search(model, x, y, start=start, lower=lower)
+    best = _Best(x, start)
+
+    def add(rows: Tensor, images: Tensor, plan: Plan, known: Tensor | None = None) -> None:
+        if len(rows):
+            steps, first, last = plan
+            found = slide(model, x[rows], y[rows], images, steps=steps, first_reach=first, last_reach=last, known=known)
+            best.add(rows, *found)
+
+    if start is not None:
+        rows = best.distance.isfinite().nonzero()[:, 0]
+        add(rows, best.images[rows], NEAR_SLIDE)
+    for explore, plan in islice(_rounds(model, x, y, best), ROUNDS):
+        rows, images = explore()
+        add(rows, images, plan, best.distance[rows])
+    rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
+    add(rows, best.images[rows], POLISH)
+    return best.images
+
+
+class _Best:
+    """The nearest image of each so far, and how often a round ended as near."""
+
+    def __init__(self, x: Tensor, start: Tensor | None):
+        self.images = x.clone() if start is None else start.clone()
+        self.distance = unit(self.images - x)[1]
+        self.distance = self.distance.where(self.distance > 0, torch.inf)
+        self.rounds = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self.same = torch.zeros_like(self.rounds)
+        self.needed = torch.full_like(self.rounds, FEWEST)
+
+    def rows(self) -> Tensor:
+        """The images whose best minimum was not found often enough to be trusted."""
+        return ((self.same < self.needed) | (HALF * self.same < self.rounds)).nonzero()[:, 0]
+
+    def expect(self, linear: Tensor) -> None:
+        """The less the linearised distance [N] says about the best one, the more often its minimum has to be found:
+        twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
+        """
+        ratio = self.distance / linear
+        curved = (FEWEST + CURVED * (torch.maximum(ratio, 0.5 / ratio) - 1)).nan_to_num(nan=MOST)
+        self.needed = curved.clamp(FEWEST, MOST).floor().long()
+
+    def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
+        """What a round found for these rows."""
+        known = self.distance[rows]
+        nearer = distance < known
+        self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
+        gain = distance < (1 - SAME) * known
+        same = (distance <= (1 + SAME) * known) & distance.isfinite()
+        self.same[rows] = torch.where(gain, 1, self.same[rows] + same.long())
+        self.rounds[rows] += (distance <= HOPELESS * known).long()
+
+
+# A function that gives rows and images to slide from, and the slide.
+Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan]
+
+
+def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Round]:
+    """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
+
+    def towards(place: int) -> tuple[Tensor, Tensor]:
+        near = reached[:, place] <= FAR * torch.maximum(best.distance, reached[:, 0])
+        rows = near.nonzero()[:, 0]
+        share = 0.3 if place else 1.0
+        return rows, approach(model, x[rows], y[rows], steps=15, share=share, rival=order[rows, place])
+
+    def few_pixels(draw: int) -> tuple[Tensor, Tensor]:
+        rows = best.rows()
+        pixels = uniform(key[rows], shape, draw).to(x) < 0.2
+        return rows, approach(model, x[rows], y[rows], steps=15, share=0.5, pixels=pixels)
+
+    def noise(draw: int, length: float) -> tuple[Tensor, Tensor]:
+        rows = best.rows()
+        direction, _ = unit(normal(key[rows], shape, draw).to(x))
+        known = best.distance[rows]
+        known = known.where(known.isfinite(), 0.1 * x[0].numel() ** 0.5)
+        start = (x[rows] + per_image(length * known, x) * direction).clamp(0, 1)
+        return rows, oscillate(model, x[rows], y[rows], steps=20, start=start)
+
+    def part(draw: int) -> tuple[Tensor, Tensor]:
+        rows = best.rows()
+        chosen = uniform(key[rows], shape, draw).to(x) < 0.5
+        return rows, torch.where(chosen, best.images[rows], x[rows])
+
+    def lagrangian() -> tuple[Tensor, Tensor]:
+        return every, descend(model, x, y, steps=ALMA)
+
+    def cold() -> tuple[Tensor, Tensor]:
+        rows = best.rows()
+        return rows, oscillate(model, x[rows], y[rows], steps=20)
+
+    every = torch.arange(len(x), device=x.device)
+    order, reached = rivals(model, x, y, 9)
+    key, shape = keys(x, 0), tuple(x.shape[1:])
+    yield partial(towards, 0), (10, 0.5, 0.005)
+    best.expect(reached[:, 0])
+    yield lagrangian, NEAR_SLIDE
+    for place in range(1, min(RIVALS, order.shape[1])):
+        yield partial(towards, place), FAR_SLIDE
+    yield cold, FAR_SLIDE
+    for draw in count():
+        if not len(best.rows()):
+            break
+        yield partial(noise, 3 * draw, 2.0 if draw % 2 == 0 else 0.5), FAR_SLIDE
+        yield partial(few_pixels, 3 * draw + 1), FAR_SLIDE
+        if draw % 3 == 2:
+            yield partial(part, 3 * draw + 2), FAR_SLIDE

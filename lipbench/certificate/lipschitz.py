@@ -1,6 +1,6 @@
 """`lipschitz`: a sound upper bound of a network's Lipschitz constant, from the weights it really has.
 
-Rules are found by the exact type of a module. Whatever is not known exactly is unknown: a subclass, a hook, a live
+Rules are found by the exact type of a module. All that is not known exactly is unknown: a subclass, a hook, a live
 parametrization, a module in training mode. Its bound is infinite, its certificate 0, and `layerwise` says why.
 """
 
@@ -126,7 +126,7 @@ class Lipschitz:
                 bounds += found
             return bounds, shape
         if shape is None:
-            earlier = Unbounded("the shape of its input is unknown", "mend the layers before it, which comes first")
+            earlier = Unbounded("its shape is unknown because an earlier layer has no bound", "fix that one first")
             return [_refused(name, module, earlier)], None
         bound, out = self._leaf(module, shape)
         return [_refused(name, module, bound) if isinstance(bound, Unbounded) else LayerBound(name, kind, bound)], out

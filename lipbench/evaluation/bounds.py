@@ -46,6 +46,7 @@ class Judged:
         why_not_float64: why the network as deployed judged the images of an attack alone, or the last of them; "" where
             the float64 weights judged all.
         flags: what its images and distances show.
+        backward_passes: gradients through the network, per image judged.
     """
 
     table: pd.DataFrame
@@ -54,6 +55,7 @@ class Judged:
     passes: float
     why_not_float64: str = ""
     flags: tuple[Flag, ...] = ()
+    backward_passes: float = 0.0
 
     @property
     def name(self) -> str:
@@ -155,7 +157,15 @@ def attack_images(
     seconds, adversarial = time.perf_counter() - started, torch.cat(found)
     side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
     table = _table(y, predictions, name, side, norms.distances(given.cpu(), adversarial, torch.cat(lengths).cpu()))
-    return Judged(table, adversarial, seconds, handed.passes / max(1, len(x)), classifier.why_not)
+    count = max(1, len(x))
+    return Judged(
+        table,
+        adversarial,
+        seconds,
+        handed.passes / count,
+        classifier.why_not,
+        backward_passes=handed.backward_passes / count,
+    )
 
 
 def _lengths(wrong: Callable[[Tensor, Tensor], Tensor], x: Tensor, given: Tensor, y: Tensor, found: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ def _baked(model: nn.Module, images: Tensor, batch_size: int = MOST) -> Iterator
     with same_random_numbers():
         try:
             copied: nn.Module | None = duplicate(model)
-        except Exception:  # whatever a user's module raises
+        except Exception:  # a user's module can raise anything
             copied = None
         with undisturbed(model):
             if copied is None:

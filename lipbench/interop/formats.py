@@ -47,7 +47,7 @@ def check(formats: Sequence[str], batch: Batch) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's log and its own deprecated calls: whoever exports can do nothing about them."""
+    """Without the exporter's log and its own deprecated calls: users can do nothing about them."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -94,7 +94,7 @@ class Experiment:
     progress: bool = True
 
     def run(self) -> dict[str, Any]:
-        """Makes the network, certifies and attacks it as far as that is not there yet, and writes the summary and the
+        """Makes the network, certifies and attacks it where tables are missing, and writes the summary and the
         manifest. A finished run is left as it is; where files of it are damaged, they are made again.
 
         Returns:

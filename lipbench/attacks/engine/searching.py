@@ -25,7 +25,7 @@ FINISHED = 1e-3
 
 
 def minimum_distance(core: Attack) -> Attack:
-    """Makes an attack of a search: `core(model, x, y, **options) -> images`, of whatever quality, for images that are
+    """Makes an attack of a search: `core(model, x, y, **options) -> images`, good or not, for images that are
     classified as y.
 
     The attack takes `start` and `lower` besides the options of the search:
@@ -123,7 +123,7 @@ def usable(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
 
 
 def _open(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, lower: Tensor | None) -> Tensor:
-    """Whose distance is not known yet, bool [N]."""
+    """Images still to be attacked, bool [N]: labelled right, and not finished by a certificate."""
     judge = Judge(model)
     with torch.no_grad():
         logits = logits_of(model, x)

@@ -15,7 +15,7 @@ except (ImportError, RuntimeError) as error:  # torchvision, which it imports, r
         "adv-lib",
         "adv-lib",
         error,
-        " (it builds with setuptools < 80 only, and imports torchvision and visdom: see docs/peers.md)",
+        " (it builds with setuptools < 80 only, and imports torchvision and visdom: see docs/other_libraries.md)",
     ) from error
 
 

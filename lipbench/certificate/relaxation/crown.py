@@ -112,7 +112,7 @@ class Relaxed:
         self.error = error
 
     def lower(self, objective: Tensor) -> tuple[Tensor, Tensor]:
-        """Below every <objective, logits> on the ball, whatever rounding does, [N, m]; and the slopes of the bounds.
+        """Below every <objective, logits> on the ball, rounding included, [N, m]; and the slopes of the bounds.
 
         Args:
             objective: [N, m, K].

@@ -1,4 +1,4 @@
-"""Rules for layers whose constant is the same whatever their input: permutations, fixed slopes, neutral layers."""
+"""Rules for layers whose constant is the same for every input: permutations, fixed slopes, neutral layers."""
 
 import math
 

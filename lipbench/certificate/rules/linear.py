@@ -172,7 +172,7 @@ def _dense_is_small(layer: nn.Conv2d, size: tuple[int, int]) -> bool:
 @rounding.register(nn.Linear)
 @rounding.register(nn.Conv2d)
 def weighted(layer: nn.Linear | nn.Conv2d, shape: Shape, constant: float) -> Step:
-    """One dot product per output, whatever pads the image: products with zeros are exact."""
+    """One dot product per output, for any padding: products with zeros are exact."""
     absolute = magnitudes(layer)
     terms = layer.weight[0].numel() + (layer.bias is not None)
     largest = float(absolute.weight.max()) if absolute.weight.numel() else 0.0

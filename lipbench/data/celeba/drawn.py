@@ -1,6 +1,6 @@
 """Faces drawn from random parameters, written in exactly CelebA's layout. They are drawn: no photographs, no persons.
 
-So whatever reads CelebA runs and is tested where CelebA cannot be had. Results on them say nothing of CelebA.
+So everything that reads CelebA runs and is tested where CelebA cannot be had. Results on them say nothing of CelebA.
 """
 
 from __future__ import annotations
