@@ -123,15 +123,17 @@ def test_summary_of_a_known_table():
     assert summary["attacked_images"] == 3
     assert summary["certified_accuracy"] == {"0.55": 0.5}
     assert summary["robust_accuracy"] == {"0.55": pytest.approx(2 / 3)}
-    assert summary["median_certificate"] == 0.75
+    assert summary["median_certificate"] == 0.5, "of the attacked images, as the median distance"
+    attacks_nothing = example()[example()["side"] == "lower"]
+    assert summarize(attacks_nothing, [0.55])["median_certificate"] == 0.75, "of all images"
     assert summary["mean_distance"] == pytest.approx(0.6)
     assert summary["tightness"] == pytest.approx(1.2)
 
 
 def test_summary_of_other_norms_changes_nothing_in_l2():
     summary, alone = summarize(other_norms(), [0.55]), summarize(example(), [0.55])
-    assert summary["linf"] == {"median_certificate": pytest.approx(0.075), "median_distance": 0.3}
-    assert summary["l1"] == {"median_certificate": 0.75, "median_distance": 4.0}
+    assert summary["linf"] == {"median_certificate": pytest.approx(0.05), "median_distance": 0.3}
+    assert summary["l1"] == {"median_certificate": 0.5, "median_distance": 4.0}
     # A table from before there were other norms.
     assert alone["linf"] == alone["l1"] == {"median_certificate": None, "median_distance": None}
     assert {k: v for k, v in summary.items() if k not in ("linf", "l1")} == {
