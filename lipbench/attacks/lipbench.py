@@ -18,8 +18,10 @@ from lipbench.randomness import keys, normal, uniform
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
 # distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
 # rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
-ROUNDS, HALF, SAME = 30, 2, 1e-2
-FEWEST, MOST, CURVED = 2, 6, 3
+ROUNDS, HALF = 30, 2
+# On straight boundaries (the fewest rounds) many minima differ by a percent or two: more rounds would gain as little.
+SAME, STRAIGHT = 1e-2, 3e-2
+FEWEST, MOST, CURVED = 2, 6, 4
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
@@ -86,7 +88,7 @@ class _Best:
         twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
         """
         ratio = self.distance / linear
-        curved = (FEWEST + CURVED * (torch.maximum(ratio, 0.5 / ratio) - 1)).nan_to_num(nan=MOST)
+        curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio - 1) - 1)).nan_to_num(nan=MOST)
         self.needed = curved.clamp(FEWEST, MOST).floor().long()
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
@@ -94,8 +96,9 @@ class _Best:
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
-        gain = distance < (1 - SAME) * known
-        same = (distance <= (1 + SAME) * known) & distance.isfinite()
+        close = torch.where(self.needed[rows] > FEWEST, SAME, STRAIGHT)
+        gain = distance < (1 - close) * known
+        same = (distance <= (1 + close) * known) & distance.isfinite()
         self.same[rows] = torch.where(gain, 1, self.same[rows] + same.long())
         self.rounds[rows] += (distance <= HOPELESS * known).long()
 
