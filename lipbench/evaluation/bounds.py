@@ -151,17 +151,10 @@ def attack_images(
             found.append(returned.cpu())
             bar.update(len(xs))
     seconds, adversarial = time.perf_counter() - started, torch.cat(found)
-    side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
+    side = "upper" if wrong is judge else "upper_float32"
     table = _table(y, predictions, name, side, norms.distances(given.cpu(), adversarial, torch.cat(lengths).cpu()))
-    count = max(1, len(x))
-    return Judged(
-        table,
-        adversarial,
-        seconds,
-        handed.passes / count,
-        classifier.why_not,
-        backward_passes=handed.backward_passes / count,
-    )
+    passes = [count / max(1, len(x)) for count in (handed.passes, handed.backward_passes)]
+    return Judged(table, adversarial, seconds, passes[0], classifier.why_not, backward_passes=passes[1])
 
 
 def _lengths(wrong: Callable[[Tensor, Tensor], Tensor], x: Tensor, given: Tensor, y: Tensor, found: Tensor) -> Tensor:

@@ -27,19 +27,15 @@ def slide(
     memory: float = 0.5,
     known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sequential projection of x on the linearised boundary, with a shrinking trust region and averaged normals.
-
-    One forward and one backward pass a step. At a minimum the image is its own projection. Where the boundary has an
-    edge, as those of piecewise linear networks have everywhere, single normals would throw it from side to side:
-    averaged ones settle on the edge.
+    """Sequential projection of x on the linearised boundary, with a shrinking trust region and averaged normals: single
+    ones throw the image from side to side where the boundary has an edge. One forward and one backward pass a step.
 
     Args:
         start: images [N, C, H, W] to begin at, near the boundary or not.
         steps: at most; an image that has stopped moving is removed from the batch.
         first_reach, last_reach: longest step, relative to the distance from x: a number, or one per image.
         memory: weight of the earlier normals in the average.
-        known: distances [N] known already. An image that after a third of its steps is not within HOPELESS of that
-            is given up.
+        known: distances [N] known already; an image HOPELESS times as far after a third of its steps is given up.
 
     Returns:
         the image with the smallest estimated distance, not necessarily adversarial, and that estimate [N], inf where no
@@ -58,12 +54,8 @@ def slide(
         distance, estimated = _estimate(origin, here, normal, value)
         better = estimated < estimate[rows]
         estimate[rows[better]], best[rows[better]] = estimated[better], here[better]
-        mean, _ = unit(memory * average[rows] + (1 - memory) * normal)
-        average[rows] = mean
-        # Along the mean normal the margin falls slower than along its own.
-        agreement = (mean * normal).flatten(1).sum(1).clamp_min(1e-2)
-        level = (mean * here).flatten(1).sum(1) - value / agreement
-        move = onto_halfspace(origin, mean, level) - here
+        average[rows], _ = unit(memory * average[rows] + (1 - memory) * normal)
+        move = _projection(origin, here, value, normal, average[rows]) - here
         length = move.flatten(1).norm(dim=1)
         scale = distance.where(distance > 0, length)
         allowed = first[rows] * (last[rows] / first[rows]) ** (step / max(1, steps - 1)) * scale
@@ -74,6 +66,13 @@ def slide(
         if known is not None and step == steps // 3:
             rows = rows[estimate[rows] <= HOPELESS * known[rows]]
     return best, estimate
+
+
+def _projection(x: Tensor, z: Tensor, value: Tensor, normal: Tensor, mean: Tensor) -> Tensor:
+    """x projected on the plane through the boundary near z that has the mean normal."""
+    # Along the mean normal the margin falls slower than along its own.
+    agreement = (mean * normal).flatten(1).sum(1).clamp_min(1e-2)
+    return onto_halfspace(x, mean, (mean * z).flatten(1).sum(1) - value / agreement)
 
 
 def margin_in_distance(model: Classifier, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
