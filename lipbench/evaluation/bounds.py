@@ -141,8 +141,7 @@ def attack_images(
     judge, handed = Judge(classifier), Classifier(classifier)
     wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
     with Progress(name, len(x), show=progress) as bar:
-        for xs, gs, ys, ls in batches:
-            # Copies of the images: the attack may overwrite what it gets.
+        for xs, gs, ys, ls in batches:  # copies of the images: the attack may overwrite what it gets
             with undisturbed(handed), named("attack", name):
                 answer = attack(handed, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
             returned = checked_images(name, answer, xs)
@@ -153,7 +152,7 @@ def attack_images(
     seconds, adversarial = time.perf_counter() - started, torch.cat(found)
     side = "upper" if wrong is judge else "upper_float32"
     table = _table(y, predictions, name, side, norms.distances(given.cpu(), adversarial, torch.cat(lengths).cpu()))
-    passes = [count / max(1, len(x)) for count in (handed.passes, handed.backward_passes)]
+    passes = (handed.passes / max(1, len(x)), handed.backward_passes / max(1, len(x)))
     return Judged(table, adversarial, seconds, passes[0], classifier.why_not, backward_passes=passes[1])
 
 
