@@ -13,6 +13,7 @@ from lipbench.attacks.engine.approaching import approach, oscillate, rivals
 from lipbench.attacks.engine.sliding import HOPELESS, slide
 from lipbench.geometry import per_image, unit
 from lipbench.judge import Classifier
+from lipbench.margins import margin
 from lipbench.randomness import keys, normal, uniform
 
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
@@ -55,7 +56,7 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
         if len(rows):
             steps, first, last = plan
             found = slide(model, x[rows], y[rows], images, steps=steps, first_reach=first, last_reach=last, known=known)
-            best.add(rows, *found)
+            best.add(rows, found[0], _confirmed(model, x[rows], y[rows], *found))
 
     if start is not None:
         rows = best.distance.isfinite().nonzero()[:, 0]
@@ -66,6 +67,22 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
     rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
     add(rows, best.images[rows], POLISH)
     return best.images
+
+
+@torch.no_grad()
+def _confirmed(model: Classifier, x: Tensor, y: Tensor, images: Tensor, estimate: Tensor) -> Tensor:
+    """The estimated distances [N] where an image at that distance on the ray, or a little beyond the image itself, is
+    misclassified, else inf: near a saturated unit a linearisation can promise a boundary that is not there.
+    """
+    ray, length = unit(images - x)
+    result = torch.full_like(estimate, torch.inf)
+    for distance in (estimate, length):
+        rows = (result.isinf() & estimate.isfinite()).nonzero()[:, 0]
+        if len(rows):
+            reach = per_image(1.005 * distance[rows], x)
+            wrong = margin(model((x[rows] + reach * ray[rows]).clamp(0, 1)), y[rows]) < 0
+            result[rows[wrong]] = distance[rows[wrong]]
+    return result
 
 
 class _Best:
