@@ -13,13 +13,16 @@ from lipbench.attacks.engine.approaching import approach, oscillate, rivals
 from lipbench.attacks.engine.sliding import HOPELESS, slide
 from lipbench.geometry import per_image, unit
 from lipbench.judge import Classifier
+from lipbench.margins import margin
 from lipbench.randomness import keys, normal, uniform
 
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
 # distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
 # rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
-ROUNDS, HALF, SAME = 30, 2, 1e-2
-FEWEST, MOST, CURVED = 2, 6, 3
+ROUNDS, HALF = 30, 2
+# On straight boundaries (the fewest rounds) many minima differ by a percent or two: more rounds would gain as little.
+SAME, STRAIGHT = 1e-2, 3e-2
+FEWEST, MOST, CURVED = 2, 6, 4
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
@@ -53,7 +56,7 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
         if len(rows):
             steps, first, last = plan
             found = slide(model, x[rows], y[rows], images, steps=steps, first_reach=first, last_reach=last, known=known)
-            best.add(rows, *found)
+            best.add(rows, found[0], _confirmed(model, x[rows], y[rows], *found))
 
     if start is not None:
         rows = best.distance.isfinite().nonzero()[:, 0]
@@ -64,6 +67,22 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
     rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
     add(rows, best.images[rows], POLISH)
     return best.images
+
+
+@torch.no_grad()
+def _confirmed(model: Classifier, x: Tensor, y: Tensor, images: Tensor, estimate: Tensor) -> Tensor:
+    """The estimated distances [N] where an image at that distance on the ray, or a little beyond the image itself, is
+    misclassified, else inf: near a saturated unit a linearisation can promise a boundary that is not there.
+    """
+    ray, length = unit(images - x)
+    result = torch.full_like(estimate, torch.inf)
+    for distance in (estimate, length):
+        rows = (result.isinf() & estimate.isfinite()).nonzero()[:, 0]
+        if len(rows):
+            reach = per_image(1.005 * distance[rows], x)
+            wrong = margin(model((x[rows] + reach * ray[rows]).clamp(0, 1)), y[rows]) < 0
+            result[rows[wrong]] = distance[rows[wrong]]
+    return result
 
 
 class _Best:
@@ -86,7 +105,7 @@ class _Best:
         twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
         """
         ratio = self.distance / linear
-        curved = (FEWEST + CURVED * (torch.maximum(ratio, 0.5 / ratio) - 1)).nan_to_num(nan=MOST)
+        curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio - 1) - 1)).nan_to_num(nan=MOST)
         self.needed = curved.clamp(FEWEST, MOST).floor().long()
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
@@ -94,8 +113,9 @@ class _Best:
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
-        gain = distance < (1 - SAME) * known
-        same = (distance <= (1 + SAME) * known) & distance.isfinite()
+        close = torch.where(self.needed[rows] > FEWEST, SAME, STRAIGHT)
+        gain = distance < (1 - close) * known
+        same = (distance <= (1 + close) * known) & distance.isfinite()
         self.same[rows] = torch.where(gain, 1, self.same[rows] + same.long())
         self.rounds[rows] += (distance <= HOPELESS * known).long()
 

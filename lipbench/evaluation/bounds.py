@@ -145,8 +145,7 @@ def attack_images(
     judge, handed = Judge(classifier), Classifier(classifier)
     wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
     with Progress(name, len(x), show=progress) as bar:
-        for xs, gs, ys, ls in batches:
-            # Copies of the images: the attack may overwrite what it gets.
+        for xs, gs, ys, ls in batches:  # copies of the images: the attack may overwrite what it gets
             with undisturbed(handed), named("attack", name):
                 answer = attack(handed, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
             returned = checked_images(name, answer, xs)
@@ -155,17 +154,10 @@ def attack_images(
             found.append(returned.cpu())
             bar.update(len(xs))
     seconds, adversarial = time.perf_counter() - started, torch.cat(found)
-    side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
+    side = "upper" if wrong is judge else "upper_float32"
     table = _table(y, predictions, name, side, norms.distances(given.cpu(), adversarial, torch.cat(lengths).cpu()))
-    count = max(1, len(x))
-    return Judged(
-        table,
-        adversarial,
-        seconds,
-        handed.passes / count,
-        classifier.why_not,
-        backward_passes=handed.backward_passes / count,
-    )
+    passes = (handed.passes / max(1, len(x)), handed.backward_passes / max(1, len(x)))
+    return Judged(table, adversarial, seconds, passes[0], classifier.why_not, backward_passes=passes[1])
 
 
 def _lengths(wrong: Callable[[Tensor, Tensor], Tensor], x: Tensor, given: Tensor, y: Tensor, found: Tensor) -> Tensor:

@@ -27,53 +27,51 @@ def slide(
     memory: float = 0.5,
     known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sequential projection of x on the linearised boundary, with a shrinking trust region and averaged normals.
-
-    One forward and one backward pass a step. At a minimum the image is its own projection. Where the boundary has an
-    edge, as those of piecewise linear networks have everywhere, single normals would throw it from side to side:
-    averaged ones settle on the edge.
+    """Sequential projection of x on the linearised boundary, with a shrinking trust region and averaged normals: single
+    ones throw the image from side to side where the boundary has an edge. One forward and one backward pass a step.
 
     Args:
-        start: images [N, C, H, W] to begin at, near the boundary or not.
+        start: images [N, C, H, W] to begin at, N >= 1.
         steps: at most; an image that has stopped moving is removed from the batch.
         first_reach, last_reach: longest step, relative to the distance from x: a number, or one per image.
         memory: weight of the earlier normals in the average.
-        known: distances [N] known already. An image that after a third of its steps is not within HOPELESS of that
-            is given up.
+        known: distances [N] known already; an image HOPELESS times as far after a third of its steps is given up.
 
     Returns:
-        the image with the smallest estimated distance, not necessarily adversarial, and that estimate [N], inf where no
-        image came near the boundary. The estimate is the distance at which the linearised margin vanishes on the ray.
+        the image with the smallest estimated distance, adversarial or not, and that estimate [N]: the distance at which
+        the linearised margin vanishes on the ray, inf where no image came near the boundary.
     """
-    z, best = start.clone(), start.clone()
-    estimate = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    z, best, estimate = start.clone(), start.clone(), x.new_full((len(x),), torch.inf)
     first, last = (torch.as_tensor(reach).to(x).expand(len(x)) for reach in (first_reach, last_reach))
     average, still = torch.zeros_like(x), torch.zeros(len(x), dtype=torch.long, device=x.device)
     rows = torch.arange(len(x), device=x.device)
     for step in range(steps):
-        if not len(rows):
-            break
         here, origin = z[rows], x[rows]
         value, normal = margin_in_distance(model, here, y[rows])
         distance, estimated = _estimate(origin, here, normal, value)
         better = estimated < estimate[rows]
         estimate[rows[better]], best[rows[better]] = estimated[better], here[better]
-        mean, _ = unit(memory * average[rows] + (1 - memory) * normal)
-        average[rows] = mean
-        # Along the mean normal the margin falls slower than along its own.
-        agreement = (mean * normal).flatten(1).sum(1).clamp_min(1e-2)
-        level = (mean * here).flatten(1).sum(1) - value / agreement
-        move = onto_halfspace(origin, mean, level) - here
+        average[rows], _ = unit(memory * average[rows] + (1 - memory) * normal)
+        move = _projection(origin, here, value, normal, average[rows]) - here
         length = move.flatten(1).norm(dim=1)
-        scale = distance.where(distance > 0, length)
-        allowed = first[rows] * (last[rows] / first[rows]) ** (step / max(1, steps - 1)) * scale
+        reach = first[rows] * (last[rows] / first[rows]) ** (step / max(1, steps - 1))
+        allowed = reach * distance.where(distance > 0, length)
         share = (allowed / length.where(length > 0, torch.inf)).clamp(max=1)
         z[rows] = (here + per_image(share, here) * move).clamp(0, 1)
         still[rows] = torch.where(length < UNMOVED * distance, still[rows] + 1, 0)
         rows = rows[still[rows] < STILL]
         if known is not None and step == steps // 3:
             rows = rows[estimate[rows] <= HOPELESS * known[rows]]
+        if not len(rows):
+            break
     return best, estimate
+
+
+def _projection(x: Tensor, z: Tensor, value: Tensor, normal: Tensor, mean: Tensor) -> Tensor:
+    """x projected on the plane through the boundary near z that has the mean normal."""
+    # Along the mean normal the margin falls slower than along its own.
+    agreement = (mean * normal).flatten(1).sum(1).clamp_min(1e-2)
+    return onto_halfspace(x, mean, (mean * z).flatten(1).sum(1) - value / agreement)
 
 
 def margin_in_distance(model: Classifier, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
