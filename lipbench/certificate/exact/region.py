@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lipbench.certificate.relaxation.crown import TINY, UNIT, Relaxed, largest_width
-from lipbench.certificate.relaxation.piecewise import Affine, Step
+from lipbench.certificate.relaxation.piecewise import Affine, Kinks, Step
 
 Array = np.ndarray
 
@@ -151,7 +151,9 @@ class _Walk:
             return
         assert limits is not None
         low, high = limits
-        inner = self.now if step.inner is None else self._times(step.inner.numpy(), self.now)
+        # What rounding adds here, and what becomes of the errors of the inputs, are counted apart.
+        known = replace(self.now, error=np.zeros(len(self.now.shift)))
+        inner = known if step.inner is None else self._times(step.inner.numpy(), known)
         active, open_ = low >= 0, (low < 0) & (high > 0)
         rows = np.where(active[:, None], inner.rows, 0.0)
         places = self._next + np.arange(open_.sum())
@@ -159,15 +161,30 @@ class _Walk:
         self._next += len(places)
         self.upper[places] = high[open_]
         risen = _Expressions(rows, np.where(active, inner.shift, 0.0), np.where(active, inner.error, 0.0))
-        self.open.append(_Expressions(inner.rows[open_], inner.shift[open_], inner.error[open_]))
+        reached, entering = self._reached(step, active)
+        self.open.append(_Expressions(inner.rows[open_], inner.shift[open_], (inner.error + entering)[open_]))
         self.low.append(low[open_])
         self.high.append(high[open_])
         risen = risen if step.rise is None else self._times(step.rise.numpy(), risen)
         if step.direct is not None:
-            direct = self._times(step.direct.numpy(), self.now)
+            direct = self._times(step.direct.numpy(), known)
             error = direct.error + risen.error + self.unit * (self.size(direct) + self.size(risen))
             risen = _Expressions(direct.rows + risen.rows, direct.shift + risen.shift, error)
-        self.now = risen
+        self.now = replace(risen, error=risen.error + reached)
+
+    def _reached(self, step: Kinks, active: Array) -> tuple[Array, Array]:
+        """What the errors of a step's inputs are in its outputs, [m], and in what goes into its relus, [k].
+
+        Once its sign is known a relu is linear, and an open one is a variable without error. So no error grows in
+        max(a, b) = b + relu(a - b), which has three terms: a sort is many of them, one after another.
+        """
+        inner = np.eye(len(active)) if step.inner is None else step.inner.numpy()
+        rise = np.eye(len(active)) if step.rise is None else step.rise.numpy()
+        matrix, size = rise[:, active] @ inner[active], abs(rise) @ abs(inner)
+        if step.direct is not None:
+            matrix, size = matrix + step.direct.numpy(), size + abs(step.direct.numpy())
+        error = self.now.error * (1 + self.unit)
+        return (abs(matrix) + self.unit * size) @ error, abs(inner) @ error
 
     def _times(self, weight: Array, known: _Expressions, bias: Any = 0.0) -> _Expressions:
         """weight known + bias; products are rounded in whatever order."""
