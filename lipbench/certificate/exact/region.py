@@ -91,13 +91,16 @@ class Region:
         return rows, np.concatenate((self.levels, over, chord))
 
 
-def region(steps: Sequence[Step], x: Array, radius: float, own: int, other: int, most: int) -> Region | None:
+def region(
+    steps: Sequence[Step], x: Array, radius: float, own: int, other: int, most: int, margin: float = 0.0
+) -> Region | None:
     """Of the images of [0, 1]^n within the radius of x whose logit `other` is not below the logit `own`, in float64
     arithmetic of any order. None where more relus are open than `most`.
 
     Args:
         steps: what `steps_of` gives.
         x: [n] float64.
+        margin: of images whose logit `other` is larger by so much.
     """
     relaxed = Relaxed(steps, torch.from_numpy(x)[None], torch.tensor([radius], dtype=torch.float64))
     ranges = [(low[0].numpy(), high[0].numpy()) for low, high in relaxed.ranges]
@@ -115,8 +118,8 @@ def region(steps: Sequence[Step], x: Array, radius: float, own: int, other: int,
     cut = (logits.rows[own] - logits.rows[other])[None]
     # What the forward pass of whoever judges may round, and what this expression has rounded.
     float64 = float(relaxed.error[0, own] + relaxed.error[0, other])
-    level = -(logits.shift[own] - logits.shift[other]) + float64 + logits.error[own] + logits.error[other]
-    level += unit * (abs(logits.shift[own]) + abs(logits.shift[other]) + float(walk.size(logits)[[own, other]].sum()))
+    level = -(logits.shift[own] - logits.shift[other]) - margin + float64 + logits.error[own] + logits.error[other]
+    level += unit * (abs(logits.shift[own]) + abs(logits.shift[other]) + margin + float(walk.size(logits)[[own, other]].sum()))
     open_ = _joined(walk.open) if walk.open else _Expressions(np.zeros((0, len(x))), np.zeros(0), np.zeros(0))
     low, high = (np.concatenate([*parts, np.zeros(0)]) for parts in (walk.low, walk.high))
     return Region(open_.rows, open_.shift, open_.error, low, high, cut, np.array([level]), walk.lower, walk.upper)
