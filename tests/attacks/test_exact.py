@@ -129,13 +129,15 @@ def test_convolutions_max_pooling_and_ten_classes() -> None:
     model = nn.Sequential(
         *(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 4, 1), GroupSort(4)),
         *(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 10)),
-    ).eval()
-    x = torch.rand(4, 1, 4, 4)
+    )
+    model, x = model.eval().double(), torch.rand(4, 1, 4, 4, dtype=torch.float64)
     with torch.no_grad():
         model[-1].bias -= model(x).mean(0)  # several labels, so that there are adversarial images
     y = model(x).argmax(1)
     assert len(set(y.tolist())) > 1
+    before = x.clone()
     found = exact(model, x, y, seconds=20)
+    assert torch.equal(x, before)  # float64 images are not changed in place
     assert (found.lower > 0).all()
     assert found.upper.isfinite().all()
     assert (found.upper <= found.lower * CLOSE + 1e-6).all()

@@ -90,7 +90,7 @@ def solve(
     logits = model(x.clone())
     check_labels(y, logits.shape[1])
     rows = (logits.argmax(1) == y).nonzero()[:, 0]
-    lower, points = torch.zeros(len(x), dtype=torch.float64, device=x.device), x.double()
+    lower, points = torch.zeros(len(x), dtype=torch.float64, device=x.device), x.double().clone()
     with progress(len(rows)) as bar:
         for i in rows.tolist():
             first = None if start is None else start[i]
