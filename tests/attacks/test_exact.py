@@ -22,6 +22,7 @@ from lipbench.certificate.exact import program
 from lipbench.certificate.exact.program import dual, minimise
 from lipbench.certificate.exact.region import region
 from lipbench.certificate.exact.solve import certify_exact
+from lipbench.certificate.relaxation.crown import Relaxed
 from lipbench.certificate.relaxation.piecewise import steps_of
 
 PLANE = (1, 1, 2)
@@ -194,7 +195,8 @@ def test_the_bound_of_any_multipliers_is_below_every_image_of_the_region() -> No
     lengths = (wrong - x.double()).flatten(1).norm(dim=1)
     least, radius = float(lengths.min()) ** 2, 1.2 * float(lengths.min())
     wrong = wrong[lengths < radius]
-    whole = region(steps, x.double().flatten().numpy(), radius, own, 1 - own, 100)
+    ball = Relaxed(steps, x.double().flatten(1), torch.tensor([radius], dtype=torch.float64))
+    whole = region(ball, own, 1 - own, 100)
     assert whole is not None
     assert len(whole.low) >= 3
     rows, sides = whole.rows()

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from lipbench.certificate.relaxation.crown import TINY, UNIT, Relaxed, largest_width
 from lipbench.certificate.relaxation.piecewise import Affine, Kinks, Step
@@ -91,18 +90,15 @@ class Region:
         return rows, np.concatenate((self.levels, over, chord))
 
 
-def region(
-    steps: Sequence[Step], x: Array, radius: float, own: int, other: int, most: int, margin: float = 0.0
-) -> Region | None:
+def region(relaxed: Relaxed, own: int, other: int, most: int, margin: float = 0.0) -> Region | None:
     """Of the images of [0, 1]^n within the radius of x whose logit `other` is not below the logit `own`, in float64
     arithmetic of any order. None where more relus are open than `most`.
 
     Args:
-        steps: what `steps_of` gives.
-        x: [n] float64.
+        relaxed: lines of every relu, over the ball around one image x [n].
         margin: of images whose logit `other` is larger by so much.
     """
-    relaxed = Relaxed(steps, torch.from_numpy(x)[None], torch.tensor([radius], dtype=torch.float64))
+    steps, x, radius = relaxed.steps, relaxed.x[0].numpy(), float(relaxed.radius[0])
     ranges = [(low[0].numpy(), high[0].numpy()) for low, high in relaxed.ranges]
     count = sum(int(((low < 0) & (high > 0)).sum()) for low, high in ranges)
     if count > most:
@@ -119,7 +115,9 @@ def region(
     # What the forward pass of whoever judges may round, and what this expression has rounded.
     float64 = float(relaxed.error[0, own] + relaxed.error[0, other])
     level = -(logits.shift[own] - logits.shift[other]) - margin + float64 + logits.error[own] + logits.error[other]
-    level += unit * (abs(logits.shift[own]) + abs(logits.shift[other]) + margin + float(walk.size(logits)[[own, other]].sum()))
+    level += unit * (
+        abs(logits.shift[own]) + abs(logits.shift[other]) + margin + float(walk.size(logits)[[own, other]].sum())
+    )
     open_ = _joined(walk.open) if walk.open else _Expressions(np.zeros((0, len(x))), np.zeros(0), np.zeros(0))
     low, high = (np.concatenate([*parts, np.zeros(0)]) for parts in (walk.low, walk.high))
     return Region(open_.rows, open_.shift, open_.error, low, high, cut, np.array([level]), walk.lower, walk.upper)

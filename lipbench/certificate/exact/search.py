@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from lipbench.certificate.exact.program import Solution, minimise
 from lipbench.certificate.exact.region import Array, Region, region
 from lipbench.certificate.exact.tightening import tightened
+from lipbench.certificate.relaxation.crown import Relaxed
 from lipbench.certificate.relaxation.piecewise import Step
 
-# Rounds of tightening before the first branch, and of each part after it.
-ROUNDS, PART_ROUNDS = 4, 1
+# Rounds of tightening before the first branch. In the parts after it, tightening takes longer than it saves.
+ROUNDS = 4
 # A part with fewer open relus is branched at once: a program of each relu would take longer.
 FEW = 3
 # A round that raises the bound by less than this share of what is left is the last one.
@@ -24,6 +26,8 @@ GAIN = 0.2
 SHARE = 0.1
 # With more open relus a region is not searched: its program takes a minute.
 MOST = 2000
+# The relus are relaxed again when the radius has shrunk by more than this.
+CLOSER = 0.99
 # The largest computed margin of an image that counts as adversarial, relative to the sizes that were added up. It
 # decides where the search goes, and no bound rests on it.
 FEASIBLE = 1e-9
@@ -66,10 +70,13 @@ def search(
         until: of `time.monotonic`, when the search ends with what is proved by then.
         margin: only images whose other logit is larger by so much count.
     """
+    relaxed = None
     for other in others:
         if found.radius <= 0:
             break
-        root = region(steps, x, found.radius, own, other, MOST, margin) if time.monotonic() < until else None
+        if relaxed is None or found.radius < CLOSER * float(relaxed.radius[0]):
+            relaxed = Relaxed(steps, torch.from_numpy(x)[None], torch.tensor([found.radius], dtype=torch.float64))
+        root = region(relaxed, own, other, MOST, margin) if time.monotonic() < until else None
         if root is None:
             found.lower = 0.0
             break
@@ -93,7 +100,7 @@ class _Search:
             sign = np.arange(len(part.low)) == j
             nothing = np.zeros_like(sign)
             for child in (part.fixed(sign, nothing), part.fixed(nothing, sign)):
-                self._add(child, bound, PART_ROUNDS)
+                self._add(child, bound, 0)
         if self.heap:
             self.found.lower = min(self.found.lower, self.heap[0][0])
 
