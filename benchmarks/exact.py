@@ -25,7 +25,7 @@ def network(options: argparse.Namespace) -> tuple[torch.nn.Module, Dataset]:
     data = digits(keep=(0, 8)) if options.classes == 2 else digits()
     activation = getattr(torch.nn, options.activation, None) or getattr(layers, options.activation)
     constraint = layers.Orthogonal if options.hkr else torch.nn.Identity
-    model = mlp((1, 8, 8), options.classes, options.widths, constraint, activation)
+    model = mlp((1, 8, 8), options.classes, widths=options.widths, constraint=constraint, activation=activation)
     loss, optimizer = (losses.hkr, spectral) if options.hkr else (losses.cross_entropy, adam)
     fit(model, data, loss, optimizer, epochs=15, batch_size=32, progress=False)
     return layers.bake(model).eval(), data
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     model, data = network(options)
     x, y = data.test.images[: options.images].float() / 255, data.test.labels[: options.images]
-    attacked = distance(x, lipbench(Classifier(model), x, y)).numpy()
+    attacked = distance(x, lipbench(Classifier.of(model), x, y)).numpy()
     lower, upper, seconds = [], [], []
     for i in range(len(x)):
         started = time.perf_counter()

@@ -18,6 +18,11 @@ from lipbench.modules import undisturbed
 
 # Steps beyond the boundary, relative to the distance, until both precisions agree that the image is adversarial.
 OUTWARDS = tuple(4.0**k * 1e-9 for k in range(13))
+# Where the region of the adversarial images is so thin that no ray enters it, a second search asks for a margin, relative
+# to the logits.
+MARGINS = (3e-7, 1e-6, 1e-5, 1e-4)
+# An image that is farther than the boundary by a larger share asks for it.
+CLOSE = 1e-5
 
 
 class Exact(NamedTuple):
@@ -55,6 +60,7 @@ def exact(model: nn.Module, x: Tensor, y: Tensor, *, seconds: float = 60.0, gap:
         first = lipbench(classifier, x, y)
         lower, points = solve(classifier.model, x, y, start=first, seconds=seconds, gap=gap)
         images = nearest(x, usable(classifier, x, y, first), _outward(judge, x, points, y))
+        images = _inside(judge, classifier.model, x, y, points, images, seconds=seconds, gap=gap)
         wrong = judge(images, y)
         upper = distance(x, images).where(wrong, torch.inf).masked_fill(judge(x, y), 0.0)
         return Exact(lower, upper, images)
@@ -63,6 +69,28 @@ def exact(model: nn.Module, x: Tensor, y: Tensor, *, seconds: float = 60.0, gap:
 def exact_attack(model: nn.Module, x: Tensor, y: Tensor, *, seconds: float = 60.0, gap: float = 1e-6) -> Tensor:
     """The attack `exact`: the images of `exact`, x itself where none was found."""
     return exact(model, x, y, seconds=seconds, gap=gap).images
+
+
+@torch.no_grad()
+def _inside(
+    judge: Judge, model: nn.Module, x: Tensor, y: Tensor, points: Tensor, images: Tensor, **limits: float
+) -> Tensor:
+    """Nearer images where none of `images` is close to the points of the boundary: those of a search for a margin.
+
+    Args:
+        limits: seconds and gap of `solve`.
+    """
+    images, reached, length = images.clone(), distance(x, points), distance(x, images)
+    rows = ((reached > 0) & ((length == 0) | (length > (1 + CLOSE) * reached))).nonzero()[:, 0]
+    for share in MARGINS:
+        if not len(rows):
+            break
+        margins = share * model(x[rows]).double().abs().amax(1)
+        found = solve(model, x[rows], y[rows], start=images[rows], margins=margins, **limits)[1]
+        inside = _outward(judge, x[rows], found, y[rows])
+        images[rows] = nearest(x[rows], images[rows], inside)
+        rows = rows[(inside == x[rows]).flatten(1).all(1)]
+    return images
 
 
 @torch.no_grad()

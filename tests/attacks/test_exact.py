@@ -22,6 +22,7 @@ from lipbench.certificate.exact import program
 from lipbench.certificate.exact.program import dual, minimise
 from lipbench.certificate.exact.region import region
 from lipbench.certificate.exact.solve import certify_exact
+from lipbench.certificate.relaxation.crown import Relaxed
 from lipbench.certificate.relaxation.piecewise import steps_of
 
 PLANE = (1, 1, 2)
@@ -129,11 +130,17 @@ def test_convolutions_max_pooling_and_ten_classes() -> None:
     model = nn.Sequential(
         *(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 4, 1), GroupSort(4)),
         *(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 10)),
-    ).eval()
-    x = torch.rand(4, 1, 4, 4)
+    )
+    model, x = model.eval().double(), torch.rand(4, 1, 4, 4, dtype=torch.float64)
+    with torch.no_grad():
+        model[-1].bias -= model(x).mean(0)  # several labels, so that there are adversarial images
     y = model(x).argmax(1)
+    assert len(set(y.tolist())) > 1
+    before = x.clone()
     found = exact(model, x, y, seconds=20)
+    assert torch.equal(x, before)  # float64 images are not changed in place
     assert (found.lower > 0).all()
+    assert found.upper.isfinite().all()
     assert (found.upper <= found.lower * CLOSE + 1e-6).all()
     assert torch.equal(found.images.double().sub(x.double()).flatten(1).norm(dim=1), found.upper)
     near = x[:, None].double() + torch.randn(4, 2000, 1, 4, 4, dtype=torch.float64)
@@ -181,20 +188,28 @@ def test_the_bound_of_any_multipliers_is_below_every_image_of_the_region() -> No
     model, x = plane(2, nn.ReLU, seed=2), torch.rand(1, *PLANE)
     own = int(model(x).argmax(1))
     steps = steps_of(model, PLANE)
-    whole = region(steps, x.double().flatten().numpy(), 1.5, own, 1 - own, 100)
-    assert whole is not None
     points = grid(101)
     with torch.no_grad():
         wrong = points[model.double()(points).argmax(1) != own]
     assert len(wrong)
-    least = float((wrong - x.double()).flatten(1).norm(dim=1).min()) ** 2
+    lengths = (wrong - x.double()).flatten(1).norm(dim=1)
+    least, radius = float(lengths.min()) ** 2, 1.2 * float(lengths.min())
+    wrong = wrong[lengths < radius]
+    ball = Relaxed(steps, x.double().flatten(1), torch.tensor([radius], dtype=torch.float64))
+    whole = region(ball, own, 1 - own, 100)
+    assert whole is not None
+    assert len(whole.low) >= 3
     rows, sides = whole.rows()
     nothing = np.zeros(len(whole.lower))
     random = np.random.default_rng(0)
     for _ in range(50):
         weights = random.exponential(size=len(sides)) * random.integers(0, 2, len(sides))
         assert dual(whole, 1.0, nothing, rows, sides, weights) <= least
-    assert 0 < minimise(whole).bound <= least
+    assert minimise(whole).bound <= least
+    # On the linear piece of the nearest of these images the bound is its distance, up to the width of the grid.
+    shift = (wrong[lengths[lengths < radius].argmin()] - x.double()).flatten().numpy()
+    signs = whole.values(np.append(shift, np.zeros(len(whole.low))))[2:] > 0
+    assert 0.8 * least < minimise(whole.fixed(signs, ~signs)).bound <= least
     for point in wrong[:50]:
         values = np.append((point.flatten() - x.double().flatten()).numpy(), np.zeros(len(whole.low)))
         values = whole.values(values)

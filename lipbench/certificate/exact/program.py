@@ -40,8 +40,8 @@ def minimise(region: Region, curvature: float = 1.0, slope: Array | None = None)
     slope = np.zeros(len(region.lower)) if slope is None else slope
     rows, sides = region.rows()
     point, weights = _solved(region, curvature, slope, rows, sides)
-    weights = np.nan_to_num(weights, nan=0.0, posinf=0.0).clip(min=0)
-    point = np.clip(np.nan_to_num(point), region.lower, region.upper)
+    weights = np.where(np.isfinite(weights), weights, 0.0).clip(min=0)
+    point = np.where(np.isfinite(point), point, 0.0).clip(region.lower, region.upper)
     # Of an empty region the multipliers run away along a ray: the farther, the larger the bound.
     empty = len(sides) > 0 and (rows @ point - sides).max() > VIOLATED
     factors = RAY if empty else (1.0,)

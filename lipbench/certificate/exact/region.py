@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from lipbench.certificate.relaxation.crown import TINY, UNIT, Relaxed, largest_width
-from lipbench.certificate.relaxation.piecewise import Affine, Step
+from lipbench.certificate.relaxation.piecewise import Affine, Kinks, Step
 
 Array = np.ndarray
 
@@ -91,15 +90,15 @@ class Region:
         return rows, np.concatenate((self.levels, over, chord))
 
 
-def region(steps: Sequence[Step], x: Array, radius: float, own: int, other: int, most: int) -> Region | None:
+def region(relaxed: Relaxed, own: int, other: int, most: int, margin: float = 0.0) -> Region | None:
     """Of the images of [0, 1]^n within the radius of x whose logit `other` is not below the logit `own`, in float64
     arithmetic of any order. None where more relus are open than `most`.
 
     Args:
-        steps: what `steps_of` gives.
-        x: [n] float64.
+        relaxed: lines of every relu, over the ball around one image x [n].
+        margin: of images whose logit `other` is larger by so much.
     """
-    relaxed = Relaxed(steps, torch.from_numpy(x)[None], torch.tensor([radius], dtype=torch.float64))
+    steps, x, radius = relaxed.steps, relaxed.x[0].numpy(), float(relaxed.radius[0])
     ranges = [(low[0].numpy(), high[0].numpy()) for low, high in relaxed.ranges]
     count = sum(int(((low < 0) & (high > 0)).sum()) for low, high in ranges)
     if count > most:
@@ -115,8 +114,10 @@ def region(steps: Sequence[Step], x: Array, radius: float, own: int, other: int,
     cut = (logits.rows[own] - logits.rows[other])[None]
     # What the forward pass of whoever judges may round, and what this expression has rounded.
     float64 = float(relaxed.error[0, own] + relaxed.error[0, other])
-    level = -(logits.shift[own] - logits.shift[other]) + float64 + logits.error[own] + logits.error[other]
-    level += unit * (abs(logits.shift[own]) + abs(logits.shift[other]) + float(walk.size(logits)[[own, other]].sum()))
+    level = -(logits.shift[own] - logits.shift[other]) - margin + float64 + logits.error[own] + logits.error[other]
+    level += unit * (
+        abs(logits.shift[own]) + abs(logits.shift[other]) + margin + float(walk.size(logits)[[own, other]].sum())
+    )
     open_ = _joined(walk.open) if walk.open else _Expressions(np.zeros((0, len(x))), np.zeros(0), np.zeros(0))
     low, high = (np.concatenate([*parts, np.zeros(0)]) for parts in (walk.low, walk.high))
     return Region(open_.rows, open_.shift, open_.error, low, high, cut, np.array([level]), walk.lower, walk.upper)
@@ -151,7 +152,9 @@ class _Walk:
             return
         assert limits is not None
         low, high = limits
-        inner = self.now if step.inner is None else self._times(step.inner.numpy(), self.now)
+        # What rounding adds here, and what becomes of the errors of the inputs, are counted apart.
+        known = replace(self.now, error=np.zeros(len(self.now.shift)))
+        inner = known if step.inner is None else self._times(step.inner.numpy(), known)
         active, open_ = low >= 0, (low < 0) & (high > 0)
         rows = np.where(active[:, None], inner.rows, 0.0)
         places = self._next + np.arange(open_.sum())
@@ -159,15 +162,30 @@ class _Walk:
         self._next += len(places)
         self.upper[places] = high[open_]
         risen = _Expressions(rows, np.where(active, inner.shift, 0.0), np.where(active, inner.error, 0.0))
-        self.open.append(_Expressions(inner.rows[open_], inner.shift[open_], inner.error[open_]))
+        reached, entering = self._reached(step, active)
+        self.open.append(_Expressions(inner.rows[open_], inner.shift[open_], (inner.error + entering)[open_]))
         self.low.append(low[open_])
         self.high.append(high[open_])
         risen = risen if step.rise is None else self._times(step.rise.numpy(), risen)
         if step.direct is not None:
-            direct = self._times(step.direct.numpy(), self.now)
+            direct = self._times(step.direct.numpy(), known)
             error = direct.error + risen.error + self.unit * (self.size(direct) + self.size(risen))
             risen = _Expressions(direct.rows + risen.rows, direct.shift + risen.shift, error)
-        self.now = risen
+        self.now = replace(risen, error=risen.error + reached)
+
+    def _reached(self, step: Kinks, active: Array) -> tuple[Array, Array]:
+        """What the errors of a step's inputs are in its outputs, [m], and in what goes into its relus, [k].
+
+        Once its sign is known a relu is linear, and an open one is a variable without error. So no error grows in
+        max(a, b) = b + relu(a - b), which has three terms: a sort is many of them, one after another.
+        """
+        inner = np.eye(len(active)) if step.inner is None else step.inner.numpy()
+        rise = np.eye(len(active)) if step.rise is None else step.rise.numpy()
+        matrix, size = rise[:, active] @ inner[active], abs(rise) @ abs(inner)
+        if step.direct is not None:
+            matrix, size = matrix + step.direct.numpy(), size + abs(step.direct.numpy())
+        error = self.now.error * (1 + self.unit)
+        return (abs(matrix) + self.unit * size) @ error, abs(inner) @ error
 
     def _times(self, weight: Array, known: _Expressions, bias: Any = 0.0) -> _Expressions:
         """weight known + bias; products are rounded in whatever order."""

@@ -8,20 +8,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from lipbench.certificate.exact.program import Solution, minimise
 from lipbench.certificate.exact.region import Array, Region, region
 from lipbench.certificate.exact.tightening import tightened
+from lipbench.certificate.relaxation.crown import Relaxed
 from lipbench.certificate.relaxation.piecewise import Step
 
-# Rounds of tightening before the first branch, and of each part after it.
-ROUNDS, PART_ROUNDS = 4, 1
+# Rounds of tightening before the first branch. In the parts after it, tightening takes longer than it saves.
+ROUNDS = 4
 # A part with fewer open relus is branched at once: a program of each relu would take longer.
 FEW = 3
 # A round that raises the bound by less than this share of what is left is the last one.
 GAIN = 0.2
+# Relus that lose less than this share of the largest loss are not tightened.
+SHARE = 0.1
 # With more open relus a region is not searched: its program takes a minute.
 MOST = 2000
+# The relus are relaxed again when the radius has shrunk by more than this.
+CLOSER = 0.99
 # The largest computed margin of an image that counts as adversarial, relative to the sizes that were added up. It
 # decides where the search goes, and no bound rests on it.
 FEASIBLE = 1e-9
@@ -45,7 +51,14 @@ class Found:
 
 
 def search(
-    steps: Sequence[Step], x: Array, own: int, others: Sequence[int], found: Found, gap: float, until: float
+    steps: Sequence[Step],
+    x: Array,
+    own: int,
+    others: Sequence[int],
+    found: Found,
+    gap: float,
+    until: float,
+    margin: float = 0.0,
 ) -> Found:
     """Looks within found.radius for images whose logit of another class is not below the own one.
 
@@ -55,11 +68,15 @@ def search(
         found: what is known; it is updated.
         gap: the search ends where lower >= (1 - gap) radius.
         until: of `time.monotonic`, when the search ends with what is proved by then.
+        margin: only images whose other logit is larger by so much count.
     """
+    relaxed = None
     for other in others:
         if found.radius <= 0:
             break
-        root = region(steps, x, found.radius, own, other, MOST) if time.monotonic() < until else None
+        if relaxed is None or found.radius < CLOSER * float(relaxed.radius[0]):
+            relaxed = Relaxed(steps, torch.from_numpy(x)[None], torch.tensor([found.radius], dtype=torch.float64))
+        root = region(relaxed, own, other, MOST, margin) if time.monotonic() < until else None
         if root is None:
             found.lower = 0.0
             break
@@ -83,7 +100,7 @@ class _Search:
             sign = np.arange(len(part.low)) == j
             nothing = np.zeros_like(sign)
             for child in (part.fixed(sign, nothing), part.fixed(nothing, sign)):
-                self._add(child, bound, PART_ROUNDS)
+                self._add(child, bound, 0)
         if self.heap:
             self.found.lower = min(self.found.lower, self.heap[0][0])
 
@@ -98,7 +115,8 @@ class _Search:
         for _ in range(rounds):
             if part.empty or new >= self._target() or part.open.sum() <= FEW or time.monotonic() > self.until:
                 break
-            part = tightened(part, self.found.radius, self.until)
+            losses = _losses(part, solution)
+            part = tightened(part, losses > SHARE * losses.max(), self.found.radius, self.until)
             solution = self._solve(part)
             before, new = new, max(new, _root(solution.bound))
             if new - before < GAIN * (self._target() - before):
@@ -138,13 +156,17 @@ class _Search:
 
 def _branching(part: Region, solution: Solution) -> int:
     """The open relu by whose chord the bound loses most at its minimiser; where none does, the widest one."""
-    pixels = part.pixels
-    inner = part.inner @ solution.point + part.shift
-    loss = solution.weights[len(solution.weights) - len(inner) :] * (solution.point[pixels:] - inner.clip(min=0))
-    loss = np.where(part.open, loss, -np.inf)
+    loss = _losses(part, solution)
     if loss.max() > 1e-9 * solution.bound:
         return int(loss.argmax())
     return int(np.where(part.open, np.minimum(part.high, -part.low), -np.inf).argmax())
+
+
+def _losses(part: Region, solution: Solution) -> Array:
+    """By how much the bound would grow, to first order, if each y_j at its minimiser were relu(u_j), [k]."""
+    inner = part.inner @ solution.point + part.shift
+    chords = solution.weights[len(solution.weights) - len(inner) :]
+    return np.where(part.open, chords * (solution.point[part.pixels :] - inner.clip(min=0)), 0.0)
 
 
 def _root(square: float) -> float:

@@ -56,6 +56,7 @@ def solve(
     start: Tensor | None = None,
     seconds: float = 60.0,
     gap: float = 1e-6,
+    margins: Tensor | None = None,
     progress: Callable[..., Progress] = SILENT,
 ) -> tuple[Tensor, Tensor]:
     """The distance of each image to the nearest adversarial one in [0, 1]^n, proved, and where that one lies.
@@ -73,6 +74,7 @@ def solve(
         start: adversarial images known, [N, C, H, W]; an image equal to x counts as none. None: none is known.
         seconds: at most, of each image.
         gap: an image is solved when its lower bound is within this share of the distance found.
+        margins: [N]; only images whose other logit is larger by so much count as adversarial. None: 0.
 
     Returns:
         lower: [N] float64: no image nearer is misclassified by the float64 network; 0 where the model does not say y.
@@ -88,11 +90,12 @@ def solve(
     logits = model(x.clone())
     check_labels(y, logits.shape[1])
     rows = (logits.argmax(1) == y).nonzero()[:, 0]
-    lower, points = torch.zeros(len(x), dtype=torch.float64, device=x.device), x.double()
+    lower, points = torch.zeros(len(x), dtype=torch.float64, device=x.device), x.double().clone()
     with progress(len(rows)) as bar:
         for i in rows.tolist():
             first = None if start is None else start[i]
-            found = _found(steps, x[i], int(y[i]), logits[i], first, gap, time.monotonic() + seconds)
+            margin = 0.0 if margins is None else float(margins[i])
+            found = _found(steps, x[i], int(y[i]), logits[i], first, gap, time.monotonic() + seconds, margin)
             lower[i] = found.lower / OUTWARD
             if found.delta is not None:
                 points[i] = (points[i] + torch.from_numpy(found.delta).to(points).view_as(points[i])).clamp(0, 1)
@@ -109,7 +112,14 @@ def _steps(model: nn.Module, shape: tuple[int, ...]) -> list[Step]:
 
 
 def _found(
-    steps: list[Step], x: Tensor, label: int, logits: Tensor, start: Tensor | None, gap: float, until: float
+    steps: list[Step],
+    x: Tensor,
+    label: int,
+    logits: Tensor,
+    start: Tensor | None,
+    gap: float,
+    until: float,
+    margin: float,
 ) -> Found:
     """What `search` finds for one image within the distance that is known, or within radii that grow until an image is
     found.
@@ -122,7 +132,7 @@ def _found(
     largest = 1.01 * math.sqrt(len(flat))  # beyond the diagonal of the box
     radius = known * OUTWARD if known else min(largest, FIRST * proved or SMALL)
     while True:
-        found = search(steps, flat.numpy(), label, others, Found(radius), gap, until)
+        found = search(steps, flat.numpy(), label, others, Found(radius), gap, until, margin)
         found.lower = proved = max(proved, found.lower)
         if found.delta is not None or known or proved < radius * (1 - gap):
             return found

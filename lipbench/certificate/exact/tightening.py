@@ -9,16 +9,17 @@ from lipbench.certificate.exact.program import minimise
 from lipbench.certificate.exact.region import Array, Region
 
 
-def tightened(region: Region, radius: float, until: float, solves: int = 2) -> Region:
-    """The same adversarial images within the radius, with closer bounds of each open relu, one after another.
+def tightened(region: Region, chosen: Array, radius: float, until: float, solves: int = 2) -> Region:
+    """The same adversarial images within the radius, with closer bounds of chosen open relus, one after another.
 
     Over the ball, min u >= max over m > 0 of min (u + m ||delta||^2) - m radius^2: the best m makes the minimiser as
     long as the radius. Each m tried gives a bound.
 
     Args:
+        chosen: which relus, bool [k].
         solves: values of m tried for each side.
     """
-    for j in region.open.nonzero()[0].tolist():
+    for j in (region.open & chosen).nonzero()[0].tolist():
         if time.monotonic() > until:
             break
         for sign in (1.0, -1.0):

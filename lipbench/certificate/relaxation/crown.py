@@ -103,12 +103,12 @@ class Relaxed:
         self.ranges: list[tuple[Tensor, Tensor]] = []
         size, error = x.abs() + radius[:, None], torch.zeros_like(x)
         for step in steps:
-            grown, inside = _size_of(step, size)
+            inside = _size_of(step, size)[1]
             self.lines.append(self._relu_lines(step, inside) if isinstance(step, Kinks) else None)
             self.rounding.append(self.unit * _size_of(step, size, kinks=4)[0] + TINY)
             # That of a forward pass in float64.
-            error = _size_of(step, error, shift=False)[0] + self.rounding[-1]
-            size = grown
+            error = _most(step, error, shift=False) + self.rounding[-1]
+            size = _most(step, size)
         self.error = error
 
     def lower(self, objective: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,6 +181,31 @@ def _size_of(step: Step, size: Tensor, kinks: float = 1, shift: bool = True) -> 
     inside = size if step.inner is None else size @ step.inner.abs().T
     grown = kinks * (inside if step.rise is None else inside @ step.rise.abs().T)
     return (grown if step.direct is None else grown + size @ step.direct.abs().T), inside
+
+
+def _most(step: Step, size: Tensor, shift: bool = True) -> Tensor:
+    """How large the outputs of a step can be, [N, m], where no input is larger than `size`, [N, n]. Without the shift:
+    how far apart two outputs are, of inputs that are no farther apart.
+
+    Of b + relu(a - b) it is the larger of two numbers, where `_size_of` is the sum of three: for an output with one relu,
+    the larger of what its two linear pieces give.
+    """
+    if isinstance(step, Affine):
+        return _size_of(step, size, shift=shift)[0]
+    if step.inner is None and step.rise is None and step.direct is None:
+        return size
+    width = size.shape[1]
+    inner = torch.eye(width, dtype=torch.float64) if step.inner is None else step.inner
+    risen = inner
+    if step.rise is not None:
+        if ((step.rise != 0).sum(1) > 1).any():
+            return _size_of(step, size)[0]
+        place = step.rise.abs().argmax(1, keepdim=True)
+        risen = step.rise.gather(1, place) * inner[place[:, 0]]
+    direct = torch.zeros_like(risen) if step.direct is None else step.direct
+    # Their sum may cancel, and is rounded.
+    second = (direct + risen).abs() + UNIT * (direct.abs() + risen.abs())
+    return torch.maximum(size @ direct.abs().T, size @ second.T)
 
 
 def _dot(rows: Tensor, values: Tensor) -> Tensor:
