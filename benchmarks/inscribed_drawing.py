@@ -38,7 +38,8 @@ def word(
     at: tuple[float, float], text: str, color: str, right: float = 8, down: float = 4, anchor: str = "start"
 ) -> str:
     x, y = place(at)
-    return f'<text x="{x + right:.1f}" y="{y + down:.1f}" fill="{color}" font-size="14" text-anchor="{anchor}">{text}</text>'
+    look = f'fill="{color}" font-size="14" text-anchor="{anchor}"'
+    return f'<text x="{x + right:.1f}" y="{y + down:.1f}" {look}>{text}</text>'
 
 
 def dot(at: tuple[float, float], color: str) -> str:

@@ -60,11 +60,11 @@ class Search:
         self.direction, self.move = torch.zeros_like(x), torch.zeros_like(x)
         self.pace, self.t = torch.full_like(at_x, PACE), torch.full_like(at_x, torch.nan)
         self.growth = torch.ones_like(at_x)
+        self.is_open, self.is_begun = at_x > 0, torch.zeros_like(at_x, dtype=torch.bool)
         if known is not None:
             # As if the first pass had been made, and led there.
             self.is_begun = known.isfinite().all(1) & (self.start == x).all(1)
             self.direction = torch.where(self.is_begun[:, None], known - x, 0.0) / PACE
-        self.is_open, self.is_begun = at_x > 0, torch.zeros_like(at_x, dtype=torch.bool)
 
     def run(self, steps: int, upper: Tensor | None = None) -> int:
         """So many passes of each image at most, of the rival with the smallest radius each time; the number of passes

@@ -125,7 +125,7 @@ class _Sides:
         return True
 
     def _inscribe(self, rows: Tensor, steps: int) -> Tensor:
-        """Searches a centre, behind the adversarial image where it is new, else from the last centre: exit points."""
+        """Searches centres, behind the adversarial image where it is new, else from the best one: exit points."""
         x, y = self.x[rows], self.y[rows]
         start = torch.where(per_image(self.is_news[rows], x), self.images[rows], x)
         known = None if self.proof is None else self.proof.of(rows)
@@ -133,7 +133,8 @@ class _Sides:
         self.lower[rows] = torch.maximum(self.lower[rows], balls.radius())
         self.is_news[rows] = False
         self._keep(balls, rows)
-        return balls.exits().to(x)
+        assert self.proof is not None
+        return self.proof.of(rows).exits().to(x)
 
     def _attack(self, rows: Tensor, exits: Tensor, thoroughly: bool) -> None:
         """Searches adversarial images, from the exit points."""

@@ -279,7 +279,8 @@ def test_a_search_goes_on_from_the_balls_that_are_known() -> None:
     assert (afresh < one)[again].float().mean() > 0.9
     rows = torch.tensor([7, 2, 11])
     assert torch.equal(earlier.of(rows).radius(), earlier.radius()[rows])
-    assert torch.equal(inscribed_balls(model, x[rows], y[rows], steps=1, known=earlier.of(rows)).radii(), one[rows])
+    some = inscribed_balls(model, x[rows], y[rows], steps=1, known=earlier.of(rows)).radii()
+    assert torch.allclose(some, one[rows], rtol=1e-6)
 
 
 def test_a_guess_of_t_changes_little() -> None:
