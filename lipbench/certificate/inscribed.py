@@ -90,14 +90,21 @@ def certify_inscribed_float(
 
 
 def inscribed_balls(
-    model: nn.Module, x: Tensor, y: Tensor, *, steps: int = 40, start: Tensor | None = None
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int = 40,
+    start: Tensor | None = None,
+    known: InscribedBalls | None = None,
 ) -> InscribedBalls:
     """The proof of `certify_inscribed`: a value whose `radius()` is the certified radius of each image.
 
     Args, Raises:
-        as `certify_inscribed`.
+        as `certify_inscribed`; known: balls of the same images, whose centres are where the search of those without a
+        `start` begins.
     """
-    prover = _Prover.of(model, x, y, start, in_float32=False)
+    prover = _Prover.of(model, x, y, start, in_float32=False, known=known)
     parts = [*prover.parts(x, y, steps, start, None, SILENT, int)]
     if not parts:  # no finite constant
         return _without_balls(x, y, torch.zeros(len(x), len(prover.gaps), dtype=torch.float64, device=x.device))
@@ -138,6 +145,7 @@ class _Prover:
         gaps: constants of the differences of logits on all of R^n, [K, K].
         passes: its float64 copy, which tells its rounding; None where nothing is known.
         head: the bounds of its float32 rounding where that counts; else None.
+        known: balls from which the searches go on.
     """
 
     model: nn.Module
@@ -145,9 +153,18 @@ class _Prover:
     gaps: Tensor
     passes: Passes | None = None
     head: Head | None = None
+    known: InscribedBalls | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, in_float32: bool) -> "_Prover":
+    def of(
+        cls,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        start: Tensor | None,
+        in_float32: bool,
+        known: InscribedBalls | None = None,
+    ) -> "_Prover":
         """Of checked images and labels."""
         check_batch(x, y)
         if start is not None and start.shape != x.shape:
@@ -164,7 +181,7 @@ class _Prover:
                 head = Head(exact, shape, layers) if in_float32 else None
             except Unbounded:
                 return cls(model, layers, gaps)
-            return cls(model, layers, gaps, Passes(exact, shape, layers), head)
+            return cls(model, layers, gaps, Passes(exact, shape, layers), head, known)
 
     def parts(
         self,
@@ -186,12 +203,20 @@ class _Prover:
             for rows in torch.arange(len(x), device=x.device).split(size):
                 first = None if start is None else start[rows].to(x)
                 with undisturbed(self.model):
-                    balls = self._balls(self.passes, x[rows], y[rows], steps, first, count)
+                    known = None if self.known is None else self.known.of(rows)
+                    balls = self._balls(self.passes, x[rows], y[rows], steps, first, known, count)
                 bar.update(len(rows))
                 yield balls
 
     def _balls(
-        self, passes: Passes, x: Tensor, y: Tensor, steps: int, start: Tensor | None, count: Callable[[int], object]
+        self,
+        passes: Passes,
+        x: Tensor,
+        y: Tensor,
+        steps: int,
+        start: Tensor | None,
+        known: InscribedBalls | None,
+        count: Callable[[int], object],
     ) -> InscribedBalls:
         """Of one part of the images."""
         at_x, rounding = self._at_x(passes, x, y)
@@ -210,7 +235,8 @@ class _Prover:
 
         first = None if start is None else self._starts(x, start, image, rival)
         flat = x.flatten(1)[image]
-        search = Search(value, flat, image, at_x[image, rival].to(x.dtype), first)
+        centres = None if known is None else known.centres(image, rival).to(x.dtype)
+        search = Search(value, flat, image, at_x[image, rival].to(x.dtype), first, centres)
         searched = search.run(steps)
         moved = (search.centre != flat).any(1).nonzero()[:, 0]
         image, rival, centre = image[moved], rival[moved], search.centre[moved].double()

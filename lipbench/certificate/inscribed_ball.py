@@ -33,7 +33,7 @@ def clipped_ray(x: Tensor, offset: Tensor, t: Tensor) -> Tensor:
     return torch.clamp(ray, -x, 1 - x)
 
 
-def best_t(x: Tensor, offset: Tensor, depth: Tensor, steps: int = NEWTON) -> Tensor:
+def best_t(x: Tensor, offset: Tensor, depth: Tensor, steps: int = NEWTON, guess: Tensor | None = None) -> Tensor:
     """The t of the largest rho(q, t), where the clipped ray leaves the ball: ||delta_t - p|| = F. [M].
 
     The squared distance is a concave, piecewise linear and growing function of (1 + t)^2, so that Newton's method,
@@ -43,16 +43,21 @@ def best_t(x: Tensor, offset: Tensor, depth: Tensor, steps: int = NEWTON) -> Ten
         x: images [M, n] in [0, 1].
         offset: p = q - x.
         depth: F [M].
+        steps: of Newton's method.
+        guess: of t [M], where it begins; None or NaN: the best t without the box, which is never too large.
     """
     length = offset.norm(dim=1)
     smallest = torch.finfo(x.dtype).tiny
-    u = (depth / length.clamp_min(smallest)).clamp_min(1).square()
-    low, high = -x, 1 - x
+    first = depth / length.clamp_min(smallest)
+    if guess is not None:
+        first = torch.where(guess.isnan(), first, 1 + guess)
+    u = first.clamp_min(1).square()
+    low, high, squares = -x, 1 - x, offset.square()
     for _ in range(steps):
         t = u.sqrt() - 1
         ray = -t[:, None] * offset
         away = torch.clamp(ray, low, high)
-        slope = (offset.square() * (away == ray)).sum(1)
+        slope = (squares * (away == ray)).sum(1)
         excess = (away - offset).square().sum(1) - depth.square()
         u = (u - excess / slope.clamp_min(smallest)).clamp(1, 1e12)
     return torch.nan_to_num(u, nan=1.0).sqrt() - 1
@@ -132,6 +137,28 @@ class InscribedBalls:
         moved = rows + clipped_ray(rows, self.centre.flatten(1) - rows, self.t)
         exits[self.image[matters]] = moved[matters]
         return exits.view_as(self.x)
+
+    def of(self, rows: Tensor) -> "InscribedBalls":
+        """Those of some images, whose numbers are `rows` [n]: the first of them is image 0, and so on."""
+        place = torch.full((len(self.x),), -1, device=self.x.device)
+        place[rows] = torch.arange(len(rows), device=self.x.device)
+        kept = place[self.image] >= 0
+        parts = (self.rival, self.centre, self.depth, self.t)
+        return InscribedBalls(self.x[rows], self.at_x[rows], place[self.image][kept], *(part[kept] for part in parts))
+
+    def centres(self, image: Tensor, rival: Tensor) -> Tensor:
+        """Of each of these pairs the centre of its largest ball, [M, n]: NaN where it has none but the one around x."""
+        rows = self.x.flatten(1)[self.image]
+        found = ball_radius(rows, self.centre.flatten(1), self.depth, self.t)
+        pair = self.image * self.at_x.shape[1] + self.rival
+        best = self.at_x.new_zeros(self.at_x.numel()).scatter_reduce(0, pair, found, "amax")
+        ball = torch.full((self.at_x.numel(),), -1, device=self.x.device)
+        largest = ((found == best[pair]) & (found > 0)).nonzero()[:, 0]
+        ball[pair[largest]] = largest
+        chosen = ball[image * self.at_x.shape[1] + rival]
+        centres = self.x.new_full((len(image), rows.shape[1]), torch.nan)
+        centres[chosen >= 0] = self.centre.flatten(1)[chosen[chosen >= 0]]
+        return centres
 
     def check(self, radii: Tensor) -> bool:
         """Whether these balls prove radii [N]."""

@@ -16,10 +16,10 @@ FASTER, SLOWER = 1.2, 0.5
 # With a slope s of h at x, rho is h(x) / sqrt(1 - s^2) at most as far as h is linear: below this there is nothing to
 # gain, as for most networks that were not made for certificates.
 FLATTEST = 0.05
-# A pair whose pace fell below is finished.
-SLOWEST = 2e-3
-# Steps of Newton's method in a trial: its start is close.
-NEWTON = 4
+# A pair whose pace fell below is finished, and one whose radius hardly grows: each step counts half of the one before.
+SLOWEST, STALLED = 2e-3, 1e-5
+# Steps of Newton's method in a trial: it begins at the t of the centre before.
+NEWTON = 3
 
 # (points [M, n], pairs [M]) -> h [M] and its gradient [M, n].
 Value = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -38,19 +38,33 @@ class Search:
         image: its number [M].
         at_x: h(x) of each pair [M], positive.
         start: images near the frontier [M, n], such as adversarial ones; x itself where none is known.
+        known: centres of an earlier search [M, n], from which this one goes on where it has no `start`; NaN where none.
 
     Attributes:
         centre: the best of each pair so far [M, n].
         rho: its radius [M], without the rounding.
     """
 
-    def __init__(self, value: Value, x: Tensor, image: Tensor, at_x: Tensor, start: Tensor | None = None):
+    def __init__(
+        self,
+        value: Value,
+        x: Tensor,
+        image: Tensor,
+        at_x: Tensor,
+        start: Tensor | None = None,
+        known: Tensor | None = None,
+    ):
         self.value, self.x, self.image, self.start = value, x, image, x if start is None else start
         self.count = int(image.max()) + 1
         self.centre, self.rho = x.clone(), at_x.clone()
         self.direction, self.move = torch.zeros_like(x), torch.zeros_like(x)
-        self.pace = torch.full_like(at_x, PACE)
+        self.pace, self.t = torch.full_like(at_x, PACE), torch.full_like(at_x, torch.nan)
+        self.growth = torch.ones_like(at_x)
         self.is_open, self.is_begun = at_x > 0, torch.zeros_like(at_x, dtype=torch.bool)
+        if known is not None:
+            # As if the first pass had been made, and led there.
+            self.is_begun = known.isfinite().all(1) & (self.start == x).all(1)
+            self.direction = torch.where(self.is_begun[:, None], known - x, 0.0) / PACE
 
     def run(self, steps: int, upper: Tensor | None = None) -> int:
         """So many passes of each image at most, of the rival with the smallest radius each time; the number of passes
@@ -92,17 +106,18 @@ class Search:
         depth, gradient = self.value(centre, rows)
         x = self.x[rows]
         offset = centre - x
-        t = best_t(x, offset, depth, NEWTON)
+        t = best_t(x, offset, depth, NEWTON, self.t[rows])
         away = torch.clamp(-t[:, None] * offset, -x, 1 - x)
         rho = radius(offset, depth, t, away)
         grown = (rho > self.rho[rows]) & gradient.isfinite().all(1)
         yes, no = rows[grown], rows[~grown]
+        self.growth[rows] = self.growth[rows] / 2 + (rho / self.rho[rows] - 1).clamp_min(0)
         self.centre[yes], self.rho[yes], self.move[yes] = centre[grown], rho[grown], move[grown]
         self.direction[yes] = (depth[:, None] * gradient - offset + away)[grown]
-        self.move[no] = 0
+        self.t[rows], self.move[no] = t, 0
         self.pace[yes] *= FASTER
         self.pace[no] *= SLOWER
-        self.is_open[no] &= self.pace[no] > SLOWEST
+        self.is_open[rows] &= (self.pace[rows] > SLOWEST) & (self.growth[rows] > STALLED)
 
     def next_pairs(self, upper: Tensor | None = None) -> Tensor:
         """Of each image the pair with the smallest radius, if it is still open and below `upper` [N]: the numbers of

@@ -12,6 +12,7 @@ from lipbench.certificate import InscribedBalls, certify, inscribed_balls
 from lipbench.data.dataset import tensors_of
 from lipbench.evaluation.bounds import less_rounding
 from lipbench.evaluation.evaluate import Images, _baked
+from lipbench.geometry import per_image
 from lipbench.images import as_pixels, check_batch, model_images, to_device
 from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import predict
@@ -20,6 +21,10 @@ from lipbench.precision import float32_products
 
 # Passes of the first search for a centre, of each later one, and of each search of the boundary from an exit point.
 FIRST, LATER, ATTACK = 20, 30, 30
+# An image whose gap shrinks by less than this share in a round of both searches leaves, unless `lipbench` is to come.
+STALLED = 0.03
+# An adversarial image that is nearer by this share is where the next search for a centre begins.
+NEARER = 1e-4
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ def bracket(
     """The distance of each image to its nearest adversarial image from both sides, each from what the other found.
 
     The point in which the ray from x leaves its inscribed ball is where the attack begins. The search for the next
-    centre begins behind the adversarial image. An image leaves when upper <= (1 + gap) lower.
+    centre begins behind the adversarial image. An image leaves when upper <= (1 + gap) lower, or
+    when neither side moves any more.
 
     Args:
         model: as in `lipbench.evaluate`; a copy is baked.
@@ -85,7 +91,7 @@ def bracket(
         with undisturbed(baked):
             sides = _Sides(Classifier(baked), x, y, gap)
             for number in range(rounds + 1):
-                if not sides.step(number, number == rounds // 2):
+                if not sides.step(number, rounds // 2):
                     break
     wide = to_device(baked, as_pixels(given))
     upper = torch.where(sides.upper > 0, distance(wide, sides.images), 0.0).where(sides.upper.isfinite(), torch.inf)
@@ -101,25 +107,47 @@ class _Sides:
         self.lower = certify(model.model, x, y)
         self.upper = torch.full_like(self.lower, torch.inf).masked_fill(Judge(model)(x, y), 0.0)
         self.proof: InscribedBalls | None = None
+        # Images whose adversarial image is news to the search for a centre; images that no search moves any more.
+        self.is_news = torch.zeros_like(y, dtype=torch.bool)
+        self.is_stalled = torch.zeros_like(self.is_news)
 
-    def step(self, number: int, thoroughly: bool) -> bool:
-        """One round of the images that are open; whether there were any."""
-        rows = (self.upper > (1 + self.gap) * self.lower).nonzero()[:, 0]
+    def step(self, number: int, last: int) -> bool:
+        """One round of the images that are open; whether there were any. `lipbench` attacks in the round `last`."""
+        open_ = self.upper > (1 + self.gap) * self.lower
+        rows = (open_ & ~self.is_stalled if number > last else open_).nonzero()[:, 0]
         if not len(rows):
             return False
-        x, y, known = self.x[rows], self.y[rows], self.images[rows]
-        balls = inscribed_balls(self.model.model, x, y, steps=LATER if number else FIRST, start=known)
+        before = self.upper[rows] / self.lower[rows]
+        exits = self._inscribe(rows, LATER if number else FIRST)
+        self._attack(rows, exits, number == last)
+        after = self.upper[rows] / self.lower[rows]
+        self.is_stalled[rows] = after - 1 > (1 - STALLED) * (before - 1)
+        return True
+
+    def _inscribe(self, rows: Tensor, steps: int) -> Tensor:
+        """Searches centres, behind the adversarial image where it is new, else from the best one: exit points."""
+        x, y = self.x[rows], self.y[rows]
+        start = torch.where(per_image(self.is_news[rows], x), self.images[rows], x)
+        known = None if self.proof is None else self.proof.of(rows)
+        balls = inscribed_balls(self.model.model, x, y, steps=steps, start=start, known=known)
         self.lower[rows] = torch.maximum(self.lower[rows], balls.radius())
+        self.is_news[rows] = False
         self._keep(balls, rows)
-        first = nearest(x, to_boundary(self.model, x, balls.exits().to(x), y), known)
+        assert self.proof is not None
+        return self.proof.of(rows).exits().to(x)
+
+    def _attack(self, rows: Tensor, exits: Tensor, thoroughly: bool) -> None:
+        """Searches adversarial images, from the exit points."""
+        x, y, known = self.x[rows], self.y[rows], self.images[rows]
+        first = nearest(x, to_boundary(self.model, x, exits, y), known)
         found = tangent(self.model, x, y, start=first, steps=ATTACK)
         if thoroughly:
             found = lipbench(self.model, x, y, start=found, lower=self.lower[rows])
         found = nearest(x, found, known)
         length = distance(x, found)
         self.images[rows] = found
+        self.is_news[rows] = (length > 0) & (length < (1 - NEARER) * self.upper[rows])
         self.upper[rows] = torch.where(length > 0, length, self.upper[rows])
-        return True
 
     def _keep(self, balls: InscribedBalls, rows: Tensor) -> None:
         if self.proof is None:  # the first round is of all images that are not misclassified

@@ -264,6 +264,38 @@ def test_parts_of_the_images_and_a_start_change_nothing_that_is_proved() -> None
         certify_inscribed(model, x, y, start=adversarial[:2])
 
 
+def test_a_search_goes_on_from_the_balls_that_are_known() -> None:
+    model, x = isometry([16, 16, 16], layers.MaxMin(), 4), images("some", 30, (1, 4, 4))
+    y = model(x).argmax(1)
+    earlier, flat = inscribed_balls(model, x, y), certify(model, x, y)
+    # One trial: where it begins is all that it can find.
+    afresh = inscribed_balls(model, x, y, steps=2).radii()
+    one = inscribed_balls(model, x, y, steps=1, known=earlier).radii()
+    worked_on = torch.zeros_like(one, dtype=torch.bool)
+    worked_on[earlier.image, earlier.rival] = True
+    assert (one <= earlier.radii() * (1 + 1e-6)).all()
+    again = (one >= earlier.radii() * (1 - 1e-6)) & worked_on & (one > 1.001 * flat[:, None])
+    assert again.any(1).sum() > 15
+    assert (afresh < one)[again].float().mean() > 0.9
+    rows = torch.tensor([7, 2, 11])
+    assert torch.equal(earlier.of(rows).radius(), earlier.radius()[rows])
+    some = inscribed_balls(model, x[rows], y[rows], steps=1, known=earlier.of(rows)).radii()
+    assert torch.allclose(some, one[rows], rtol=1e-6)
+
+
+def test_a_guess_of_t_changes_little() -> None:
+    x = images("some", 200, (1, 4, 4)).flatten(1).double()
+    offset = torch.randn(200, 16, dtype=torch.float64)
+    depth = offset.norm(dim=1) * torch.empty(200, dtype=torch.float64).uniform_(1.01, 2)
+    t = best_t(x, offset, depth, 20)
+    radii = ball_radius(x, x + offset, depth, t)
+    for guess in (0.5 * t, t, 2 * t, torch.full_like(t, math.nan), 0 * t):
+        found = ball_radius(x, x + offset, depth, best_t(x, offset, depth, 20, guess))
+        assert torch.allclose(found, radii, rtol=1e-9)
+    near = ball_radius(x, x + offset, depth, best_t(x, offset, depth, 2, 0.97 * t))
+    assert (near >= 0.999 * radii).all()
+
+
 def test_the_certificate_of_float32_is_below_and_close() -> None:
     model, x = isometry([64, 32, 32], layers.MaxMin(), 2), images("some", 40, (1, 8, 8))
     y = model(x).argmax(1)
