@@ -37,7 +37,7 @@ def libraries() -> tuple[ModuleType, ModuleType]:
 def execute(notebook: Any, folder: Path) -> list[list[dict[str, Any]]]:
     """The outputs of every cell that is code."""
     where = {"metadata": {"path": str(folder)}}
-    libraries()[0].NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute()
+    libraries()[0].NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
     return [cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
