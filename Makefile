@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LIPBENCH := $(BIN)/python -m lipbench
 READY := $(VENV)/.ready
 
-SUITE ?= digits08,digits
+SUITE ?= digits,digits08
 SEEDS ?= 0
 RESULTS ?= results/runs
 RUN ?= $(RESULTS)/digits08/hkr_cnn/default/0
@@ -18,7 +18,7 @@ SWEEPER ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install benchmark test test-extra test-slurm lint figures report sweep status evaluate export reproduce data forget bench clean
+.PHONY: help install benchmark test test-extra test-slurm lint docs figures report sweep status evaluate export reproduce data forget bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -70,15 +70,21 @@ test: $(READY) ## Lint, types and tests
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal
 
-test-extra: $(READY) ## Sweeps on joblib, submitit, Ray and Optuna themselves, as far as they are installed
-	$(BIN)/python -m pytest -q -m extra tests/test_engines.py
+docs: ## The website in site/, warnings are errors (an environment of its own, .venv-docs)
+	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && .venv-docs/bin/python -m pip install --quiet --requirement docs/requirements.txt; }
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "Written: site/index.html. With search: $(PYTHON) -m http.server --directory site"
+
+test-extra: $(READY) docs ## The website, and sweeps on joblib, submitit, Ray and Optuna themselves, as far as they are installed
+	$(BIN)/python -m pytest -q -m extra tests/commands/test_engines.py
 
 test-slurm: $(READY) ## A sweep on a Slurm of one node, which is installed and started for it (root, Debian)
 	bash tests/slurm/run.sh $(BIN)/python
 
-lint: $(READY) ## Fix what ruff can fix, then check
+lint: $(READY) ## Fix what ruff can fix, write docs/options.md, then check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python docs/options.py
 	$(BIN)/mypy
 
 bench: $(READY) ## Compare the attacks with foolbox's and torchattacks' (and adv-lib's where it is installed)
@@ -86,5 +92,5 @@ bench: $(READY) ## Compare the attacks with foolbox's and torchattacks' (and adv
 	  $$($(BIN)/python -c "import adv_lib" 2>/dev/null || echo --skip adv_lib)
 
 clean: ## Remove caches and .venv; results stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-docs site build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

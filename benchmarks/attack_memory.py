@@ -1,4 +1,4 @@
-"""Peak memory of the headline attack by batch size and number of images, on a network with random weights (Linux).
+"""Peak memory of the attack `lipbench` by batch size and number of images, on a network with random weights (Linux).
 
     python benchmarks/attack_memory.py               # writes benchmarks/attack_memory.md
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lipbench.attacks import strongest
+from lipbench.attacks import lipbench
 from lipbench.evaluation.bounds import attack_images
 from lipbench.files import write_text
 from lipbench.layers import MaxMin, Orthogonal, bake
@@ -58,7 +58,7 @@ def cell(number: int, batch_size: int) -> dict[str, float]:
     margin_and_gradient(model, images[:1], labels[:1])
     forget()
     before = resident("VmRSS")
-    judged = attack_images(model, images, labels, strongest, "lipbench", batch_size=batch_size)
+    judged = attack_images(model, images, labels, lipbench, "lipbench", batch_size=batch_size)
     peak = resident("VmHWM") - before
     found = judged.table["distance"].between(0, float("inf"), inclusive="neither")[judged.table["norm"] == "l2"]
     return {"mib": peak, "found": int(found.sum()), "seconds": judged.seconds}
@@ -71,7 +71,7 @@ def table(rows: list[dict[str, float]]) -> str:
     found, images = int(frame["found"].sum()), int(frame["images"].sum())
     pixels = max(NUMBERS) * torch.Size(SHAPE).numel() * 4 / KIB**2
     return (
-        "# Peak memory of the headline attack\n\n"
+        "# Peak memory of the attack `lipbench`\n\n"
         f"`python benchmarks/attack_memory.py`: `lipbench` on the architecture of mnist08/hkr_cnn, random weights and "
         f"images of 1x28x28, one thread, {platform.machine()}, torch {torch.__version__}; {found} of {images} images "
         f"found. Peak of the resident set above that before the attack, each cell a process. {max(NUMBERS)} images "

@@ -10,7 +10,7 @@
 All attacks of conf/attack/ run as they are configured there; those of the others are {foolbox,adv_lib,torchattacks}_*.
 Every image of every attack is brought to the boundary and judged in the same way, in one process, without certificates.
 The tables go to `benchmarks/attacks.md`, whole or not at all. Extras: foolbox; adv-lib as in
-docs/peers.md.
+docs/other_libraries.md.
 """
 
 import argparse
@@ -157,7 +157,7 @@ def configured(skip: list[str]) -> tuple[dict[str, Attack], dict[str, Attack]]:
         others += wanted
     native = [name for name in ATTACKS if name not in skip]
     native += sorted(
-        names - {*native, *skip, FLOAT32_FALSIFIER, *(name for attacks in of.values() for name in attacks)}
+        names - {*native, *skip, FLOAT32_FALSIFIER, "exact", *(name for attacks in of.values() for name in attacks)}
     )
     return {name: _attack(name) for name in native}, {name: _attack(name) for name in others}
 
@@ -174,7 +174,7 @@ def best_of(name: str, measured: list[Measured]) -> Measured:
     return Measured(name, distances, sum(m.seconds for m in measured), sum(m.passes for m in measured))
 
 
-def headline(ours: list[Measured]) -> Measured:
+def ours_of(ours: list[Measured]) -> Measured:
     """The combined attack: the one that is called lipbench; without it, the nearest of all native ones."""
     return next((m for m in ours if m.name == "lipbench"), best_of("best of native", ours))
 
@@ -203,7 +203,7 @@ def _row(m: Measured, best: Measured, yardstick: float) -> dict[str, object]:
 
 
 def against_namesakes(ours: list[Measured], others: list[Measured]) -> pd.DataFrame:
-    """Each native attack beside the namesake with the smallest median distance, and the fewest seconds of any."""
+    """Each native attack next to the namesake with the smallest median distance, and the fewest seconds of any."""
     rows = []
     for m in ours:
         rivals = [other for other in others if other.name in NAMESAKES.get(m.name, ())]
@@ -237,12 +237,12 @@ def excess(ours: np.ndarray, others: np.ndarray) -> tuple[int, float]:
 
 
 def verdict(network: Network, ours: list[Measured], others: list[Measured]) -> list[dict[str, object]]:
-    """One network in two lines: the headline, and everything that lipbench has, image by image the nearest."""
+    """One network in two lines: `lipbench`, and everything that lipbench has, image by image the nearest."""
     best = best_of("best of peers", others)
     yardstick = next((m.seconds for m in others if m.name == YARDSTICK), np.nan)
     certificates = lipbench.certify(network.model, network.images, network.labels).numpy()
     lines = []
-    for combined in (headline(ours), best_of("best of native", ours)):
+    for combined in (ours_of(ours), best_of("best of native", ours)):
         row = _row(combined, best, yardstick)
         images, epsilon = excess(combined.distances, best.distances)
         lines.append(

@@ -5,7 +5,7 @@
 A row per type: cases; refused: how many have no bound; excess: the largest truth / bound - 1, where the truth is the
 ratio that a rational vector reaches (0 is a bound that is exact); looseness: the median of bound / truth - 1; needless:
 bounds beyond what is documented; violations: cases in which the bound could not be proved. The command fails where
-there are any of the last two. Layers, weights and the proofs are those of tests/test_rigorous_bounds.py.
+there are any of the last two. Layers, weights and the proofs are those of tests/certificate/test_rigorous_bounds.py.
 """
 
 import argparse

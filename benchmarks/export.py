@@ -1,4 +1,4 @@
-"""Latency of an exported 1-Lipschitz network beside the plain networks of the same widths, and beside torch.
+"""Latency of an exported 1-Lipschitz network next to the plain networks of the same widths, and next to torch.
 
     python benchmarks/export.py                 # the table goes to benchmarks/export.md
 

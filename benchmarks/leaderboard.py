@@ -2,8 +2,8 @@
 
     python benchmarks/leaderboard.py [RUN] [--runs 10000] [--figures]
 
-The runs are made from one real run (made first where none is given): its numbers vary in every summary; its tables,
-which a leaderboard does not read, are links to the same files.
+The runs are made from one real run (made first where none is given): its numbers vary in every summary; its tables
+are links to the same files.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from typing import Any
 
 from lipbench import attacks, certificate, data, layers, losses, models, training
 from lipbench import precision as _precision  # noqa: F401  (before the first product)
+from lipbench.evaluation.bracket import Bracket, bracket
 from lipbench.evaluation.evaluate import certify_model as certify
 from lipbench.evaluation.evaluate import evaluate
 from lipbench.evaluation.health import HealthWarning
@@ -23,6 +24,7 @@ from lipbench.training import fit
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bracket",
     "HealthWarning",
     "LawViolation",
     "ResultsError",
@@ -30,6 +32,7 @@ __all__ = [
     "antipodal",
     "attacks",
     "bake",
+    "bracket",
     "certificate",
     "certify",
     "data",

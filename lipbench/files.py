@@ -18,13 +18,13 @@ from omegaconf import OmegaConf
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, renamed to it if the block succeeds and deleted if not.
+    """Yields a temporary path next to `path`, renamed to it if the block succeeds and deleted if not.
 
     What the block wrote is on the disk before the name is, and the name before anything that comes later: neither a
     kill nor a power cut leaves a part of it, or what was built on it without it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The number of a process is another one's on the next machine.
+    # Process ids repeat across machines, so the name is random.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary

@@ -1,6 +1,6 @@
 """The gate of users' own functions: models, attacks, certificates, measures.
 
-Whatever such a function raises or returns is either taken or answered by an error that names the function, says what it
+What such a function raises or returns is either taken or answered by an error that names the function, says what it
 did and what was expected.
 """
 

@@ -8,10 +8,55 @@ from lipbench.margins import margin
 from lipbench.modules import duplicate
 
 
+class BudgetSpent(BaseException):
+    """A forward or backward pass that the budget of a `Meter` does not allow. A BaseException, so that no attack that
+    catches the errors of a model goes on.
+    """
+
+
+class Meter:
+    """The budget of an attack on one image, and the nearest misclassified image that it passed.
+
+    Args:
+        x: the image, [1, C, H, W].
+        y: its label, [1].
+        limit: propagations allowed: a forward pass of one image is one, its backward pass another.
+
+    Attributes:
+        spent: propagations so far.
+        trace: (propagations, distance) of each image that was misclassified and nearer than all before it.
+        nearest: these images [1, C, H, W], the nearest last.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, limit: int):
+        self.x, self.y, self.limit, self.spent = x, y, limit, 0
+        self.trace: list[tuple[int, float]] = []
+        self.nearest: list[Tensor] = []
+
+    def charge(self, count: int) -> None:
+        """
+        Raises:
+            BudgetSpent: so many more propagations are not allowed.
+        """
+        if self.spent + count > self.limit:
+            raise BudgetSpent(f"{self.spent} of {self.limit} propagations are spent, {count} more are asked for.")
+        self.spent += count
+
+    @torch.no_grad()
+    def see(self, images: Tensor, logits: Tensor) -> None:
+        """Keeps the nearest of these images that is misclassified, in the box and nearer than any before."""
+        usable = Judge.misclassified(logits, self.y.expand(len(images)))
+        usable &= ((images >= 0) & (images <= 1)).flatten(1).all(1)
+        length, row = distance(self.x, images).where(usable, torch.inf).min(0)
+        if float(length) < (self.trace[-1][1] if self.trace else torch.inf):
+            self.trace.append((self.spent, float(length)))
+            self.nearest.append(images[row : row + 1].detach().clone())
+
+
 class Classifier(nn.Module):
     """A model as deployed, with a copy of its weights in float64: what an attack is given.
 
-    The copy is made once, so whoever changes the model makes a new `Classifier`. A traced, exported or converted module
+    The copy is made once, so a change of the model needs a new `Classifier`. A traced, exported or converted module
     may hold constants or casts of float32 that `.double()` does not reach: then it does not compute in float64.
 
     Args:
@@ -20,12 +65,15 @@ class Classifier(nn.Module):
 
     Attributes:
         passes: how many images went through the model, in either precision.
+        backward_passes: how many went back through it, once for each gradient.
+        meter: where an attack has a budget, what counts and refuses.
         why_not: why there is no float64 copy that runs; "" as long as there is one.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.passes, self.training = 0, False
+        self.passes, self.backward_passes, self.training = 0, 0, False
+        self.meter: Meter | None = None
         same = model if isinstance(model, Classifier) else None
         self.model: nn.Module = model if same is None else same.model
         self.why_not: str = "" if same is None else same.why_not
@@ -47,8 +95,20 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] of copies of the images, which the model may overwrite."""
+        if self.meter:
+            self.meter.charge(len(x))
         self.passes += len(x)
-        return with_gradient(self.model, x)
+        logits = with_gradient(self.model, x)
+        if isinstance(logits, Tensor) and logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        if self.meter:
+            self.meter.see(x, logits)
+        return logits
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        if self.meter:
+            self.meter.charge(len(gradient))
+        self.backward_passes += len(gradient)
 
     @torch.no_grad()
     def exact(self, images: Tensor) -> Tensor | None:
@@ -59,8 +119,17 @@ class Classifier(nn.Module):
         Raises:
             torch.OutOfMemoryError, MemoryError: as it came.
         """
+        return self._exact(images)
+
+    def wide(self) -> "Wide":
+        """The float64 copy as a module whose passes are counted here, for gradients in float64."""
+        return Wide(self)
+
+    def _exact(self, images: Tensor) -> Tensor | None:
         if not self._float64:
             return None
+        if self.meter:
+            self.meter.charge(len(images))
         self.passes += len(images)
         try:
             logits: Tensor = self._float64[0](images.clone().double())
@@ -72,6 +141,24 @@ class Classifier(nn.Module):
             self._float64.clear()
             self.why_not = f"its float64 copy does not run ({first_line(error)})"
             return None
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return logits
+
+
+class Wide(nn.Module):
+    """The float64 copy of a `Classifier`; where there is none, the model as deployed on images of its own precision."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self._classifier = [classifier]  # in a list: torch takes it for no part of this module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] float64 -> logits [N, K] float64."""
+        (classifier,) = self._classifier
+        logits = classifier._exact(x)
+        if logits is None:
+            logits = classifier(x.float()).double()
         return logits
 
 
@@ -103,7 +190,7 @@ class Judge:
 
     @torch.no_grad()
     def deployed(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Misclassified by the model as deployed, whatever float64 says of them: bool [N]."""
+        """Misclassified by the model as deployed, right or wrong in float64: bool [N]."""
         return self.misclassified(self.model(images), labels)
 
     @torch.no_grad()

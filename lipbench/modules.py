@@ -122,7 +122,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         evaluation_mode(model)
         for p, _, _ in parameters:
             p.requires_grad_(False)
-            p.grad = None  # so that nobody clears it in place
+            p.grad = None  # so that no code clears it in place
         # Inference mode, where the caller is in it, would make every gradient zero.
         with same_random_numbers(), torch.inference_mode(False), torch.enable_grad():
             yield

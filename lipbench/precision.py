@@ -31,7 +31,7 @@ def own_precision(weight: Tensor) -> AbstractContextManager[object]:
 
 @contextmanager
 def float32_products(tf32: bool = False) -> Iterator[None]:
-    """Inside, products of float32 numbers are computed in float32 on every device, whatever is switched on outside:
+    """Inside, products of float32 numbers are computed in float32 on every device, with any switches outside:
     TF32 (torch's own choice for convolutions on a GPU), bfloat16 on the CPU, autocast. NNPACK, whose convolutions on
     the CPU are Winograd's and Fourier's, is off. Everything is as before, afterwards.
 
@@ -43,7 +43,7 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
     switches, old = _switches(), _old_switches()
     before = [(switch, switch.fp32_precision) for switch, _ in switches]
     try:
-        # Both of torch's interfaces are set, so that whoever reads the older one inside finds the same.
+        # Both of torch's interfaces are set, so that code that reads the older one inside finds the same.
         if old is not None:
             _set_old_switches("high" if tf32 else "highest", tf32)
         for switch, is_gpu in switches:

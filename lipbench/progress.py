@@ -80,7 +80,7 @@ def _in_notebook() -> bool:
     return shell is not None and "IPKernelApp" in shell.config
 
 
-# What a method calls with its number of units (and their name), where nobody wants to see its progress.
+# What a method calls with its number of units (and their name), where no progress is shown.
 SILENT: Callable[..., Progress] = partial(Progress, "", show=False)
 
 

@@ -1,4 +1,4 @@
-"""Randomness keyed by (seed, image): the same numbers for an image in whatever order, batch or device it comes."""
+"""Randomness keyed by (seed, image): the same numbers for an image in every order, batch and device."""
 
 import math
 import random
@@ -53,7 +53,7 @@ def _shift(z: Tensor, places: int) -> Tensor:
 
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
-    """Whatever the block draws, the generators of python, numpy and torch (CPU and CUDA) go on after it as if it had
+    """After the block, the generators of python, numpy and torch (CPU and CUDA) go on after it as if it had
     drawn nothing.
     """
     # The global generators are the ones that other people's code draws from.

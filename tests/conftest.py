@@ -16,9 +16,9 @@ mpl.use("Agg")
 
 # Attacks of other libraries: first words of their name -> what they import, and how it is installed.
 LIBRARIES = {
-    "torchattacks": ("torchattacks", "pip install lipbench[torchattacks]"),
+    "torchattacks": ("torchattacks", "pip install torchattacks"),
     "foolbox": ("foolbox", "pip install lipbench[foolbox]"),
-    "adv_lib": ("adv_lib.attacks", "see docs/peers.md"),
+    "adv_lib": ("adv_lib.attacks", "see docs/other_libraries.md"),
 }
 
 

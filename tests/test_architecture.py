@@ -37,7 +37,7 @@ LONG = {
     "lipbench.interop.load.load_model": 59,
     "lipbench.measures.explanations.explanations": 61,
     "lipbench.measures.one_class.one_class": 51,
-    "lipbench.models.convnet.convnet": 55,
+    "lipbench.models.convnet.convnet": 58,
     "lipbench.models.resnet.resnet": 52,
     "lipbench.training.fit.fit": 87,
     "lipbench.training.monitor.monitor": 53,

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from lipbench.commands.run import experiment_of
 from lipbench.commands.suites import CONF
 from lipbench.files import read_json, write_json
-from lipbench.results import write_manifest
+from lipbench.results import read_bounds, write_manifest
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 SMOKE = ["images=4", "training.epochs=1", "progress=false", "device=cpu"]
@@ -26,7 +26,7 @@ def cases(command: str) -> list[tuple[str, str]]:
     """The diffs with the arguments of the command beneath them."""
     if not PAGE.exists():
         return []
-    pattern = rf"^```diff\n((?:(?!^```).)*)^```\n\n`python -m lipbench {command} ([^`]+)`"
+    pattern = rf"^```diff\n((?:(?!^```).)*)^```\n\n`lipbench {command} ([^`]+)`"
     return re.findall(pattern, PAGE.read_text(), re.M | re.S)
 
 
@@ -44,6 +44,8 @@ def test_a_diff_of_the_page_works(diff, command, tmp_path, monkeypatch):
         cfg = compose("config", overrides=[*overrides, *SMOKE, *attacks, f"results={tmp_path / 'results'}"])
     job = experiment_of(cfg, overrides[0].removeprefix("experiment="), [])
     assert job.run()["violations"] == 0
+    if "certificate_crown" in command:
+        assert (read_bounds(job.folder).query("method == 'certificate_crown'")["distance"] > 0).any()
     new = re.search(r"^\+\+\+ b/(my_\w+)\.py", diff, re.M)
     assert new is not None
     assert new.group(1) in (job.folder / "config.yaml").read_text() + str(job.options), "what is new was used"
@@ -91,7 +93,7 @@ def test_the_column_of_the_page_is_everywhere(changed):
     )
     assert re.search(r"\| +mean \|", board)
     assert all(f"{mean:.3f}" in text for text in (board, tex, page))
-    assert "mean distance of the combined attack, L2" in page
+    assert "mean distance of the best attack, L2" in page
     # Its check refuses a summary.
     write_json(path, {**read_json(path), "mean_distance": -1})
     write_manifest(path.parent)

@@ -1,6 +1,9 @@
-"""The Python interface in a notebook: what a reader sees after each cell."""
+"""The Python interface in a notebook: what a reader sees after each cell. The notebooks of docs/notebooks run."""
 
 import base64
+import re
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,16 +24,29 @@ table = lipbench.evaluate(model, split.images, labels, ["fgm", "deepfool"])""",
 ]
 
 
+NOTEBOOKS = sorted(Path(__file__).parent.parent.glob("docs/notebooks/*.ipynb"))
+
+
+def libraries() -> tuple[ModuleType, ModuleType]:
+    """nbclient and nbformat; skips the test where a notebook cannot be executed."""
+    reason = "a notebook needs nbclient, nbformat and ipykernel: pip install nbclient ipykernel"
+    pytest.importorskip("ipykernel", reason=reason)
+    return pytest.importorskip("nbclient", reason=reason), pytest.importorskip("nbformat", reason=reason)
+
+
+def execute(notebook: Any, folder: Path) -> list[list[dict[str, Any]]]:
+    """The outputs of every cell that is code."""
+    where = {"metadata": {"path": str(folder)}}
+    libraries()[0].NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
+    return [cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory) -> list[list[dict[str, Any]]]:
     """The outputs of every cell of a notebook that was executed."""
-    reason = "a notebook needs nbclient, nbformat and ipykernel: pip install nbclient ipykernel"
-    nbclient, nbformat = (pytest.importorskip(name, reason=reason) for name in ("nbclient", "nbformat"))
-    pytest.importorskip("ipykernel", reason=reason)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-    where = {"metadata": {"path": str(tmp_path_factory.mktemp("notebook"))}}
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute()
-    return [cell["outputs"] for cell in notebook["cells"]]
+    cells = libraries()[1].v4
+    notebook = cells.new_notebook(cells=[cells.new_code_cell(cell) for cell in CELLS])
+    return execute(notebook, tmp_path_factory.mktemp("notebook"))
 
 
 def text(cell: list[dict[str, Any]]) -> str:
@@ -55,3 +71,21 @@ def test_every_plot_is_shown_as_a_picture(outputs, cell):
     content = base64.b64decode(pictures[0])
     assert content.startswith(b"\x89PNG")
     assert len(content) > 5000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_of_the_documentation_runs(path, tmp_path, monkeypatch):
+    nbformat = libraries()[1]
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))  # for the commands that it starts
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") for cell in notebook["cells"]), "commit it without outputs"
+    results = execute(notebook, tmp_path)
+    assert sum("image/png" in output.get("data", {}) for cell in results for output in cell) >= 1
+    if path.stem == "certify":
+        before, after = text(results[2]), text(results[4])
+        assert float(re.findall(r"^certificate +(\S+)", before, re.M)[0]) == 0
+        assert float(re.findall(r"[\d.]+", after)[0]) > 0
+    if path.stem == "train":
+        last = text(results[3]).split("\n")[-1].split()
+        assert 1 <= float(last[-1]) < 1.2, "the tightness after the last epoch"

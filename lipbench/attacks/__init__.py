@@ -9,19 +9,20 @@ The model is left as it was: modes, gradients and flags. The caller checks every
 from lipbench import configuration
 from lipbench.attacks.alma import alma
 from lipbench.attacks.carlini_wagner import carlini_wagner
-from lipbench.attacks.combined import strongest
 from lipbench.attacks.ddn import ddn
 from lipbench.attacks.deepfool import deepfool
-from lipbench.attacks.engine import best_of, chain, minimum_distance, warm
+from lipbench.attacks.engine import anytime, best_of, chain, minimum_distance, warm, within
 from lipbench.attacks.engine.boundary import nearest, shoot, to_boundary
 from lipbench.attacks.falsifier import falsifier, falsifier_float32
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
 from lipbench.attacks.hop_skip_jump import hop_skip_jump
+from lipbench.attacks.lipbench import lipbench
 from lipbench.attacks.projected_gradient import apgd, l2_pgd
 from lipbench.attacks.tangent import tangent
 
 __all__ = [
     "alma",
+    "anytime",
     "apgd",
     "best_of",
     "carlini_wagner",
@@ -34,15 +35,16 @@ __all__ = [
     "fgsm",
     "hop_skip_jump",
     "l2_pgd",
+    "lipbench",
     "minimum_distance",
     "names",
     "nearest",
     "shoot",
-    "strongest",
     "tangent",
     "to_boundary",
     "transport_path",
     "warm",
+    "within",
 ]
 
 

@@ -81,7 +81,7 @@ def _descend(
     pace = per_image(pace, x)
     low, high = (-LIMIT - origin) / pace, (LIMIT - origin) / pace
     # Short memories: the margin's gradient changes its direction along the way (measured on MNIST: 1 % nearer images).
-    # Adam moves each entry of v by at most about its learning rate, whatever the gradient: w = origin + pace v. Its
+    # Adam moves each entry of v by at most about its learning rate, for any gradient: w = origin + pace v. Its
     # usual eps would stop images near the boundary, whose gradients are as small as their distances.
     v = torch.zeros_like(origin).requires_grad_()
     optimizer = torch.optim.Adam([v], lr=1.0, betas=(0.8, 0.9), eps=1e-30)

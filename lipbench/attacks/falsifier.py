@@ -1,4 +1,4 @@
-"""A search for what a certificate excludes: the strongest attack in float64, then the float32 images around the point
+"""A search for what a certificate excludes: the attack `lipbench` in float64, then the float32 images around the point
 where it crosses the boundary.
 """
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks.combined import strongest
 from lipbench.attacks.engine.boundary import nearest, to_boundary
 from lipbench.attacks.engine.searching import usable
+from lipbench.attacks.lipbench import lipbench
 from lipbench.geometry import onto_halfspace, per_image, unit
 from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import margin, margin_and_gradient
@@ -31,7 +31,7 @@ def falsifier(
 ) -> Tensor:
     """Adversarial images as near as float32 allows: to be held against a certificate.
 
-    The headline attack in float64 finds a point of the boundary and projects x on its tangent plane. Then float32
+    The attack `lipbench` in float64 finds a point of the boundary and projects x on its tangent plane. Then float32
     images on both sides of that point are tried: pixels rounded at random, up or down, or so that the margin falls, and
     moved by their last bits (a rounding search after Jin, Ohrimenko and Rubinstein, 2022, arXiv 2205.10159).
 
@@ -48,7 +48,7 @@ def falsifier(
 def falsifier_float32(
     model: nn.Module, x: Tensor, y: Tensor, *, rounds: int = 60, seed: int = 0, start: Tensor | None = None
 ) -> Tensor:
-    """As `falsifier`, for images that the float32 network misclassifies, whatever the same weights in float64 say: no
+    """As `falsifier`, for images that the float32 network misclassifies, right or wrong in float64: no
     adversarial examples, but what `certificate_float` excludes as well.
     """
     return _search(model, x, y, rounds, seed, start, deployed=True)
@@ -82,9 +82,9 @@ def _boundary_point(model: Classifier, x: Tensor, y: Tensor, start: Tensor | Non
     """
     wide, exact = x.double(), _double(model, x)
     if exact is None:
-        point = strongest(model, x, y, start=start).double()
+        point = lipbench(model, x, y, start=start).double()
         return point, torch.zeros_like(wide)
-    point = strongest(exact, wide, y, start=None if start is None else start.double())
+    point = lipbench(exact, wide, y, start=None if start is None else start.double())
     if start is not None:
         point = nearest(wide, point, usable(exact, wide, y, start.double()))
     point = to_boundary(exact, wide, point, y, steps=BISECTIONS)
@@ -106,7 +106,7 @@ def _double(model: Classifier, x: Tensor) -> Classifier | None:
         with torch.no_grad():
             logits = exact(x[:1].double())
         return exact if logits.dtype == torch.float64 else None
-    except Exception:  # whatever somebody else's module raises
+    except Exception:  # a user's module can raise anything
         return None
 
 

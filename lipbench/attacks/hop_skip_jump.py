@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.boundary import nearest, to_boundary
-from lipbench.attacks.engine.foothold import foothold
+from lipbench.attacks.engine.starting import adversarial_start
 from lipbench.geometry import per_image, unit
 from lipbench.judge import Judge, distance
 from lipbench.randomness import keys, normal
@@ -31,13 +31,13 @@ def hop_skip_jump(
     Args:
         steps, queries: of the order of 2000 forward passes an image by default.
         seed: of the directions, keyed by (seed, image).
-        start: images to begin at; None: see `foothold`.
+        start: images to begin at; None: see `adversarial_start`.
     """
     key = keys(x, seed)
     z = x.clone() if start is None else start.clone()
     lost = (z == x).flatten(1).all(1).nonzero()[:, 0]
     if len(lost):
-        z[lost] = foothold(model, x[lost], y[lost], seed)
+        z[lost] = adversarial_start(model, x[lost], y[lost], seed)
     rows = Judge(model)(z, y).nonzero()[:, 0]
     draw = 0
     with torch.no_grad():

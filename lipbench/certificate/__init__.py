@@ -5,6 +5,8 @@ They are computed from the weights that a network really has, in float64, rounde
 
 from lipbench.certificate.exactness import Unbounded, number
 from lipbench.certificate.float32 import certify_float, float_layerwise, why_not
+from lipbench.certificate.inscribed import certify_inscribed, certify_inscribed_float, inscribed_balls
+from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t
 from lipbench.certificate.lipschitz import LayerBound, lipschitz, product
 from lipbench.certificate.radius import certify, gaps, gaps_of, radius
 from lipbench.certificate.relaxation.crown import CrownWarning, certify_crown
@@ -18,17 +20,23 @@ layerwise = lipschitz.layerwise
 __all__ = [
     "Affine",
     "CrownWarning",
+    "InscribedBalls",
     "LayerBound",
     "Unbounded",
+    "ball_radius",
+    "best_t",
     "certify",
     "certify_crown",
     "certify_float",
+    "certify_inscribed",
+    "certify_inscribed_float",
     "convolution_norm",
     "float_layerwise",
     "follow",
     "gaps",
     "gaps_of",
     "input_shapes",
+    "inscribed_balls",
     "layer_table",
     "layerwise",
     "lipschitz",

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from lipbench.modules import exactly
 
-# What Python and torch look up on the type of a module, whatever the names in its code.
+# What Python and torch look up on the type of a module, besides the names in its code.
 ROOTS = ("__call__", "__getattr__", "__getattribute__", "__iter__", "__bool__", "__len__", "forward")
 # Where a name in the code of a layer may come from, besides its type and its file.
 LIBRARY = (F, torch, torch.fft, Tensor)
@@ -111,7 +111,7 @@ def unknown(module: nn.Module) -> Unbounded | None:
     replaced on its class, a live parametrization, tensors that are not plain, an option that is NaN, training mode.
     """
     if isinstance(module, torch.jit.ScriptModule | fx.GraphModule):
-        return None  # no rule is for them, whatever else they are
+        return None  # no rule is for them
     return _unready(module) or _disguised(module) or _of_the_instance(module)
 
 
@@ -144,7 +144,7 @@ def _disguised(module: nn.Module) -> Unbounded | None:
 def _of_the_instance(module: nn.Module) -> Unbounded | None:
     own = vars(module)
     for name, value in own.items():
-        # Whatever a call passes through: forward, _conv_forward, _call_impl, ...
+        # All that a call passes through: forward, _conv_forward, _call_impl, ...
         if callable(value) and hasattr(type(module), name):
             return Unbounded(f"its {name.lstrip('_')} was replaced on the instance", PLAIN)
         if any(name in own[kept] for kept in STATE):

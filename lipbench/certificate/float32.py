@@ -47,36 +47,70 @@ def certify_float(
     """
     check_batch(x, y)
     shape = tuple(x.shape[1:])
-    nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     network = lipschitz.read(model, shape)
-    bounds = gaps_of(network, shape, constants := lipschitz.layerwise(network, shape))
+    constants = lipschitz.layerwise(network, shape)
+    bounds = gaps_of(network, shape, constants)
     check_labels(y, len(bounds))
+    return certify_float_by(model, network, x, y, constants, bounds, batch_size, progress)
+
+
+@torch.no_grad()
+def certify_float_by(
+    model: nn.Module,
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    constants: Sequence[LayerBound],
+    bounds: Tensor,
+    batch_size: int | None = None,
+    progress: Callable[..., Progress] = SILENT,
+) -> Tensor:
+    """`certify_float` of a model whose constants are there already, of images and labels that are checked.
+
+    Args:
+        network: what `lipbench.certificate.read` gives.
+        constants: what `lipbench.certificate.layerwise` gives of it.
+        bounds: what `lipbench.certificate.gaps` gives.
+    """
+    shape = tuple(x.shape[1:])
+    nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     if not bool(bounds.isfinite().all()) or why_not(model, x, network):
         return nothing
+    exact = copy.deepcopy(network).double()
     try:
-        head = _Head(copy.deepcopy(network).double(), shape, constants)
+        head = Head(exact, shape, constants)
     except Unbounded:
         return nothing
-    diagonal, radii = math.sqrt(math.prod(shape)), []
+    radii = []
     batch_size = batch_size or images_at_once(shape)
     with progress(len(x)) as bar:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            reach = Affine(nothing[: len(images)], torch.full_like(nothing[: len(images)], diagonal))
-            logits, shift = head(images.double(), labels, reach)
-            if network is not model and is_another(logits_of(model, images), logits):
+            if network is not model and is_another(logits_of(model, images), exact(images.double())):
                 return nothing
-            # Never less than what exact arithmetic needs, whatever underflows on the way.
-            slopes = torch.maximum(shift.slope, bounds[labels] * diagonal)
-            radii.append(_shares(logits, Affine(shift.at, slopes), labels))
+            radii.append(float_radii(head, images, labels, bounds)[0].amin(1))
             bar.update(len(images))
-    return torch.cat(radii) * diagonal / OUTWARD if radii else nothing
+    return torch.cat(radii) if radii else nothing
 
 
-def _shares(logits: Tensor, shift: Affine, labels: Tensor) -> Tensor:
-    """[N]: the share of the diagonal up to which each logit stays below that of the label."""
-    margins = logits.gather(1, labels[:, None]) - logits - shift.at
-    shares = (margins.clamp_min(0) / shift.slope).masked_fill(~(margins > 0), 0.0).nan_to_num(0.0)
-    return shares.scatter(1, labels[:, None], torch.inf).amin(1)
+def float_radii(head: "Head", x: Tensor, y: Tensor, gaps: Tensor) -> tuple[Tensor, Affine]:
+    """Of each rival k the radius within which the float32 network gives it a smaller logit than y, [N, K] float64, inf
+    for y itself; and [N, K] by how much the float32 difference z_y - z_k of an image can differ from the exact one,
+    by the distance of that image.
+
+    Args:
+        head: of the float32 network.
+        x, y: images, float32, and labels.
+        gaps: see `lipbench.certificate.gaps`.
+    """
+    diagonal = math.sqrt(math.prod(x.shape[1:]))
+    nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    logits, shift, error = head(x.double(), y, Affine(nothing, torch.full_like(nothing, diagonal)))
+    margins = logits.gather(1, y[:, None]) - logits - shift.at
+    # Never less than what exact arithmetic needs, whatever underflows on the way.
+    shares = margins.clamp_min(0) / torch.maximum(shift.slope, gaps[y] * diagonal)
+    own = torch.zeros_like(margins, dtype=torch.bool).scatter(1, y[:, None], True)
+    radii = shares.masked_fill(~(margins > 0), 0.0).nan_to_num(0.0).masked_fill(own, torch.inf)
+    return radii * diagonal / OUTWARD, error
 
 
 def float_layerwise(model: nn.Module, shape: Shape) -> list[LayerBound]:
@@ -104,7 +138,7 @@ def why_not(model: nn.Module, x: Tensor, network: nn.Module | None = None) -> st
     return next(filter(None, (other_products(device, convolutions) for device in devices)), "")
 
 
-class _Head:
+class Head:
     """The differences of the logits of a float32 network, and by how much they can change.
 
     A dense head is bounded by the differences of its rows, and its rounding logit by logit; every other one by the norm
@@ -129,31 +163,42 @@ class _Head:
             links = links[: count - 1]
         self.links: Sequence[Link] = links
 
-    def __call__(self, x: Tensor, labels: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
-        """[N, K] logits in float64, and [N, K] what can be added to z_k - z_y, by the distance."""
-        u, reach, _ = follow(list(self.links), x, reach)
+    def __call__(self, x: Tensor, labels: Tensor, reach: Affine) -> tuple[Tensor, Affine, Affine]:
+        """[N, K] logits in float64 of images x; [N, K] bounds of what z_k - z_y can grow by, from x in float64 to an
+        image in float32, by the distance; and [N, K] the part of it that is rounding in float32: of z_k - z_y at one
+        and the same image, at most so far away.
+        """
+        u, reach, rounded = follow(list(self.links), x, reach)
         if self.linear is not None:
-            return self._dense(self.linear, u, labels, reach)
-        shift = (reach * math.sqrt(2)).plus(4 * TINY)
-        return u, Affine(shift.at[:, None].expand_as(u), shift.slope[:, None].expand_as(u))
+            return self._dense(self.linear, u, labels, reach, rounded)
+        shift, error = ((bound * math.sqrt(2)).plus(4 * TINY) for bound in (reach, rounded))
+        return u, _wide(shift, u), _wide(error, u)
 
-    def _dense(self, head: nn.Linear, u: Tensor, labels: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
+    def _dense(
+        self, head: nn.Linear, u: Tensor, labels: Tensor, reach: Affine, rounded: Affine
+    ) -> tuple[Tensor, Affine, Affine]:
         weight = head.weight
         of_sum, of_result = dot_product(weight.shape[1] + (head.bias is not None))
         bias = 0 if head.bias is None else head.bias.abs()
         logits, rows = head(u), weight.norm(dim=1)
-        reach = Affine(reach.at[:, None], reach.slope[:, None])
+        reach, rounded = (Affine(bound.at[:, None], bound.slope[:, None]) for bound in (reach, rounded))
         magnitude = (reach * rows).plus(u.abs() @ weight.abs().T + bias)
         moved = reach * rows
         given = reach.plus(norm(u)[:, None])
         lost = given.plus(1 + weight.abs().max()) * (8 * TINY * (weight.shape[1] + 1))
         error = magnitude * of_sum + (moved.plus(logits.abs())) * of_result + lost
         error = (error * SLACK).within(magnitude)
-        difference = reach * self.apart[labels]
+        apart = self.apart[labels]
         for factor in self.factors:
             flushed = (moved + error).plus(logits.abs() + 1 + factor) * (8 * TINY)
-            logits, difference, moved = logits * factor, difference * factor, (moved + error) * factor
+            logits, apart, moved = logits * factor, apart * factor, (moved + error) * factor
             magnitude = moved.plus(logits.abs())
             error = ((error * factor + magnitude * (2.1 * UNIT) + flushed) * SLACK).within(magnitude)
         own = Affine(error.at.gather(1, labels[:, None]), error.slope.gather(1, labels[:, None]))
-        return logits, (difference + error + own).plus(4 * TINY)
+        both = (error + own).plus(4 * TINY)
+        return logits, reach * apart + both, rounded * apart + both
+
+
+def _wide(bound: Affine, like: Tensor) -> Affine:
+    """[N] -> [N, K]."""
+    return Affine(bound.at[:, None].expand_as(like), bound.slope[:, None].expand_as(like))

@@ -174,7 +174,7 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _added(layer: nn.Module) -> float:
-    """The largest magnitude of whatever a layer or its parts add or subtract."""
+    """The largest magnitude of all that a layer or its parts add or subtract."""
     named = [*layer.named_parameters(), *layer.named_buffers()]
     shifts = (t for name, t in named if name.rpartition(".")[2] in ("bias", "running_mean", "mean") and t.numel())
     return sum(float(t.detach().abs().max()) for t in shifts)

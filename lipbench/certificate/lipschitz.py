@@ -1,6 +1,6 @@
 """`lipschitz`: a sound upper bound of a network's Lipschitz constant, from the weights it really has.
 
-Rules are found by the exact type of a module. Whatever is not known exactly is unknown: a subclass, a hook, a live
+Rules are found by the exact type of a module. All that is not known exactly is unknown: a subclass, a hook, a live
 parametrization, a module in training mode. Its bound is infinite, its certificate 0, and `layerwise` says why.
 """
 
@@ -153,7 +153,7 @@ class Lipschitz:
                 bounds += found
             return bounds, shape
         if shape is None:
-            earlier = Unbounded("the shape of its input is unknown", "mend the layers before it, which comes first")
+            earlier = Unbounded("its shape is unknown because an earlier layer has no bound", "fix that one first")
             return [_refused(name, module, earlier)], None
         bound, out = self._leaf(module, shape)
         return [
@@ -207,7 +207,7 @@ def outward(*factors: float) -> float:
 
 
 def product(bounds: Iterable[LayerBound]) -> float:
-    """The constant of layers one after another, rounded up: `inf` where one is unknown, even beside a bound of 0, and
+    """The constant of layers one after another, rounded up: `inf` where one is unknown, even next to a bound of 0, and
     where numbers that are not 0 underflow on the way.
     """
     values = [layer.bound for layer in bounds]

@@ -108,6 +108,16 @@ def radius(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = 
     Raises:
         ValueError: fewer than two logits, labels or gaps that are not those of the logits.
     """
+    return rival_radii(logits, labels, gaps, slack).amin(1)
+
+
+def rival_radii(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = None) -> Tensor:
+    """The radii whose minimum over the classes is `radius`, [N, K] float64: (z_y - z_k) / gap[y, k] of each rival k,
+    rounded down; inf for the label itself.
+
+    Args, Raises:
+        as `radius`.
+    """
     if logits.ndim != 2 or gaps.shape != (logits.shape[1], logits.shape[1]) or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"Logits are [N, K], labels [N], gaps [K, K]; got {list(logits.shape)}, {list(labels.shape)}, "
@@ -121,8 +131,8 @@ def radius(logits: Tensor, labels: Tensor, gaps: Tensor, slack: Tensor | None = 
     margins = logits.gather(1, labels[:, None]) - logits - slack[:, None]
     own = torch.zeros_like(margins, dtype=torch.bool).scatter(1, labels[:, None], True)
     radii = (margins.clamp_min(0) / gaps[labels]).masked_fill(margins <= 0, 0.0).masked_fill(own, torch.inf)
-    smallest = torch.where(logits.isfinite().all(1), radii.nan_to_num(nan=0.0, posinf=torch.inf).amin(1), 0.0)
-    return smallest / OUTWARD
+    known = logits.isfinite().all(1, keepdim=True)
+    return torch.where(known, radii.nan_to_num(nan=0.0, posinf=torch.inf), 0.0) / OUTWARD
 
 
 @torch.no_grad()
@@ -156,13 +166,35 @@ def certify(
     """
     check_batch(x, y)
     shape = tuple(x.shape[1:])
-    batch_size = batch_size or images_at_once(shape)
-    network = _read(model, shape, x[:1])
+    network = read_exactly(model, shape, x[:1])
     layers = lipschitz.layerwise(network, shape)
     bounds = gaps_of(network, shape, layers)
     check_labels(y, len(bounds))
+    return certify_by(model, network, x, y, layers, bounds, batch_size, progress)
+
+
+@torch.no_grad()
+def certify_by(
+    model: nn.Module,
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    layers: Sequence[LayerBound],
+    bounds: Tensor,
+    batch_size: int | None = None,
+    progress: Callable[..., Progress] = SILENT,
+) -> Tensor:
+    """`certify` of a model whose constants are there already, of images and labels that are checked.
+
+    Args:
+        network: what `read_exactly` gives.
+        layers: what `lipbench.certificate.layerwise` gives of it.
+        bounds: what `gaps` gives.
+    """
     if not bool(bounds.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    shape = tuple(x.shape[1:])
+    batch_size = batch_size or images_at_once(shape)
     passes, radii = Passes(copy.deepcopy(network).double(), shape, layers), []
     with progress(len(x)) as bar:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
@@ -181,10 +213,10 @@ class TracedWarning(UserWarning):
     """A network whose traced forward pass computes something else than the network itself."""
 
 
-def _read(model: nn.Module, shape: Shape, x: Tensor) -> nn.Module:
-    """The network as layers that have rules; where it is traced, its float64 copy, since what its code computes weights
-    from is in float64 as well. Where no such copy runs, the network as deployed judges attacks alone, and rounds as no
-    certificate in float64 knows: it has no bound.
+def read_exactly(model: nn.Module, shape: Shape, x: Tensor) -> nn.Module:
+    """The network as layers that have rules (`lipschitz.read`); where it is traced, that of its float64 copy, since
+    what its code computes weights from is in float64 as well. Where no such copy runs, the network as deployed judges
+    attacks alone, and rounds as no certificate in float64 knows: it has no bound.
     """
     network = lipschitz.read(model, shape)
     if network is model or any(isinstance(step, Refused) for step in network.modules()):

@@ -52,7 +52,7 @@ class Affine:
 
 
 # From the float64 activations u [N, ...] of x, and a bound of the distance between these and what the float32 layer is
-# given: the float64 output at u, and a bound of the error of the float32 layer on whatever it is given.
+# given: the float64 output at u, and a bound of the error of the float32 layer on any input.
 Step = Callable[[Tensor, Affine], tuple[Tensor, Affine]]
 RoundingRule = Callable[..., Step]
 
@@ -277,7 +277,7 @@ def _of_the_result(layer: nn.Module, shape: Shape, constant: float, share: float
 
 
 def _shifted(step: Step, error: float) -> Step:
-    """A step that makes an error more, whatever it is given."""
+    """A step that adds an error, for any input."""
 
     def more(u: Tensor, reach: Affine) -> tuple[Tensor, Affine]:
         out, local = step(u, reach)

@@ -64,9 +64,9 @@ def certify_smoothed(
     2 queries / alpha times: a vote is finite, so a margin above 1/2 must be left to it. With ever more votes q
     goes to 1/2.
 
-    Whoever asks for the vote of at most `queries` images within the radius, one after another as they like, finds one
-    that is not labelled y with a probability of at most alpha, half of it for p and half for the votes. That is per
-    image; see docs/baselines.md.
+    A user may ask for the vote of at most `queries` images within the radius, one after another. One of them is not
+    labelled y with a probability of at most alpha, half of it for p and half for the votes. That is per image; see
+    docs/baselines.md.
 
     The theorem is about a base network that is a function of one image. Where its logits depend on the other images of
     the batch, change from call to call, or cannot be computed of one image alone, the radius is 0 (`SmoothingWarning`

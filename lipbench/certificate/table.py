@@ -31,7 +31,7 @@ def layer_table(model: nn.Module, shape: Shape) -> pd.DataFrame:
         columns layer (dotted path, "" for the model itself), type, bound, why, remedy ("" where it is bounded).
     """
     bounds = list(_rows(model, "", tuple(shape), input_shapes(model, tuple(shape))))
-    # A rule of somebody else's may give no remedy.
+    # A rule of a user may give no remedy.
     rows = [(b.name, b.kind, b.bound, b.why, b.remedy or (REPLACE if b.why else "")) for b in bounds]
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -24,8 +24,8 @@ from lipbench.interop.load import FORMS, ModelError, default_name, load_model
 from lipbench.results import LawViolation
 from lipbench.results.facts import facts_of
 from lipbench.results.layout import run_folder_of
-from lipbench.runs.brought import External
 from lipbench.runs.experiment import Experiment
+from lipbench.runs.external import External
 from lipbench.runs.outcome import attempt
 
 NAMES = (*PATHS, "model.source", "checkpoint", "name")
@@ -33,7 +33,7 @@ NAMES = (*PATHS, "model.source", "checkpoint", "name")
 ERRORS = (LawViolation, ImportError, OSError, ValueError, TypeError, RuntimeError)
 
 
-def brought_of(cfg: DictConfig) -> Experiment:
+def external_of(cfg: DictConfig) -> Experiment:
     """The judgement that a configuration asks for.
 
     Args:
@@ -48,7 +48,7 @@ def brought_of(cfg: DictConfig) -> Experiment:
         raise ModelError(f"Which model? model= is one of: {FORMS}.")
     dataset = instantiate({**plain["dataset"], "_partial_": True}, _convert_="all")()
     inputs = {key: plain[key] for key in ("input_layout", "input_mean", "input_std")}
-    brought = load_model(source, plain["checkpoint"], shape=dataset.shape, classes=len(dataset.classes), **inputs)
+    external = load_model(source, plain["checkpoint"], shape=dataset.shape, classes=len(dataset.classes), **inputs)
     name = str(plain["name"] or default_name(source))
     if "/" in name or name in (".", ".."):
         raise ModelError(f"name={name} is one folder's name: without a slash, and not {'.'!r} or {'..'!r}.")
@@ -56,9 +56,9 @@ def brought_of(cfg: DictConfig) -> Experiment:
         plain["dataset"].pop(place, None)
     return Experiment(
         folder=run_folder_of(Path(plain["results"]), f"{dataset.name}/{name}", "default", 0),
-        network={"dataset": plain["dataset"], "model": brought.identity},
+        network={"dataset": plain["dataset"], "model": external.identity},
         load_dataset=lambda: dataset,
-        source=External(brought.network),
+        source=External(external.network),
         about=_facts(dataset.name, name, source, plain),
         **judging(plain),
     )
@@ -87,17 +87,17 @@ def main(arguments: Sequence[str]) -> int:
     cfg = configured(words, "evaluate", NAMES)
     if cfg.threads is not None:
         torch.set_num_threads(int(cfg.threads))
-    brought = brought_of(cfg)
-    name = "/".join(brought.folder.parts[-4:-2])
+    external = external_of(cfg)
+    name = "/".join(external.folder.parts[-4:-2])
 
     def work() -> None:
-        before, began = stamp(brought.folder), time.monotonic()
-        summary = brought.run()
-        say(layers_text(pd.read_csv(brought.folder / "layers.csv", keep_default_na=False)))
-        seconds = None if before == stamp(brought.folder) else time.monotonic() - began
-        say(run_lines(name, brought.folder, summary, seconds))
+        before, began = stamp(external.folder), time.monotonic()
+        summary = external.run()
+        say(layers_text(pd.read_csv(external.folder / "layers.csv", keep_default_na=False)))
+        seconds = None if before == stamp(external.folder) else time.monotonic() - began
+        say(run_lines(name, external.folder, summary, seconds))
         say(f"Tables and figures: lipbench report results={cfg.results}")
 
     command = shlex.join(["lipbench", "evaluate", *arguments])
-    prepare = partial(brought.source.check, brought.load_dataset())
-    return attempt(name, brought.folder, command, work, ERRORS, prepare=prepare).code
+    prepare = partial(external.source.check, external.load_dataset())
+    return attempt(name, external.folder, command, work, ERRORS, prepare=prepare).code

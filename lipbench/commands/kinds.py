@@ -10,6 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra._internal.utils import _locate
 
+from lipbench.results.radii import radius_of
+
 # Of the options that conf/ gives to no function.
 KINDS: dict[str, Any] = {
     **{"seed": int, "images": int, "batch_size": int, "threads": int | None, "processes": int | None},
@@ -83,6 +85,8 @@ def _node(node: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _of_kind(name: str, value: Any, kind: Any) -> Any:
     least = LEAST.get(name)
+    if name == "epsilons" and isinstance(value, list | tuple):
+        value = [radius_of(radius) if isinstance(radius, str) else radius for radius in value]  # 36/255
     try:
         taken = _taken(value, kind)
         numbers = taken if isinstance(taken, list) else [taken]

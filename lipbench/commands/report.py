@@ -24,6 +24,7 @@ from lipbench.report import (
     compare_runs,
     find_runs,
     leaderboard,
+    terminal,
     write_comparison,
     write_latex,
     write_leaderboard,
@@ -47,9 +48,9 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
     if cfg.datasets is not None:
         runs = _only(runs, [cfg.datasets] if isinstance(cfg.datasets, str) else list(cfg.datasets))
     table = leaderboard(runs)
-    say(write_leaderboard(table, runs))
+    write_leaderboard(table, runs)
     files, problems = write_latex(table, runs.root)
-    written = [runs.root / "leaderboard.csv", runs.root / "leaderboard.md", *files]
+    written = [*(runs.root / f"leaderboard.{kind}" for kind in ("csv", "json", "md")), *files]
     comparison: Comparison | None = None
     failure: Exception | None = None
     if cfg.compare is not None:
@@ -66,7 +67,8 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
         say(f"Not drawn: {problem}", sys.stderr)
     runs = replace(runs, problems=[*runs.problems, *problems])
     written.append(write_page(table, runs, comparison, order=[recipe.name for recipe in RECIPES]))
-    say(f"\nWritten: {written[-1]} and {len(written) - 1} more files in {runs.root}")
+    say(terminal(table, runs))
+    say(f"\nOpen the report: {written[-1]}\n{len(written) - 1} more files are in {runs.root}.")
     if failure is not None:
         raise failure
     if broken := [f"{run.folder}: {run.violation}" for run in runs.finished if run.violation]:

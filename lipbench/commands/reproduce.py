@@ -62,10 +62,10 @@ def reproduce(
         raise ResultsError(f"{run} has no {MANIFEST}: the run is unfinished. Run the experiment again.")
     network = read_config(run / "config.yaml") if (run / "config.yaml").exists() else {}
     if missing := [key for key in ("dataset", "model", "loss", "optimizer", "training", "seed") if key not in network]:
-        brought = "source" in (network.get("model") or {})
+        external = "source" in (network.get("model") or {})
         raise ResultsError(
             f"{run} holds an external model, which its files cannot rebuild: run lipbench evaluate again."
-            if brought
+            if external
             else f"{run} cannot be made again: its config.yaml lacks {', '.join(missing)}."
         )
     check_targets(network, str(run / "config.yaml"), trust)
@@ -75,25 +75,47 @@ def reproduce(
         raise ResultsError(f"{folder} is there already: give another out=, or none for a temporary folder.")
     dataset = _dataset(network["dataset"], data_root, source)
     _check_data(run, dataset)
-    experiment = Experiment(
-        folder=folder,
-        network=network,
-        load_dataset=lambda: dataset,
-        source=Trained(
-            **{part: instantiate(network[part], _convert_="all") for part in ("loss", "optimizer", "training")}
-        ),
-        **judging({**methods, "device": device, "progress": progress, "epsilons": list(EPSILONS), "force": False}),
-    )
-    try:
-        experiment.run()
-    except LawViolation as error:
-        say(error, sys.stderr)  # a run that broke a law is made again as well
+    _run_again(folder, network, dataset, methods, {"device": device, "progress": progress})
     return equalities(run, folder), _environments(run, folder)
 
 
+def _run_again(
+    folder: Path, network: Mapping[str, Any], dataset: Dataset, methods: dict[str, Any], machine: Mapping[str, Any]
+) -> None:
+    """
+    Args:
+        methods: as of `_methods`.
+        machine: the options device and progress.
+    """
+    source = Trained(
+        **{part: instantiate(network[part], _convert_="all") for part in ("loss", "optimizer", "training")}
+    )
+    # Methods may have judged different numbers of images: those of each number are one command.
+    counts = methods.pop("images")
+    for images in sorted({*counts.values()}) or [1]:
+        same = {
+            group: {name: options for name, options in found.items() if counts.get(name, images) == images}
+            for group, found in methods.items()
+        }
+        options = {**machine, "epsilons": list(EPSILONS), "force": False, "images": images, "batch_size": 500}
+        experiment = Experiment(
+            folder=folder,
+            network=network,
+            load_dataset=lambda: dataset,
+            source=source,
+            **judging({**options, **same}),
+        )
+        try:
+            experiment.run()
+        except LawViolation as error:
+            say(error, sys.stderr)  # a run that broke a law is made again as well
+
+
 def _methods(run: Path, network: Mapping[str, Any], trust: Sequence[str]) -> dict[str, Any]:
-    """The methods and measures of a run with their options, as `judging` takes them."""
-    found: dict[str, Any] = {"attack": {}, "certificate": {}, "measure": {}, "images": 1, "batch_size": 500}
+    """The methods and measures of a run with their options, as `judging` takes them, and "images": the number that a
+    method judged, where it is not all of the test set.
+    """
+    found: dict[str, Any] = {"attack": {}, "certificate": {}, "measure": {}, "images": {}}
     paths = [*sorted((run / "bounds").glob("*.json")), *sorted(run.glob("*.json"))]
     for path in paths:
         identity = read_json(path)
@@ -107,7 +129,7 @@ def _methods(run: Path, network: Mapping[str, Any], trust: Sequence[str]) -> dic
             check_targets(identity["options"], str(path), trust)
         found[group][path.stem] = identity["options"]
         if images is not None:
-            found["images"] = max(found["images"], int(images))
+            found["images"][path.stem] = int(images)
     if not (found["attack"] or found["certificate"]):
         raise ResultsError(f"{run} holds no table: nothing to compare. A run's folder ends in .../<variant>/<seed>.")
     return found

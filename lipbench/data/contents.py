@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name: loaders refuse files in these words."""
+"""What a file is by its first bytes, not its name: loaders refuse files in these words."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Split:
 class Dataset:
     """Three splits of images of one shape; label k means `classes[k]`, and there are at least two classes.
 
-    `test` is the one that only the evaluation looks at; whatever is tuned, is tuned on `validation`.
+    `test` is the one that only the evaluation looks at; settings are tuned on `validation`.
     Raises `ValueError` when the splits contradict the classes or each other, or the name is no folder's name.
     """
 

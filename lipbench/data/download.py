@@ -77,7 +77,7 @@ def fetch_cifar(
 
 
 def prepare_cifar10_jpeg(root: str | Path | None = None, archive: str | Path | None = None) -> None:
-    """Make cifar10_jpeg lie under the data root from its archive of JPEG files; what is there and valid is kept.
+    """Make cifar10_jpeg lie under the data root from its archive of JPEG files; existing valid files are kept.
 
     Raises as `lipbench.data.cifar.jpeg_edition.make_cifar10_jpeg`.
     """

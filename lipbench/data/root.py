@@ -28,6 +28,6 @@ def how_to_fetch(name: str, root: str | Path | None, folder: str) -> str:
     """What to do where a data set is missing; `folder` is what holds it under the data root."""
     option = f" --root {shlex.quote(str(root))}" if root else ""
     return (
-        f"To fetch it: {fetch_command(name, root)} (or: python -m lipbench data {name}{option}). "
+        f"To fetch it: {fetch_command(name, root)} (or: lipbench data {name}{option}). "
         f"If you have it already, set {VARIABLE} to the folder that holds {folder or 'it'}."
     )

@@ -1,5 +1,6 @@
 """The bounds of one method on one network: its rows of the table, its images, and what they cost."""
 
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ PROBED = 4
 # Images that a certificate gets at once which does not report its progress.
 PART = 500
 # Certificates that cost up to minutes an image: in a run they judge the attacked images alone.
-COSTLY = ("certificate_crown",)
+COSTLY = ("certificate_crown", "certificate_exact")
 
 Attack = Callable[..., Tensor]
 Certificate = Callable[..., Tensor]
@@ -45,6 +46,7 @@ class Judged:
         why_not_float64: why the network as deployed judged the images of an attack alone, or the last of them; "" where
             the float64 weights judged all.
         flags: what its images and distances show.
+        backward_passes: gradients through the network, per image judged.
     """
 
     table: pd.DataFrame
@@ -53,6 +55,7 @@ class Judged:
     passes: float
     why_not_float64: str = ""
     flags: tuple[Flag, ...] = ()
+    backward_passes: float = 0.0
 
     @property
     def name(self) -> str:
@@ -72,7 +75,8 @@ def certify_images(
     """Lower bounds of one certificate, which gives L2 radii, on a baked network in evaluation mode: N rows per norm.
 
     Images of a mapped file (`lipbench.data`) are read part by part, never as a whole. A certificate with an option
-    `progress` reports its own, others get `PART` images at once.
+    `progress` reports its own, others get `PART` images at once. One with an option `count` says how many images
+    passed through the network; others count as one pass of each image.
 
     Raises:
         ValueError: the certificate fails, returns no radii, or changes the model.
@@ -81,7 +85,9 @@ def certify_images(
     shape = images.shape[1:]
     reports = reporting(certificate, name, progress)
     size = images_at_once(shape, HELD, len(images) if reports else PART)
+    passes: list[int] = []
     parts, seconds = [], 0.0
+    counting = {"count": passes.append} if "count" in inspect.signature(certificate).parameters else {}
     with Progress(name, len(images), show=progress and not reports) as bar:
         for first in range(0, len(images), size):
             part = images[first : first + size]
@@ -90,7 +96,7 @@ def certify_images(
             unchanged = _Unchanged(model, x[:PROBED])
             started = time.perf_counter()
             with undisturbed(model), named("certificate", name):
-                returned = certificate(model, x.clone(), y.clone(), **reports)
+                returned = certificate(model, x.clone(), y.clone(), **reports, **counting)
             seconds += time.perf_counter() - started
             unchanged.check(name)
             distances = less_rounding(checked_radii(name, returned, len(x)).to(x.device), part, x)
@@ -98,7 +104,7 @@ def certify_images(
             bar.update(len(x))
     y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
     table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
-    return Judged(table, None, seconds, 1.0)
+    return Judged(table, None, seconds, sum(passes) / len(images) if passes else 1.0)
 
 
 @float32_products()
@@ -139,8 +145,7 @@ def attack_images(
     judge, handed = Judge(classifier), Classifier(classifier)
     wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
     with Progress(name, len(x), show=progress) as bar:
-        for xs, gs, ys, ls in batches:
-            # Copies of the images: the attack may overwrite what it gets.
+        for xs, gs, ys, ls in batches:  # copies of the images: the attack may overwrite what it gets
             with undisturbed(handed), named("attack", name):
                 answer = attack(handed, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
             returned = checked_images(name, answer, xs)
@@ -149,9 +154,10 @@ def attack_images(
             found.append(returned.cpu())
             bar.update(len(xs))
     seconds, adversarial = time.perf_counter() - started, torch.cat(found)
-    side = "upper_float32" if name == FLOAT32_FALSIFIER else "upper"
+    side = "upper" if wrong is judge else "upper_float32"
     table = _table(y, predictions, name, side, norms.distances(given.cpu(), adversarial, torch.cat(lengths).cpu()))
-    return Judged(table, adversarial, seconds, handed.passes / max(1, len(x)), classifier.why_not)
+    passes = (handed.passes / max(1, len(x)), handed.backward_passes / max(1, len(x)))
+    return Judged(table, adversarial, seconds, passes[0], classifier.why_not, backward_passes=passes[1])
 
 
 def _lengths(wrong: Callable[[Tensor, Tensor], Tensor], x: Tensor, given: Tensor, y: Tensor, found: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lipbench import attacks as attack_room
+from lipbench import attacks as package
 from lipbench import configuration
-from lipbench.certificate import certify, certify_float
+from lipbench.certificate import certify, certify_float, certify_inscribed, certify_inscribed_float
 from lipbench.data.dataset import Dataset, Split, tensors_of
 from lipbench.evaluation.bounds import Attack, Certificate, Judged, less_rounding
 from lipbench.evaluation.health import HealthWarning, table_flags
-from lipbench.evaluation.loop import HEADLINE, health, judge
+from lipbench.evaluation.loop import OURS, health, judge
 from lipbench.gate import EXPECTED, logits_of
 from lipbench.images import MOST, as_pixels, check_batch, check_labels, images_at_once, model_images, to_device
 from lipbench.judge import Classifier
@@ -31,14 +32,19 @@ from lipbench.results.laws import check
 
 Images = Tensor | np.ndarray | Split | Dataset | DataLoader
 ATTACKS: dict[str, Attack] = {
-    "fgsm": attack_room.fgsm,
-    "fgm": attack_room.fgm,
-    "l2_pgd": attack_room.l2_pgd,
-    "deepfool": attack_room.deepfool,
-    "carlini_wagner": attack_room.carlini_wagner,
-    HEADLINE: attack_room.strongest,
+    "fgsm": package.fgsm,
+    "fgm": package.fgm,
+    "l2_pgd": package.l2_pgd,
+    "deepfool": package.deepfool,
+    "carlini_wagner": package.carlini_wagner,
+    OURS: package.lipbench,
 }
-CERTIFICATES: dict[str, Certificate] = {"certificate": certify, "certificate_float": certify_float}
+CERTIFICATES: dict[str, Certificate] = {
+    "certificate": certify,
+    "certificate_float": certify_float,
+    "certificate_inscribed": certify_inscribed,
+    "certificate_inscribed_float": certify_inscribed_float,
+}
 
 
 @torch.inference_mode(False)  # in the caller's, no attack would see a gradient
@@ -101,13 +107,17 @@ def evaluate(
 
 
 @float32_products()
-def certify_model(model: nn.Module, images: Images, labels: Tensor | np.ndarray | None = None) -> Tensor:
+def certify_model(
+    model: nn.Module, images: Images, labels: Tensor | np.ndarray | None = None, *, steps: int = 0
+) -> Tensor:
     """Certified radius of each image, [N] float64 in L2: no image of [0, 1] nearer than it changes the model's label.
 
     Args:
         model: as in `evaluate`; a copy is baked and put in evaluation mode.
         images: as in `evaluate`.
         labels: radius 0 where the model disagrees with them; None: those of the data, else the model's predictions.
+        steps: forward and backward passes of an image, at most, for a larger radius (`certify_inscribed`); 0: one
+            forward pass.
 
     Raises:
         TypeError, ValueError: as `evaluate`.
@@ -118,7 +128,8 @@ def certify_model(model: nn.Module, images: Images, labels: Tensor | np.ndarray 
         x = model_images(baked, given)
         y = None if truth is None else to_device(baked, truth.long())
         own = predict(baked, x, labels=y)
-        return less_rounding(certify(baked, x, own if y is None else y), given, x)
+        method = partial(certify_inscribed, steps=steps) if steps else certify
+        return less_rounding(method(baked, x, own if y is None else y), given, x)
 
 
 @contextmanager
@@ -135,7 +146,7 @@ def _baked(model: nn.Module, images: Tensor, batch_size: int = MOST) -> Iterator
     with same_random_numbers():
         try:
             copied: nn.Module | None = duplicate(model)
-        except Exception:  # whatever a user's module raises
+        except Exception:  # a user's module can raise anything
             copied = None
         with undisturbed(model):
             if copied is None:

@@ -16,7 +16,7 @@ from lipbench.geometry import unit
 from lipbench.judge import Classifier
 from lipbench.margins import margin, margin_and_gradient
 from lipbench.modules import undisturbed
-from lipbench.results import best
+from lipbench.results import FLOAT32_CERTIFICATES, best
 from lipbench.results.flags import Flag
 
 # Attacks that use no gradient, by how their names end (foolbox_hop_skip_jump too): where they find nearer images than
@@ -25,6 +25,9 @@ BLACK_BOX = ("hop_skip_jump", "square", "boundary", "pixle")
 # A black-box attack is ahead where its distance is this much shorter, and ahead of the others as a family where it is
 # so on this share of the images: below, it is luck.
 NEARER, SHARE = 0.99, 0.05
+OURS = "lipbench"
+# The attack `lipbench` is weak where another one is nearer by this.
+WEAK = 0.95
 # An accuracy is near chance where it is at most this share of the way from a guess to 1, or within the error of a guess
 # on at least so many images.
 GUESSED, COUNTED = 0.1, 30
@@ -32,6 +35,8 @@ GUESSED, COUNTED = 0.1, 30
 RIGHT = 2.0
 # Length of that step: short against a distance, long against rounding.
 STEP = 1e-3
+# Points of a segment at which the gradient is held against the change of the margin along it.
+POINTS = 64
 # Units of the precision within which two forward passes of the same images agree.
 ROUNDING = 64
 
@@ -42,7 +47,7 @@ class HealthWarning(UserWarning):
 
 def model_flags(model: nn.Module, x: Tensor, y: Tensor, limit: int = 100) -> list[Flag]:
     """What can be seen before any attack: `randomised`, `batch_dependent`, `probabilities`, `zero_gradients`,
-    `nan_gradients`, `no_gradients`, `wrong_gradients`, `float64`, `float64_differs`.
+    `saturated_gradients`, `nan_gradients`, `no_gradients`, `wrong_gradients`, `float64`, `float64_differs`.
 
     Args:
         model: images -> logits [N, K]; it is left as it was.
@@ -120,7 +125,7 @@ def float64_flags(method: str, why_not: str, before: Collection[Flag]) -> list[F
 
 def table_flags(table: pd.DataFrame, black_box: Collection[str] = BLACK_BOX) -> list[Flag]:
     """What the rows of one run show (L2): `low_accuracy`, `never_certified`, `never_succeeded`, `unbroken`,
-    `black_box_wins`.
+    `weak_attack`, `black_box_nearer`.
 
     Args:
         table: the rows of all methods, with the columns of `lipbench.results.COLUMNS`.
@@ -128,7 +133,40 @@ def table_flags(table: pd.DataFrame, black_box: Collection[str] = BLACK_BOX) -> 
     """
     table = table[table["norm"] == "l2"]
     right = table[table["label"] == table["prediction"]]
-    return [*_accuracy(table), *_never(right), *_unbroken(right), *_black_box(right, black_box)]
+    return [*_accuracy(table), *_never(right), *_unbroken(right), *_weak(right), *_black_box(right, black_box)]
+
+
+def masked_flag(model: Classifier, x: Tensor, y: Tensor, images: Tensor, checked: int) -> list[Flag]:
+    """`black_box_wins`: on the way to images that decisions alone found, the gradients contradict the margin.
+
+    Along a segment the directional derivative adds up to the change of the margin, wherever gradients are right. The
+    midpoint rule at `POINTS` points stands for the integral; an error of more than half of the change contradicts, on
+    half of the images or more.
+
+    Args:
+        x, y: images [N, C, H, W] and their labels [N].
+        images: of a black-box attack, nearer than those of all attacks with gradients.
+        checked: how many images the black-box attack was run on.
+    """
+    way, total = images - x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for point in range(POINTS):
+        _, gradient = margin_and_gradient(model, x + (point + 0.5) / POINTS * way, y)
+        total += (gradient * way).flatten(1).double().sum(1) / POINTS
+    with torch.no_grad():
+        change = (margin(model(images), y) - margin(model(x), y)).double()
+    wrong = ~((total - change).abs() <= 0.5 * change.abs())
+    if 2 * int(wrong.sum()) < len(x):
+        return []
+    return [
+        Flag(
+            "black_box_wins",
+            "warning",
+            f"decisions alone found nearer images than the gradients on {len(x)} of {checked} images, and "
+            f"on {int(wrong.sum())} of them the gradients contradict the margin between image and adversarial example: "
+            "the gradients are masked, and the distances too large. Judge by black-box attacks.",
+            OURS,
+        )
+    ]
 
 
 def _outputs(model: nn.Module, x: Tensor) -> Iterator[Flag]:
@@ -170,7 +208,7 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         value = margin(model(images.clone()), y)
         found = torch.autograd.grad(value.sum(), images, allow_unused=True)[0] if value.requires_grad else None
         why = "something in its forward detaches the images, works under no_grad or outside of torch"
-    except Exception as error:  # whatever a user's module raises
+    except Exception as error:  # a user's module can raise anything
         if is_memory(error):
             raise
         found, why = None, told(error)
@@ -188,9 +226,19 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         yield Flag(
             "zero_gradients",
             "warning",
-            f"the gradient of the margin is 0 on {flat} of {len(x)} images: attacks by gradients see nothing there "
+            f"the gradient of the margin is 0 on {_share(flat, len(x))} images: attacks by gradients see nothing there "
             "(rounding, saturation, a softmax of large logits?). Distances may be far too large; add a black-box "
             "attack.",
+        )
+    # A boundary farther than the diagonal of the box is none: the linearisation says nothing.
+    linear = value.detach().abs() / unit(gradient)[1]
+    saturated = int(((linear > gradient.shape[1] ** 0.5) & (gradient != 0).any(1)).sum())
+    if saturated:
+        yield Flag(
+            "saturated_gradients",
+            "note",
+            f"on {_share(saturated, len(x))} images the gradient is so small that the linearised boundary lies outside "
+            "[0, 1] in every direction: units are saturated there. One-step attacks say nothing of them.",
         )
     broken = int((~gradient.isfinite()).any(1).sum())
     if broken:
@@ -200,6 +248,10 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
             f"the gradient of the margin is NaN or infinite on {broken} of {len(x)} images: attacks by gradients fail "
             "there.",
         )
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count} of {of} ({100 * count / of:.0f} %)"
 
 
 def _wrong_gradients(model: Classifier, x: Tensor, y: Tensor) -> Iterator[Flag]:
@@ -277,12 +329,14 @@ def _never(right: pd.DataFrame) -> Iterator[Flag]:
                 f"it found no adversarial image for any of {count} images: a curve of it says nothing about the model.",
                 name,
             )
-        if rows["side"].iloc[0] == "lower" and (rows["distance"] == 0).all():
+        # An inscribed certificate is 0 where the one of the same name without it is, and is not named twice.
+        repeated = "certificate_inscribed" in name
+        if rows["side"].iloc[0] == "lower" and (rows["distance"] == 0).all() and not repeated:
             yield Flag(
                 "never_certified",
                 "note",
                 f"it is 0 on all of {count} images: a layer has no finite bound. Which, and why: "
-                f"lipbench.certificate.{'float_layerwise' if name == 'certificate_float' else 'layer_table'}(model, "
+                f"lipbench.certificate.{'float_layerwise' if name in FLOAT32_CERTIFICATES else 'layer_table'}(model, "
                 "shape).",
                 name,
             )
@@ -300,6 +354,24 @@ def _unbroken(right: pd.DataFrame) -> Iterator[Flag]:
         )
 
 
+def _weak(right: pd.DataFrame) -> Iterator[Flag]:
+    """The attack `lipbench` should be the nearest of all; where another one is, its own distances are too large."""
+    ours = right["method"] == OURS
+    blind = right["method"].map(lambda name: name.endswith(BLACK_BOX)).astype(bool)
+    own, others = best(right[ours], "upper"), best(right[~ours & ~blind], "upper")
+    both = pd.concat({"own": own, "others": others}, axis=1, join="inner")
+    ahead = both["others"] < WEAK * both["own"]
+    if ahead.sum() > SHARE * len(both):
+        yield Flag(
+            "weak_attack",
+            "warning",
+            f"other attacks are nearer than the attack {OURS} by 5 % or more on {ahead.sum()} of {len(both)} images: "
+            "its distances are too large there. Take the nearest of all attacks, and name more of them "
+            f"(attack=[{OURS},ddn,apgd,alma]).",
+            OURS,
+        )
+
+
 def _black_box(right: pd.DataFrame, black_box: Collection[str]) -> Iterator[Flag]:
     mine = right["method"].map(lambda name: name.endswith(tuple(black_box))).astype(bool)
     black, white = best(right[mine], "upper"), best(right[~mine], "upper")
@@ -309,9 +381,10 @@ def _black_box(right: pd.DataFrame, black_box: Collection[str]) -> Iterator[Flag
     alone = int(np.isinf(both["white"]).sum())
     if alone or ahead > SHARE * len(both):
         yield Flag(
-            "black_box_wins",
+            "black_box_nearer",
             "warning",
             f"attacks without gradients found nearer images than those with them on {ahead} of {len(both)} images, on "
-            f"{alone} of them the only ones: the gradients are masked, and the distances too large.",
+            f"{alone} of them the only ones: the attacks with gradients are too weak here, or gradients are masked "
+            "(then `black_box_wins` says so of the attack lipbench). Take the nearest of all attacks.",
             ", ".join(sorted(set(right.loc[mine, "method"]))),
         )

@@ -1,4 +1,4 @@
-"""Distances and certificates in L-infinity and L1 beside those in L2.
+"""Distances and certificates in L-infinity and L1 next to those in L2.
 
 Attacks and certificates work in L2; the other norms follow from what they found. For a change delta of d pixels
 

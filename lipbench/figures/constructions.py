@@ -1,5 +1,6 @@
 """One body, every construction: accuracy, certified accuracy, tightness and speed side by side."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,13 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
+from lipbench.results.attacked import NORMAL
+from lipbench.results.radii import radius_text
 from lipbench.results.runs import Runs
+from lipbench.results.words import dataset_name
 
 COLUMNS = ["construction", "variant", "seed", "validation", "accuracy", "certified", "tightness", "ms", "epsilon"]
+COLUMNS += ["images"]
 FAMILIES = {
     "Identity": "unconstrained",
     "Clip": "weight clipping",
@@ -51,7 +56,8 @@ def construction_comparison(table: pd.DataFrame, epsilon: float, title: str = ""
     """Dots in one row per construction: accuracy and certified accuracy at `epsilon`, tightness, milliseconds per step.
 
     Args:
-        table: as `best_variants` returns it; percentages in accuracy and certified.
+        table: as `best_variants` returns it; percentages in accuracy and certified. With a column images (of the test
+            set), bars show their 95 % intervals over the images.
     """
     names = [FAMILIES.get(name, name) for name in table["construction"]]
     rows = np.arange(len(table))[::-1]
@@ -59,10 +65,14 @@ def construction_comparison(table: pd.DataFrame, epsilon: float, title: str = ""
         figure = Figure(figsize=(TWO_COLUMNS, 0.26 * len(table) + 1.3))
         left, middle, right = figure.subplots(1, 3, sharey=True, gridspec_kw={"width_ratios": [2.2, 1.2, 1.2]})
         left.hlines(rows, table["certified"], table["accuracy"], color="0.8", linewidth=1.5, zorder=1)
-        left.scatter(table["accuracy"], rows, s=26, color=PALETTE[0], label="accuracy", zorder=2)
-        left.scatter(
-            table["certified"], rows, s=26, color=PALETTE[1], marker="D", label=f"certified at {epsilon:g}", zorder=2
-        )
+        for column, marker, color in (("accuracy", "o", PALETTE[0]), ("certified", "D", PALETTE[1])):
+            label = column if column == "accuracy" else f"certified at {radius_text(epsilon)}"
+            # Rings: where both are equal, both are seen.
+            left.scatter(table[column], rows, s=26, facecolors="none", edgecolors=color, marker=marker, label=label)
+            if "images" in table:
+                share = (table[column] / 100 * table["images"] + 2) / (table["images"] + 4)  # as `share_error`
+                error = 100 * NORMAL * np.sqrt(share * (1 - share) / (table["images"] + 4))
+                left.errorbar(table[column], rows, xerr=error, fmt="none", ecolor=color, elinewidth=0.8)
         left.set_xlabel("test images (%)")
         left.set_yticks(rows, names)
         left.set_ylim(-0.6, len(table) - 0.4)
@@ -97,7 +107,12 @@ def constructions(runs: Runs) -> tuple[Figure, pd.DataFrame] | None:
         return None
     epsilon = float(table["epsilon"].iloc[0])
     best = best_variants(table.drop(columns="epsilon"))
-    title = f"{'/'.join(map(str, runs.finished[0].key[:2]))}: one body, every construction"
+    dataset, experiment = map(str, runs.finished[0].key[:2])
+    seeds = int(best["seeds"].min()), int(best["seeds"].max())
+    counted = f"{seeds[0]}" if seeds[0] == seeds[1] else f"{seeds[0]} to {seeds[1]}"
+    minutes = re.findall(r"training\.minutes=([0-9.]+)", " ".join(best["variant"]))
+    title = f"{dataset_name(dataset)}, {experiment}: {counted} seed{'s' if seeds[1] > 1 else ''} each"
+    title += f", {minutes[0]} minutes of training" if len(minutes) == len(best) and len(set(minutes)) == 1 else ""
     return construction_comparison(best, epsilon, title=title), best.assign(epsilon=epsilon)
 
 
@@ -116,14 +131,16 @@ def _rows(summary: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
             summary["tightness"],
             1000 * summary["step_seconds"],
             epsilon,
+            summary["test_images"],
         )
 
 
 def _alt(table: pd.DataFrame) -> str:
     first = table.iloc[0]
     return (
-        f"A row of dots per construction: accuracy, certified accuracy at {first['epsilon']:g}, tightness and "
-        f"milliseconds per training step; {first['construction']} certifies most, {first['certified']:.1f} %."
+        "One row per construction of the same body: accuracy and certified accuracy at radius "
+        f"{radius_text(first['epsilon'])} on the test set with 95 % intervals, tightness, and time per training step. "
+        f"{first['construction']} certifies most, {first['certified']:.1f} %. The validation set chose the variants."
     )
 
 

@@ -1,4 +1,4 @@
-"""What explanations are worth, network beside network."""
+"""What explanations are worth, network next to network."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, style
-from lipbench.results.lineup import lineup
 from lipbench.results.runs import Run, Runs
+from lipbench.results.selection import main_networks
 
 # (metric, value of removed pixels) -> its name, and which values are better.
 BLACK, GREY = 0.0, 0.5
@@ -28,13 +28,6 @@ ATTRIBUTIONS = {
     "smooth_gradient": ("SmoothGrad", PALETTE[1], "s"),
     "integrated_gradients": ("integrated gradients", PALETTE[2], "D"),
 }
-# Of gradient maps of classifiers of these data sets (Serrurier et al., 2023, arXiv 2206.06854), by rank correlation.
-PUBLISHED = (
-    ("CelebA", "1-Lipschitz", 0.244),
-    ("CelebA", "unconstrained", 0.052),
-    ("Fashion-MNIST", "1-Lipschitz", 0.156),
-    ("Fashion-MNIST", "unconstrained", -0.001),
-)
 COLUMNS = ["network", "attribution", "metric", "baseline", "mean", "low", "high", "images"]
 # Half the width of a 95 % interval of a mean, in standard errors.
 NORMAL = 1.96
@@ -42,33 +35,26 @@ NORMAL = 1.96
 
 def explanations(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Means of every metric over the images, with 95 % intervals: a row per network of one data set, a mark per
-    attribution; below, the published values of mu-fidelity.
+    attribution.
 
     Returns:
-        the figure, and columns network, attribution, metric, baseline (unknown of those that are published), mean,
-        low, high, images (0 of those that are published); None where no run
-        has a table of explanations (measure=[explanations]).
+        the figure, and columns network, attribution, metric, baseline, mean, low, high, images; None where no run has
+        a table of explanations (measure=[explanations]).
     """
-    rows = [row for name, runs in lineup(results).items() for row in _means(name, runs)]
+    rows = [row for name, runs in main_networks(results).items() for row in _means(name, runs)]
     if not rows:
         return None
-    for dataset, kind, value in PUBLISHED:
-        rows.append((f"{dataset}, {kind} (published)", "gradient", "mu_fidelity", np.nan, value, value, value, 0))
     table = pd.DataFrame(rows, columns=COLUMNS)
     names = list(dict.fromkeys(table["network"]))
-    own = int(table[table["images"] > 0]["network"].nunique())
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, 0.24 * len(names) + 1.1))
         axes = figure.subplots(1, len(METRICS), sharey=True)
         for axis, ((metric, baseline), title) in zip(axes, METRICS.items(), strict=True):
             shown = (table["metric"] == metric) & (table["baseline"] == baseline)
-            if axis is axes[0]:
-                shown |= table["baseline"].isna()
             _panel(axis, table[shown], names)
-            axis.axhline(own - 0.5, color="0.6", linewidth=0.6)
             axis.set_title(title)
-            axis.xaxis.set_major_locator(MaxNLocator(2))
-        axes[0].set_yticks(range(len(names)), [_label(name) for name in names])
+            axis.xaxis.set_major_locator(MaxNLocator(3))
+        axes[0].set_yticks(range(len(names)), [network_look(name).label for name in names])
         axes[0].set_ylim(len(names) - 0.4, -0.6)
         for axis in axes[:2]:
             axis.axvline(0, color="0.6", linewidth=0.6)
@@ -98,24 +84,18 @@ def _panel(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
     for i, kind in enumerate(kinds):
         _, color, marker = ATTRIBUTIONS[kind]
         mine = table[table["attribution"] == kind]
-        published = mine["images"] == 0
-        places = np.array([names.index(name) for name in mine["network"]]) + np.where(published, 0, 0.2 * (i - 1))
+        places = np.array([names.index(name) for name in mine["network"]]) + 0.2 * (i - 1)
         axis.hlines(places, mine["low"], mine["high"], color=color, linewidth=1.0)
-        for faces, chosen in ((color, ~published), ("none", published)):
-            axis.scatter(mine["mean"][chosen], places[chosen], s=13, marker=marker, color=color, facecolors=faces)
+        axis.scatter(mine["mean"], places, s=13, marker=marker, color=color)
     axis.grid(axis="y", visible=False)
-
-
-def _label(network: str) -> str:
-    return network if network.endswith("(published)") else network_look(network).label
 
 
 RECIPES = (
     Recipe(
         "explanations",
         "What explanations are worth",
-        "Dots with intervals, one row per network and one panel per metric (mu-fidelity, deletion, insertion, "
-        "stability), a colour per attribution; the last rows are published values of mu-fidelity.",
+        "One row per network, one panel per metric (arrows: up, larger is better; down, smaller is better), one colour "
+        "per attribution: means over the images with 95 % intervals. mu-fidelity is a rank correlation.",
         explanations,
     ),
 )

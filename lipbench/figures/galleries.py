@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.sheet import Sheet, full_scale, is_picture
 from lipbench.figures.style import network_look
-from lipbench.results.lineup import first_seeds
 from lipbench.results.runs import Runs
+from lipbench.results.selection import first_seeds
 
 # Images of a gallery; of the counterfactuals, which take a row per network.
 ROWS, PATHS = 4, 2
@@ -65,7 +65,7 @@ def adversarial_images(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
             prediction = int(network.arrays["adversarial_predictions"][image])
             distance = float(network.arrays["adversarial_distances"][image])
             sheet.picture(row, 1 + 2 * i, x + change, f"\u201c{network.name(prediction)}\u201d")
-            sheet.change(row, 2 + 2 * i, change, scale, f"{distance:.2f}")
+            sheet.change(row, 2 + 2 * i, change, scale, f"L2 {distance:.2f}")
             table.append(_row(results, network, image, prediction=prediction, distance=distance))
     return sheet.figure, pd.DataFrame(table)
 
@@ -89,7 +89,7 @@ def saliency_maps(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
         for i, network in enumerate(networks):
             gradient = network.arrays["gradients"][image].astype(float)
             norm = float(network.arrays["gradient_norms"][image])
-            sheet.change(row, 1 + i, gradient, full_scale(gradient), f"norm {norm:.3g}")
+            sheet.change(row, 1 + i, gradient, full_scale(gradient), f"norm {norm:.2f}")
             prediction = int(network.arrays["predictions"][image])
             table.append(_row(results, network, image, prediction=prediction, gradient_norm=norm))
     return sheet.figure, pd.DataFrame(table)
@@ -103,7 +103,8 @@ def counterfactuals(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     Returns:
         the figure, and columns dataset, index, label, experiment, prediction, t, f.
     """
-    networks = _networks(results)
+    # Of colour images the steps are too small to be seen in print.
+    networks = [network for network in _networks(results) if network.arrays["images"].shape[1] == 1]
     images = _chosen(networks, PATHS)
     if not images:
         return None
@@ -178,22 +179,22 @@ RECIPES = (
     Recipe(
         "adversarial",
         "Nearest adversarial images",
-        "Rows of test images: the original, then for each network the nearest adversarial image of any attack with "
-        "the label that it gets, and its difference to the original (red: more, blue: less) with the L2 distance.",
+        "One row per test image: the original, then for each network the nearest adversarial image of all attacks with "
+        "the label that it gets, and the difference: red was added, blue was removed. Below it is the L2 distance.",
         adversarial_images,
     ),
     Recipe(
         "saliency",
         "Saliency maps: gradients of the margin in the image",
-        "Rows of test images: the original, then for each network the gradient of the margin of its prediction (red: "
-        "more of a pixel speaks for the class, blue: against it), with its L2 norm.",
+        "One row per test image: the original, then for each network the gradient of the margin of its prediction. "
+        "Red: more of this pixel speaks for the class; blue: against it. An attack goes the opposite way.",
         saliency_maps,
     ),
     Recipe(
         "counterfactuals",
         "Counterfactuals: x - t f(x) grad f(x) for growing t",
-        "Rows of one test image and network that moves against the gradient of its margin f, by more from left to "
-        "right; below each image is f, negative once the label has changed.",
+        "One row per image and network: from left to right the image moves further against the gradient of the margin "
+        "f. Below each image is f; it is negative once the label has changed.",
         counterfactuals,
     ),
 )

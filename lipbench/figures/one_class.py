@@ -1,6 +1,5 @@
 """Outlier detection: AUROC against epsilon, certified and under attack."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
+from lipbench.results.radii import radius_text
 from lipbench.results.runs import Run, Runs
 
 # Certified AUROC on MNIST, mean of the ten digits (Béthune et al., 2023, arXiv 2303.01978), % at epsilon * 255.
@@ -20,7 +20,7 @@ MNIST = "mnist_oneclass"
 
 def one_class(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Left the mean over the inlier classes of the AUROC against epsilon, solid under attack, dashed as certified; on
-    MNIST the published certificates beside it. Right each inlier class: a line from the largest epsilon to 0.
+    MNIST the published certificates next to it. Right each inlier class: a line from the largest epsilon to 0.
 
     Returns:
         the figure, and columns experiment, inlier, seed, epsilon, certified, attacked (%), lipschitz; None where no run
@@ -42,9 +42,8 @@ def one_class(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _rows(run: Run, table: pd.DataFrame) -> pd.DataFrame:
-    _, experiment, variant, seed = run.key
-    chosen = re.search(r"dataset\.inlier=(\d+)", variant)
-    front = {"experiment": experiment, "inlier": int(chosen.group(1)) if chosen else 0, "seed": seed}
+    _, experiment, _, seed = run.key
+    front = {"experiment": experiment, "inlier": int(run.overrides.get("dataset.inlier", 0)), "seed": seed}
     numbers = {
         "epsilon": table["epsilon"],
         "certified": 100 * table["certified_auroc"],
@@ -68,7 +67,7 @@ def _curves(axis: Axes, table: pd.DataFrame, published: bool) -> None:
             "kx--",
             markersize=4,
             linewidth=0.8,
-            label="published, mean of 10, certified",
+            label="B\u00e9thune et al. (2023), certified",
         )
     count = table["inlier"].nunique()
     axis.set_title(f"mean of {count} inlier classes" if count > 1 else f"inliers: {table['inlier'].iloc[0]}")
@@ -90,7 +89,7 @@ def _classes(axis: Axes, table: pd.DataFrame) -> None:
     axis.set_yticks(range(len(classes)), [str(k) for k in classes])
     axis.set_ylim(len(classes) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
-    axis.set_title(f"certified at 0 (full) and {largest:.2f} (empty)")
+    axis.set_title(f"certified at epsilon 0 (full) and {radius_text(largest)} (empty)")
     axis.set_xlabel("AUROC (%)")
     axis.set_ylabel("inlier class")
 
@@ -99,8 +98,8 @@ RECIPES = (
     Recipe(
         "one_class",
         "Outlier detection: AUROC against epsilon",
-        "Left, curves of AUROC that fall as epsilon grows: solid under attack, dashed as certified, below it. Right, "
-        "one line per inlier class from its certified AUROC at the largest epsilon to that at 0.",
+        "Left, the AUROC falls as epsilon grows: solid under attack, dashed as certified, which lies below. Right, one "
+        "line per inlier class from its certified AUROC at the largest epsilon (empty) to that at 0 (full).",
         one_class,
     ),
 )

@@ -1,6 +1,5 @@
 """The picture of the plane: frontier, level lines and transport directions of networks on points."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -8,10 +7,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lipbench.figures.recipes import Recipe
-from lipbench.figures.style import PALETTE, TWO_COLUMNS, network_look, style
+from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results.runs import Run, Runs
+from lipbench.results.words import dataset_name
 
 KINDS = ("plain", "hkr")
 # Points that are drawn, and of them those with an arrow; both of each class.
@@ -43,7 +44,7 @@ def plane(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
         rows = []
         for line, runs in zip(axes, grid, strict=True):
             for axis, run in zip(line, runs, strict=True):
-                rows += _panel(axis, run, "" if run is None else f"{run.key[0]}, {network_look(str(run.key[1])).label}")
+                rows += _panel(axis, run, "" if run is None else _title(run))
     return figure, pd.DataFrame(rows)
 
 
@@ -56,31 +57,47 @@ def plane_lambda(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """
     found: dict[float, Run] = {}
     for run in results.finished:
-        chosen = re.fullmatch(r"loss\.alpha=([0-9.]+)", str(run.key[2]))
-        if chosen is not None and (run.folder / "plane.csv").exists():
-            found.setdefault(float(chosen.group(1)), run)
+        if (run.folder / "plane.csv").exists() and run.overrides.keys() == {"loss.alpha"}:
+            found.setdefault(float(run.overrides["loss.alpha"]), run)
     if len(found) < 2:
         return None
+    reach = max(map(_reach, found.values()))
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, TWO_COLUMNS / len(found) + 0.5))
         rows = []
         for axis, (alpha, run) in zip(figure.subplots(1, len(found)), sorted(found.items()), strict=True):
             strength = f"{alpha / (1 - alpha):.3g}" if alpha < 1 else "\u221e"
-            rows += _panel(axis, run, f"\u03bb = {strength}")
+            rows += _panel(axis, run, f"\u03bb = {strength}", reach)
+        handles = {f"class {i}": Line2D([], [], color=PALETTE[i], marker="o", linestyle="") for i in range(2)}
+        handles[f"f, lines every {reach / LEVELS:.2g}"] = Line2D([], [], color="0.45", linewidth=0.5)
+        handles["f = 0"] = Line2D([], [], color="black", linewidth=1.6)
+        legend_below(figure, handles)
     return figure, pd.DataFrame(rows)
 
 
 def _first(results: Runs, kind: str) -> Run | None:
-    """The run of the lowest seed of a kind of network, of the variant "default", that has a plane."""
-    chosen = [
-        run
-        for run in results.finished
-        if str(run.key[1]).startswith(f"{kind}_") and run.key[2] == "default" and (run.folder / "plane.csv").exists()
-    ]
-    return chosen[0] if chosen else None
+    """The run of the lowest seed of a kind of network that has a plane: of the variant "default"; where there is none,
+    of the last variant by name.
+    """
+    own = [run for run in results.finished if run.facts["look"]["kind"] == kind]
+    own = [run for run in own if (run.folder / "plane.csv").exists()]
+    chosen = [run for run in own if run.key[2] == "default"]
+    return chosen[0] if chosen else own[-1] if own else None
 
 
-def _panel(axis: Axes, run: Run | None, title: str) -> list[dict[str, object]]:
+def _title(run: Run) -> str:
+    variant = "" if run.key[2] == "default" else f", {run.key[2]}"
+    return f"{dataset_name(str(run.key[0]))}\n{network_look(str(run.key[1])).label}{variant}"
+
+
+def _reach(run: Run) -> float:
+    """The largest |f| over the square."""
+    table = run.measured("plane.csv")
+    assert table is not None  # it was chosen for having one
+    return float(table.loc[table["kind"] == "grid", "f"].abs().max()) or 1.0
+
+
+def _panel(axis: Axes, run: Run | None, title: str, reach: float | None = None) -> list[dict[str, object]]:
     """Draws one network and returns its row of the table, if there is one."""
     axis.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], aspect="equal")
     axis.grid(visible=False)
@@ -91,7 +108,7 @@ def _panel(axis: Axes, run: Run | None, title: str) -> list[dict[str, object]]:
     assert table is not None  # it was chosen for having one
     grid, points = table[table["kind"] == "grid"], table[table["kind"] == "point"]
     surface = grid.pivot(index="y", columns="x", values="f")
-    reach = float(np.abs(surface.to_numpy()).max()) or 1.0
+    shared, reach = reach is not None, reach or _reach(run)
     x, y, f = surface.columns.to_numpy(float), surface.index.to_numpy(float), surface.to_numpy(float)
     levels = reach * np.linspace(-1, 1, 2 * LEVELS + 1)
     axis.contourf(x, y, f, levels=levels, cmap=COLORS, alpha=0.55)
@@ -111,7 +128,8 @@ def _panel(axis: Axes, run: Run | None, title: str) -> list[dict[str, object]]:
         }
         axis.quiver(mine["x"][:ARROWS], mine["y"][:ARROWS], ends[:, 0], ends[:, 1], **arrows)
     axis.set_title(title, fontsize=8)
-    axis.set_xlabel(f"f from {f.min():.2g} to {f.max():.2g},\nlines every {reach / LEVELS:.2g}", fontsize=7)
+    if not shared:
+        axis.set_xlabel(f"f from {f.min():.3g} to {f.max():.3g},\nlines every {reach / LEVELS:.3g}", fontsize=7)
     norms = np.hypot(*grid[["gradient_x", "gradient_y"]].to_numpy(float).T)
     return [
         {
@@ -139,16 +157,17 @@ RECIPES = (
     Recipe(
         "plane",
         "Networks on points of the plane",
-        "Squares with points of two classes, the classical network left and the 1-Lipschitz one right: the frontier is "
-        "a black line; level lines are evenly spaced around it for the 1-Lipschitz network and crowd for the other.",
+        "Points of two classes, the classical network left, the 1-Lipschitz one right. Black: the decision boundary. "
+        "The level lines of f are evenly spaced around it for the 1-Lipschitz network and crowd for the other. Arrows "
+        "lead to where f would be 0 if it were linear.",
         plane,
         each="all",
     ),
     Recipe(
         "plane_lambda",
         "HKR of growing lambda",
-        "The same points in several squares: the larger lambda, the closer the frontier follows the points. "
-        "For lambda = 0, without the hinge, it is anywhere.",
+        "The same points and one scale of f in all squares: the larger lambda, the closer the decision boundary "
+        "(black) follows the points. For lambda = 0, without the hinge, it is anywhere.",
         plane_lambda,
     ),
 )

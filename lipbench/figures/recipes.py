@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lipbench.results.runs import BROKEN, Runs
+from lipbench.results.words import dataset_name
 
 Drawn = tuple[Figure, pd.DataFrame]
 # How many words of the key of a run name a figure, and what joins them in its title.
@@ -88,7 +89,8 @@ def _drawing(recipe: Recipe, words: Sequence[str], runs: Runs) -> Drawing | None
     # An abbreviation (HKR) stays one.
     first = recipe.title[:1] if recipe.title[1:2].isupper() else recipe.title[:1].lower()
     _, between = WORDS[recipe.each]
-    title = f"{between.join(words)}: {first}{recipe.title[1:]}" if words else recipe.title
+    shown = between.join([*map(dataset_name, words[:1]), *words[1:]])
+    title = f"{shown}: {first}{recipe.title[1:]}" if words else recipe.title
     alt = recipe.alt if isinstance(recipe.alt, str) else recipe.alt(table)
     return Drawing("_".join((recipe.name, *words)), title, alt, figure, table)
 

@@ -1,29 +1,41 @@
-"""The headline: accuracy against epsilon, network by network."""
+"""Accuracy against epsilon, network by network: under attack, and certified."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import NETWORKS, TWO_COLUMNS, legend_below, network_look, style
-from lipbench.results import IMBALANCED, balanced_survival, best, imbalance, survival
-from lipbench.results.lineup import lineup
-from lipbench.results.runs import Run, Runs
+from lipbench.results import balanced_survival, survival
+from lipbench.results.attacked import share_error
+from lipbench.results.runs import Run, Runs, compared
+from lipbench.results.selection import main_networks
+from lipbench.results.words import dataset_name
 
 # Panels in a row; more data sets go on in the next one.
 PANELS = 3
 EPSILONS = 200
+# %: where the best curve is below it, the picture ends.
+END = 2.0
+CURVES = {"under attack": "upper", "certified": "lower"}
+# Points of the plane have figures of their own.
+TOYS = ("two_moons", "two_circles", "two_spirals")
 
 
 def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
-    """`robustness_of_one`, one panel per data set.
+    """`robustness_of_one`, one panel per data set of images.
 
     Returns:
         the same; None where networks of fewer than two data sets were attacked.
     """
-    curves = [curve for dataset in results.datasets for curve in _curves(results.of([dataset]))]
+    known = [dataset for dataset in results.datasets if dataset not in TOYS]
+    curves = [curve for dataset in known for curve in _curves(results.of([dataset]))]
     table = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=["dataset"])
     datasets = list(dict.fromkeys(table["dataset"]))
     if len(datasets) < 2:
@@ -35,7 +47,7 @@ def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, dataset in zip(axes, datasets, strict=False):
             _panel(axis, table[table["dataset"] == dataset])
-            axis.set_title(dataset)
+            axis.set_title(dataset_name(dataset))
         for axis in axes[len(datasets) :]:
             axis.set_visible(False)
         figure.supylabel("accuracy (%)", fontsize=8)
@@ -44,57 +56,49 @@ def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def robustness_of_one(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
-    """Accuracy under the combined attack (solid) and certified accuracy (dashed) against epsilon on one data set, one
-    curve per network of its line-up (see `lipbench.results.lineup`), seeds pooled.
+    """Accuracy under all attacks (solid) and certified accuracy (dashed) against epsilon on one data set, one colour
+    per main network (see `lipbench.results.selection`), with a band: the 95 % interval over the images, or the standard
+    deviation over the seeds where that is larger.
 
     Both are of the attacked images alone, so that the two curves of a network can be compared; where their classes are
-    of unequal size, each counts alike.
+    of unequal size, each counts alike. Seeds that were attacked otherwise are left out, as on the leaderboard.
 
     Returns:
-        the figure, and columns dataset, experiment, curve, epsilon, accuracy (%); None where no network was attacked.
+        the figure, and columns dataset, experiment, curve, epsilon, accuracy, uncertainty (%); None where no network
+        was attacked.
     """
     curves = _curves(results)
     if not curves:
         return None
     table = pd.concat(curves, ignore_index=True)
     with style():
-        figure = Figure(figsize=(TWO_COLUMNS, 2.7))
+        figure = Figure(figsize=(TWO_COLUMNS, 3.1))
         axis = figure.subplots()
         _panel(axis, table)
         axis.set_ylabel("accuracy (%)")
-        axis.set_title(table["dataset"].iloc[0])
-        handles = _handles(table)
-        figure.legend(handles.values(), handles.keys(), loc="outside right center")
+        legend_below(figure, _handles(table))
     return figure, table
 
 
-def _handles(table: pd.DataFrame) -> dict[str, Line2D]:
-    # In the order of the line-up, whichever data set came first.
-    kinds = [*NETWORKS, ""]
-    names = sorted(set(table["experiment"]), key=lambda name: (kinds.index(_kind(name)), name))
-    looks = [network_look(name) for name in names]
-    handles = {look.label: Line2D([], [], color=look.color) for look in looks}
-    handles["combined attack"] = Line2D([], [], color="0.2")
-    handles["certified"] = Line2D([], [], color="0.2", linestyle="--")
+def _handles(table: pd.DataFrame) -> dict[str, Line2D | Patch]:
+    """Colours are networks, styles of lines are bounds."""
+    # In the order of the legend, whichever data set came first.
+    known = [*NETWORKS.values()]
+    looks = [network_look(name) for name in sorted(set(table["experiment"]))]
+    looks.sort(key=lambda look: known.index(look) if look in known else len(known))
+    handles: dict[str, Line2D | Patch] = {look.label: Patch(facecolor=look.color) for look in looks}
+    handles["under all attacks"] = Line2D([], [], color="black")
+    handles["certified"] = Line2D([], [], color="black", linestyle="--")
     return handles
-
-
-def _kind(experiment: str) -> str:
-    """Its first word, where that is known."""
-    word = experiment.split("_", maxsplit=1)[0]
-    return word if word in NETWORKS else ""
 
 
 def _curves(results: Runs) -> list[pd.DataFrame]:
     """The curves of one data set."""
-    distances = {name: _pooled(runs) for name, runs in lineup(results).items()}
-    attacked = {name: rows for name, rows in distances.items() if len(rows)}
+    found = {name: compared(runs)[0] for name, runs in main_networks(results).items()}
+    attacked = {name: runs for name, runs in found.items() if len(runs[0].attacked.images)}
     if not attacked:
         return []
-    # Where nothing is left of the strongest network.
-    finite = pd.concat(attacked.values())["upper"]
-    finite = finite[np.isfinite(finite) & (finite > 0)]
-    epsilons = np.linspace(0, float(finite.quantile(0.995)) if len(finite) else 1.0, EPSILONS)
+    epsilons = np.linspace(0, max(map(_reach, attacked.values())), EPSILONS)
     return [
         pd.DataFrame(
             {
@@ -102,43 +106,46 @@ def _curves(results: Runs) -> list[pd.DataFrame]:
                 "experiment": name,
                 "curve": curve,
                 "epsilon": epsilons,
-                "accuracy": 100 * _survival(rows[side], rows["label"], epsilons),
+                **_shares(runs, side, epsilons),
             }
         )
-        for name, rows in attacked.items()
-        for curve, side in (("combined attack", "upper"), ("certified", "lower"))
-        if rows[side].notna().all()
+        for name, runs in attacked.items()
+        for curve, side in CURVES.items()
+        if all(run.attacked.images[side].notna().all() for run in runs)
     ]
 
 
-def _survival(distances: pd.Series, labels: pd.Series, epsilons: np.ndarray) -> np.ndarray:
-    """Of unequal classes, each counts alike."""
-    balanced = imbalance(labels.to_numpy()) >= IMBALANCED
-    return balanced_survival(distances, labels, epsilons) if balanced else survival(distances, epsilons)
+def _reach(runs: Sequence[Run]) -> float:
+    """The radius beyond which fewer than `END` percent of the images withstand all attacks."""
+    distances = np.concatenate([run.attacked.images["upper"].to_numpy() for run in runs])
+    finite = distances[np.isfinite(distances) & (distances > 0)]
+    if not len(finite):
+        return 1.0
+    place = np.sort(distances)[int(np.ceil((1 - END / 100) * len(distances))) - 1]
+    return float(place) if 0 < place < np.inf else float(finite.max())
 
 
-def _pooled(runs: list[Run]) -> pd.DataFrame:
-    """Largest lower and smallest upper bound of the attacked images of all seeds (lower is NaN where there is
-    none), and their labels.
-    """
-    parts = []
-    for run in runs:
-        labels = run.table.drop_duplicates("index").set_index("index")["label"]
-        columns = {side: best(run.table, side) for side in ("lower", "upper")}
-        parts.append(pd.concat({**columns, "label": labels}, axis=1).dropna(subset="upper"))
-    return pd.concat(parts, ignore_index=True)
+def _shares(runs: Sequence[Run], side: str, epsilons: np.ndarray) -> dict[str, np.ndarray]:
+    """accuracy (%) at each radius, the mean over the seeds, and its uncertainty."""
+    labels = runs[0].attacked.images["label"]
+    balanced = runs[0].balanced
+    bounds = [run.attacked.images[side] for run in runs]
+    seeds = [balanced_survival(b, labels, epsilons) if balanced else survival(b, epsilons) for b in bounds]
+    beyond = np.mean([b.to_numpy()[:, None] > epsilons for b in bounds], axis=0)
+    error = share_error(beyond, labels.to_numpy() if balanced else None)
+    spread = np.std(seeds, axis=0, ddof=1) if len(seeds) > 1 else np.zeros(len(epsilons))
+    return {"accuracy": 100 * np.mean(seeds, axis=0), "uncertainty": 100 * np.maximum(error, spread)}
 
 
 def _panel(axis: Axes, table: pd.DataFrame) -> None:
     for (experiment, curve), rows in table.groupby(["experiment", "curve"], sort=False):
+        color = network_look(str(experiment)).color
         dashes = "--" if curve == "certified" else "-"
-        axis.plot(
-            rows["epsilon"],
-            rows["accuracy"],
-            color=network_look(str(experiment)).color,
-            linestyle=dashes,
-            label=f"{experiment} {curve}",
-        )
+        low, high = (rows["accuracy"] + sign * rows["uncertainty"] for sign in (-1, 1))
+        # Where nothing is left there is no band along the axis.
+        shown: dict[str, Any] = {"where": rows["accuracy"] > 0, "color": color, "alpha": 0.15, "linewidth": 0}
+        axis.fill_between(rows["epsilon"], low.clip(0), high.clip(upper=100), **shown)
+        axis.plot(rows["epsilon"], rows["accuracy"], color=color, linestyle=dashes, label=f"{experiment} {curve}")
     axis.set_xlim(0, table["epsilon"].max())
     axis.set_ylim(0, 102)
     axis.set_xlabel("epsilon (L2, pixels in [0, 1])")
@@ -148,16 +155,18 @@ RECIPES = (
     Recipe(
         "robustness",
         "Accuracy against epsilon",
-        "Curves of accuracy that fall as the L2 norm of the perturbation grows, one panel per data set and one colour "
-        "per network: solid under the combined attack, dashed as certified. A certificate lies below its attack.",
+        "One panel per data set, one colour per network: accuracy under all attacks (solid) and certified accuracy "
+        "(dashed) fall as the L2 norm of the perturbation grows. The narrower the gap between the two curves of a "
+        "network, the more is known. Bands are 95 % intervals.",
         robustness,
         each="all",
     ),
     Recipe(
-        "lineup",
+        "overview",
         "Accuracy against epsilon",
-        "Curves of accuracy that fall as the L2 norm of the perturbation grows, one colour per network: solid under "
-        "the combined attack, dashed as certified. A certificate lies below its attack.",
+        "One colour per network: accuracy under all attacks (solid) and certified accuracy (dashed) fall as the L2 "
+        "norm of the perturbation grows. The truth lies between the two curves of a network. Bands are 95 % intervals "
+        "over the images, or the standard deviation over the seeds where that is larger.",
         robustness_of_one,
     ),
 )

@@ -1,31 +1,32 @@
 """The sandwich law, image by image: certificate and empirical distance; and how near each attack comes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import TWO_COLUMNS, legend_below, method_look, network_look, plain_log, style
 from lipbench.results import best
-from lipbench.results.lineup import first_seeds
 from lipbench.results.runs import Run, Runs
+from lipbench.results.selection import first_seeds
 
-COMBINED = "combined attack"
+COMBINED = "all attacks"
 # A certificate that is this many times smaller than the distance says little: such networks have no panel of tightness.
 LOOSE = 5.0
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Numbers at the axis of ratios, and the share of it that must lie between two of them.
-TICKS = (1.001, 1.002, 1.005, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0)
-APART = 0.18
+# Attacks of one step: the axis is as wide as the others need.
+WEAK = ("fgm", "fgsm")
 
 
 def sandwich(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
-    """Every attacked image that is labelled right as a point: its certificate against its distance under the combined
-    attack, a panel per network. The law: no point lies below the line of equality.
+    """Every attacked image that is labelled right as a point: its certificate against its distance under all
+    attacks, a panel per network with axes of its own. The law: no point lies below the line of equality.
 
     Returns:
         the figure, and columns dataset, experiment, index, certificate, distance (L2).
@@ -49,15 +50,14 @@ def sandwich_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataFr
         return None
     table = pd.concat([rows.assign(experiment=name) for name, rows in tables.items()], ignore_index=True)
     table = table[["experiment", "index", "certificate", "distance"]]
-    limit = 1.04 * float(table["distance"].max())
     columns = min(5, len(tables))
     lines = -(-len(tables) // columns)
     with style():
         side = (TWO_COLUMNS - 0.5) / max(columns, 3)
         figure = Figure(figsize=(TWO_COLUMNS, 0.35 + lines * (side + 0.35)))
-        axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for axis, (name, rows) in zip(axes, tables.items(), strict=False):
-            _points(axis, name, rows, limit)
+            _points(axis, name, rows, 1.04 * float(rows["distance"].max()))
         for axis in axes[len(tables) :]:
             axis.set_visible(False)
         _outer_labels(axes, columns, len(tables), "certificate (L2)", "distance (L2)")
@@ -71,10 +71,10 @@ def tightness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
     Returns:
         the figure, and columns dataset, experiment, method, q05, q25, q50, q75, q95, failed (%); None where every
-        certificate is loose.
+        certificate is loose, or there is one attack alone.
     """
     drawn = tightness_of({name: run.table for name, run in first_seeds(results).items()}, LOOSE)
-    if drawn is None:
+    if drawn is None or drawn[1]["method"].nunique() < 3:
         return None
     figure, table = drawn
     table.insert(0, "dataset", results.datasets[0])
@@ -85,7 +85,7 @@ def tightness_of(networks: Mapping[str, pd.DataFrame], loose: float) -> tuple[Fi
     """`tightness` of networks that need no folder: name -> the rows of its methods.
 
     Args:
-        loose: a network whose median ratio under the combined attack is larger has no panel.
+        loose: a network whose median ratio under all attacks is larger has no panel.
 
     Returns:
         the figure, and columns experiment, method, q05, q25, q50, q75, q95, failed (%); None without a panel.
@@ -93,9 +93,14 @@ def tightness_of(networks: Mapping[str, pd.DataFrame], loose: float) -> tuple[Fi
     table = pd.DataFrame([row for name, rows in networks.items() for row in _quantiles(name, rows, loose)])
     if table.empty:
         return None
-    names, methods = list(dict.fromkeys(table["experiment"])), list(dict.fromkeys(table["method"]))
-    finite = table["q95"][np.isfinite(table["q95"])]
-    limit = 1 + 1.1 * float(finite.max() - 1) if len(finite) else 2.0
+    names = list(dict.fromkeys(table["experiment"]))
+    # The nearest attack comes first.
+    methods = list(table.groupby("method", sort=False)["q50"].mean().sort_values(kind="stable").index)
+    methods = [COMBINED, *(method for method in methods if method != COMBINED)]
+    strong = table[~table["method"].isin(WEAK)] if set(methods) - {*WEAK, COMBINED} else table
+    finite = strong["q95"][np.isfinite(strong["q95"])]
+    limit = min(LOOSE, 1 + 1.1 * float(finite.max() - 1)) if len(finite) else 2.0
+    limit = max(limit, 1.01)
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, 0.9 + 0.2 * len(methods)))
         axes = figure.subplots(1, len(names), sharey=True, sharex=True, squeeze=False)[0]
@@ -134,6 +139,9 @@ def _points(axis: Axes, name: str, rows: pd.DataFrame, limit: float) -> None:
     axis.text(0.97, 0.04, f"{below} of {len(rows)}\nbelow", transform=axis.transAxes, ha="right", fontsize=7)
     axis.set_title(look.label.replace(", ", "\n"))
     axis.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
+    # The same numbers on both axes.
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
 
 
 def _quantiles(name: str, table: pd.DataFrame, loose: float) -> list[dict[str, object]]:
@@ -164,43 +172,26 @@ def _intervals(axis: Axes, rows: pd.DataFrame, methods: list[str], limit: float)
         axis.plot([low, high], [y, y], color=color, linewidth=0.8)
         axis.plot([first, third], [y, y], color=color, linewidth=3.2, solid_capstyle="butt")
         axis.plot([middle], [y], color=color, marker="|", markersize=9, markeredgewidth=1.4, label=row["method"])
+        if row["q50"] > limit:  # its median is outside of the picture
+            text = f"{row['q50']:.2f} \u2192" if np.isfinite(row["q50"]) else "fails \u2192"
+            axis.text(
+                0.99, y, text, transform=axis.get_yaxis_transform(), color=color, fontsize=7, ha="right", va="center"
+            )
     axis.axvline(1, color="0.3", linewidth=0.8)
     axis.set_yticks(range(len(methods)), [m if m == COMBINED else method_look(m).label for m in reversed(methods)])
     axis.set_ylim(-0.6, len(methods) - 0.4)
     axis.grid(axis="y", visible=False)
     axis.set_xlim(1 - 0.03 * (limit - 1), limit)
-    if limit > LOOSE:
-        plain_log(axis.xaxis)
-    else:
-        _from_one(axis, limit)
-
-
-def _from_one(axis: Axes, limit: float) -> None:
-    """A scale of the square root of x - 1: strong attacks all lie near 1, and weak ones far from it."""
-
-    def forward(x: np.ndarray) -> np.ndarray:
-        return np.sign(x - 1) * np.sqrt(np.abs(x - 1))
-
-    def inverse(place: np.ndarray) -> np.ndarray:
-        return 1 + place * np.abs(place)
-
-    axis.set_xscale("function", functions=(forward, inverse))
-    reach = float(np.sqrt(limit - 1))
-    ticks = [1.0]
-    for tick in TICKS:
-        if tick <= limit and forward(np.array(tick)) - forward(np.array(ticks[-1])) > APART * reach:
-            ticks.append(tick)
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.set_xlim(1 - (0.03 * reach) ** 2, limit)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
 
 
 def attack_costs(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
-    """The plane of cost and quality of the attacks, a panel per network: seconds per 1000 images against the mean of
-    best distance / distance over the images that are labelled right (100 %: none was nearer; a failure counts 0).
-    The line goes along the attacks that no other beats in both.
+    """The plane of cost and quality of the attacks, a panel per network: passes of an image through the network against
+    the mean of best distance / distance over the images that are labelled right (100 %: none was nearer; a failure
+    counts 0). The line goes along the attacks that no other beats in both.
 
     Returns:
-        the figure, and columns dataset, experiment, method, seconds (per 1000 images), quality (%), front.
+        the figure, and columns dataset, experiment, method, passes (per image), quality (%), front.
     """
     tables = [rows for name, run in first_seeds(results).items() if len(rows := _costs(name, run)) > 1]
     if not tables:
@@ -218,8 +209,8 @@ def attack_costs(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
             axis.set_title(network_look(name).label.replace(", ", "\n"))
         for axis in axes[len(names) :]:
             axis.set_visible(False)
-        _outer_labels(axes, columns, len(names), "s per 1000 images", "best / distance (%)")
-        plain_log(axes[0].xaxis, 20 // columns, (table["seconds"].min(), table["seconds"].max()))
+        _outer_labels(axes, columns, len(names), "passes per image", "closeness to best attack (%)")
+        plain_log(axes[0].xaxis, 20 // columns, (table["passes"].min(), table["passes"].max()))
         axes[0].set_ylim(table["quality"].min() - 4, 103)
         looks = [method_look(method) for method in dict.fromkeys(table["method"])]
         legend_below(
@@ -236,27 +227,28 @@ def _costs(name: str, run: Run) -> pd.DataFrame:
     counted = (combined > 0) & np.isfinite(combined)
     if costs is None or not counted.any():
         return pd.DataFrame()
-    seconds = costs.set_index("method")["seconds"]
-    methods = [str(m) for m in distances if m in seconds]
+    passes = costs.set_index("method")["passes"]
+    methods = [str(m) for m in distances if m in passes]
     ratios = {m: combined[counted] / distances.loc[counted, m] for m in methods}
     table = pd.DataFrame(
         {
             "experiment": name,
             "method": methods,
-            "seconds": [1000 * float(seconds[m]) / len(distances) for m in methods],
+            "passes": [float(passes[m]) for m in methods],
             "quality": [100 * float(ratios[m].mean()) for m in methods],
         }
-    ).sort_values(["seconds", "method"], ignore_index=True)
+    ).sort_values(["passes", "method"], ignore_index=True)
     return table.assign(front=table["quality"] > table["quality"].cummax().shift(fill_value=-1.0))
 
 
 def _plane(axis: Axes, rows: pd.DataFrame) -> None:
     front = rows[rows["front"]]
-    axis.plot(front["seconds"], front["quality"], color="0.6", linewidth=0.9, zorder=1, label="front")
+    steps: dict[str, Any] = {"drawstyle": "steps-post", "color": "0.6", "linewidth": 0.9, "zorder": 1}
+    axis.plot(front["passes"], front["quality"], label="front", **steps)
     for row in rows.to_dict("records"):
         look = method_look(row["method"])
         axis.scatter(
-            [row["seconds"]], [row["quality"]], s=26, color=look.color, marker=look.marker, label=look.label, zorder=2
+            [row["passes"]], [row["quality"]], s=26, color=look.color, marker=look.marker, label=look.label, zorder=2
         )
 
 
@@ -264,22 +256,24 @@ RECIPES = (
     Recipe(
         "sandwich",
         "Certificate against empirical distance, image by image",
-        "A panel per network with a point per test image: its certificate to the right, its distance under the "
-        "combined attack upwards. No point may lie below the line of equality; of tight networks they lie just on it.",
+        "One panel per network, one point per attacked image: the certified radius to the right, the distance of the "
+        "nearest adversarial image upwards. No point may lie below the diagonal (the sandwich law); the closer the "
+        "points to it, the tighter the certificate. Each panel has its own scale.",
         sandwich,
     ),
     Recipe(
         "tightness",
         "Tightness by attack: distance over certificate",
-        "A row per attack and a panel per network: median, quartiles and 5 to 95 % of distance over certificate, from "
-        "1 (perfect) to the right.",
+        "One row per attack, one panel per network: median (upright), quartiles (thick) and 5 to 95 % (thin) of "
+        "distance over certified radius. 1 is perfect. The nearest attack is on top; lines of weak attacks leave the "
+        "picture.",
         tightness,
     ),
     Recipe(
         "costs",
         "Cost and quality of the attacks",
-        "A panel per network with a point per attack: seconds per 1000 images to the right, the best distance over its "
-        "own upwards. A line joins the attacks that no other beats in both.",
+        "One panel per network, one point per attack: passes of an image through the network to the right, the mean of "
+        "the smallest distance of all attacks over its own upwards. Above the grey steps no attack lies.",
         attack_costs,
     ),
 )

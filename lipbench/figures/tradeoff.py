@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, style
 from lipbench.files import fingerprint
+from lipbench.results.attacked import NORMAL
 from lipbench.results.runs import Run, Runs
 
 # Of the loss; in the order of the panels.
 PARAMETERS = {"alpha": "alpha", "margin": "margin", "offset": "margin (offset)", "temperature": "temperature"}
 # Fewer values are a pair, not a curve.
 FEWEST = 3
+# Points of accuracy that the axis spans at least.
+SPAN = 5.0
 
 
 def tradeoff(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
@@ -28,8 +31,8 @@ def tradeoff(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     alpha / (1 - alpha) is the lambda of HKR.
 
     Returns:
-        the figure, and columns dataset, parameter, sweep, value, epsilon, accuracy, certified (%), front; None where
-        no parameter has three values.
+        the figure, and columns dataset, parameter, sweep, value, epsilon, accuracy, certified (%), accuracy_error,
+        certified_error (half of the 95 % interval over the images), front; None where no parameter has three values.
     """
     table = _sweeps(results)
     if table.empty:
@@ -40,14 +43,16 @@ def tradeoff(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
         most = int(table.groupby("parameter")["sweep"].nunique().max())
         figure = Figure(figsize=(TWO_COLUMNS * len(parameters) / columns, 2.5 + 0.15 * most))
         axes = figure.subplots(1, len(parameters), sharey=True, squeeze=False)[0]
-        for axis, parameter in zip(axes, parameters, strict=True):
-            _panel(axis, table[table["parameter"] == parameter])
+        for number, (axis, parameter) in enumerate(zip(axes, parameters, strict=True)):
+            _panel(axis, table[table["parameter"] == parameter], number)
             axis.set_title(PARAMETERS[parameter])
             axis.set_xlabel(f"certified at {table['epsilon'].iloc[0]:g} (%)")
         axes[0].set_ylabel("accuracy (%)")
-        # Where all are as good, there is no accuracy above 100 %.
-        low = table["accuracy"].min()
-        axes[0].set_ylim(low - 0.08 * (100.5 - low) - 0.5, min(100.5, table["accuracy"].max() + 0.1 * (100.5 - low)))
+        # Differences of a few images are no mountains: the axis spans some points.
+        low, high = table["accuracy"].min(), table["accuracy"].max()
+        room = max(0.15 * (high - low), (SPAN - (high - low)) / 2, 0.5)
+        top = min(100.5, high + room)
+        axes[0].set_ylim(min(low - room, top - SPAN), top)
     return figure, table
 
 
@@ -76,13 +81,17 @@ def _sweeps(results: Runs) -> pd.DataFrame:
     column = max(certified, key=lambda eps: (certified[eps].std(), -float(eps)))
     found["certified"], epsilon = 100 * certified[column], float(column)
     means = (
-        found.groupby(["parameter", "sweep", "others", "value"], sort=True)[["accuracy", "certified"]]
+        found.groupby(["parameter", "sweep", "others", "value"], sort=True)[["accuracy", "certified", "images"]]
         .mean()
         .reset_index()
     )
+    for name in ("accuracy", "certified"):
+        share = (means[name] / 100 * means["images"] + 2) / (means["images"] + 4)  # as `share_error`
+        means[f"{name}_error"] = 100 * NORMAL * np.sqrt(share * (1 - share) / (means["images"] + 4))
     means = means.assign(dataset=results.datasets[0], epsilon=epsilon)
     means["front"] = pareto(means["certified"], means["accuracy"])
-    return means[["dataset", "parameter", "sweep", "value", "epsilon", "accuracy", "certified", "front"]]
+    errors = ["accuracy_error", "certified_error"]
+    return means[["dataset", "parameter", "sweep", "value", "epsilon", "accuracy", "certified", *errors, "front"]]
 
 
 def _described(run: Run) -> Iterator[dict[str, Any]]:
@@ -104,16 +113,24 @@ def _described(run: Run) -> Iterator[dict[str, Any]]:
                 "sweep": ", ".join([str(run.key[1]), *fixed]),
                 "value": float(loss[name]),
                 "accuracy": 100 * summary["accuracy"],
+                "images": summary.get("test_images") or len(run.table.drop_duplicates("index")),
                 "certified_accuracy": summary["certified_accuracy"],
             }
 
 
-def _panel(axis: Axes, rows: pd.DataFrame) -> None:
-    """A line per sweep, the first and the last value written at its ends; a legend below."""
+def _panel(axis: Axes, rows: pd.DataFrame, number: int) -> None:
+    """A line per sweep, the first and the last value written at its ends, bars of the 95 % intervals over the images; a
+    legend below.
+
+    Args:
+        number: of the panel, which has colours of its own.
+    """
     spread = np.ptp(rows[["certified", "accuracy"]].to_numpy(float), axis=0).clip(1e-9)
     axis.margins(x=0.15)
     for i, (sweep, line) in enumerate(rows.groupby("sweep", sort=False)):
-        color = PALETTE[i % len(PALETTE)]
+        color = PALETTE[(number + i) % len(PALETTE)]
+        bars: dict[str, Any] = {"xerr": line["certified_error"], "yerr": line["accuracy_error"]}
+        axis.errorbar(line["certified"], line["accuracy"], **bars, fmt="none", ecolor=color, elinewidth=0.6, alpha=0.6)
         axis.plot(line["certified"], line["accuracy"], color=color, marker="o", markersize=3.5, label=sweep)
         # Where points lie close, numbers at all of them would cover each other.
         for end, other in ((0, 1), (-1, -2)):
@@ -140,8 +157,9 @@ RECIPES = (
     Recipe(
         "tradeoff",
         "Accuracy against certified accuracy along a parameter of the loss",
-        "A panel per parameter: certified accuracy to the right, accuracy upwards, a line through the networks of each "
-        "sweep; the Pareto front is ringed.",
+        "One panel per parameter of the loss: certified accuracy to the right, accuracy upwards, both on the test set, "
+        "a line through the networks of each sweep with its first and last value. Bars are 95 % intervals; rings mark "
+        "the Pareto front.",
         tradeoff,
     ),
 )

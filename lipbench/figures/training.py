@@ -1,6 +1,8 @@
 """What training does to a network: singular values, Lipschitz bound, gradient norm, accuracy over the epochs."""
 
+import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -14,12 +16,16 @@ from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, shortened, style
 from lipbench.results import RUN_COLUMNS, layer_columns
 from lipbench.results.runs import Runs
+from lipbench.results.selection import main_networks
+from lipbench.results.words import network_name
 
 # A panel whose values span more than this factor is logarithmic: the bound of a plain network explodes.
 LOG_SPAN = 20
 # Smaller values are drawn at the edge of a logarithmic panel: a singular value may be zero.
 SMALLEST = 1e-3
 DASHES = ("-", "--", ":")
+# Letters of a line of a name at an axis.
+LINE = 16
 
 
 def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
@@ -64,7 +70,7 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
 
 
 def training_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
-    """The networks of one data set beside each other: Lipschitz bound and gradient norm over the training, and the
+    """The networks of one data set next to each other: Lipschitz bound and gradient norm over the training, and the
     range of the singular values of all layers at its end (where the histories hold them).
 
     Args:
@@ -161,7 +167,7 @@ def _intervals(axis: Axes, ends: np.ndarray, names: Sequence[str], colors: Seque
                 [value], [i], color=color, marker="<" if true < SMALLEST else "|", markersize=8, markeredgewidth=2
             )
     _scale(axis, pd.Series(ends.ravel()), "x", always_log=True)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [textwrap.fill(name, LINE) for name in names])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
     axis.set_title("singular values at the end")
@@ -195,18 +201,22 @@ def _names(runs: Sequence[pd.DataFrame]) -> list[str]:
     """Experiments, with their variants where these differ."""
     keys = [(str(rows["experiment"].iloc[0]), str(rows["variant"].iloc[0])) for rows in runs]
     if len({variant for _, variant in keys}) == 1:
-        return [experiment for experiment, _ in keys]
+        return [network_name(experiment) for experiment, _ in keys]
     return [name if variant == "default" else f"{name} {shortened(variant, 20)}" for name, variant in keys]
 
 
 def comparison(runs: Runs) -> tuple[Figure, pd.DataFrame] | None:
-    """`training_comparison` of one data set, without the variants of a sweep, and the histories; None where there is
-    none.
-    """
-    histories = runs.of_defaults().histories.dropna(axis=1, how="all")
+    """`training_comparison` of the main networks of one data set, and their histories; None where there is none."""
+    chosen = [run for runs_of_one in main_networks(runs).values() for run in runs_of_one]
+    histories = replace(runs, finished=chosen).histories.dropna(axis=1, how="all")
     if not len(histories):
         return None
-    return training_comparison(histories, title=f"{runs.datasets[0]}: training"), histories
+    # The bound of f, of which the certificate is made, is that of the logits times the root of 2.
+    of_two = {run.key[:2] for run in chosen if run.summary.get("kr") is not None}
+    rows = [key in of_two for key in zip(histories["dataset"], histories["experiment"], strict=True)]
+    if "lipschitz" in histories:
+        histories.loc[rows, "lipschitz"] *= np.sqrt(2)
+    return training_comparison(histories), histories
 
 
 def of_one_run(runs: Runs) -> tuple[Figure, pd.DataFrame] | None:
@@ -221,8 +231,8 @@ RECIPES = (
     Recipe(
         "training",
         "Training: Lipschitz bound, gradient norm, singular values",
-        "The networks compared over their training: Lipschitz bound of the network, norm of the gradient with respect "
-        "to the image, and the range of the singular values of all layers at the end.",
+        "The main networks over their training: the Lipschitz bound (of f, for two classes), which is 1 and flat for "
+        "1-Lipschitz networks, the norm of the gradient in the image, and the range of the singular values at the end.",
         comparison,
     ),
     Recipe(

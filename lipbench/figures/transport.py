@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.sheet import is_picture
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
-from lipbench.results.lineup import first_seeds
 from lipbench.results.runs import Run, Runs
+from lipbench.results.selection import first_seeds
 
 
 def transport(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
@@ -92,7 +92,7 @@ def _scatter(axis: Axes, pairs: pd.DataFrame) -> None:
     for name, rows in pairs.groupby("experiment", sort=False):
         look = network_look(str(name))
         axis.scatter(
-            rows["x"], rows["value"], s=7, color=look.color, marker=look.marker, alpha=0.6, linewidths=0, label=name
+            rows["x"], rows["value"], s=8, color=look.color, marker=look.marker, alpha=0.9, linewidths=0, label=name
         )
     far = 1.04 * pairs["x"].max()
     axis.plot([0, far], [0, far], color="black", linestyle="--", linewidth=1)
@@ -102,22 +102,30 @@ def _scatter(axis: Axes, pairs: pd.DataFrame) -> None:
 
 
 def _law(axis: Axes, estimates: pd.DataFrame) -> None:
-    axis.set(xlabel="share of the training (%)", ylabel="KR estimate / bound of f")
+    axis.set(xlabel="share of the training (%)", ylabel="KR estimate / bound of f, validation")
     axis.set_xlim(0, 100)
     for name, rows in estimates.groupby("experiment", sort=False):
         axis.plot(rows["x"], rows["value"], color=network_look(str(name)).color, label=name)
     exact = float(estimates["exact"].iloc[0])
     axis.axhline(exact, color="black", linestyle="--", linewidth=1)
-    axis.annotate(f"exact W1 = {exact:.2f}", (98, exact), (0, 3), textcoords="offset points", ha="right", fontsize=7)
+    axis.annotate(
+        f"exact W1 of the validation images = {exact:.2f}",
+        (98, exact),
+        (0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7,
+    )
     axis.set_ylim(min(0.0, 1.05 * estimates["value"].min()), 1.15 * exact)
 
 
 RECIPES = (
     Recipe(
         "transport",
-        "Optimal transport between the classes, and the second law",
-        "Above, pairs of images that the optimal plan matches. Below, the rise of f over each pair against its length, "
-        "and the Kantorovich-Rubinstein estimate over the training, which stays under the exact distance.",
+        "Optimal transport between the classes",
+        "Above, pairs of test images that the optimal plan matches, with their distance. Below left, the rise of f "
+        "over each pair, divided by the bound of f, against the distance: no 1-Lipschitz f rises above the diagonal. "
+        "Below right, the Kantorovich-Rubinstein estimate over the training; it may not exceed the exact distance.",
         transport,
     ),
 )

@@ -61,7 +61,7 @@ def explained(source: str) -> Iterator[None]:
     """Errors of a model's code: what was raised, and the last line of that code on the way there.
 
     Raises:
-        ModelError: whatever the block raises, the end of the process (`SystemExit`) included.
+        ModelError: the block raises any exception, the end of the process (`SystemExit`) included.
     """
     try:
         yield
@@ -129,7 +129,7 @@ def _package(file: Path) -> tuple[Path, list[str]]:
 
 def _imported(file: Path) -> ModuleType:
     """Runs a file as a module of its package. All lies below a package of our own whose name is that of the folder's
-    hash: no module that is already imported can have it, whatever the file is called.
+    hash: no module that is already imported can have it, for any name of the file.
     """
     folder, names = _package(file)
     root = f"_model_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"

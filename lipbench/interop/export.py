@@ -161,5 +161,5 @@ def _agree(name: str, what: str, found: Tensor, expected: Tensor, tolerance: Ten
     if not bool((difference <= tolerance).all()):
         raise ExportError(
             f"{name} gives other {what} than the model, by up to {float(difference.max()):.2g} on {len(expected)} "
-            "images: not written. Tracing freezes what Python decides or draws in forward: is there such a thing?"
+            "images: not written. Tracing fixes Python branches and random draws of forward: remove them."
         )

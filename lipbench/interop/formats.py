@@ -47,7 +47,7 @@ def check(formats: Sequence[str], batch: Batch) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's log and its own deprecated calls: whoever exports can do nothing about them."""
+    """Without the exporter's log and its own deprecated calls: users can do nothing about them."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -113,7 +113,7 @@ def content_of(name: str, program: ExportedProgram, entries: dict[str, Any], bat
 
 
 def read_back(name: str, path: Path) -> tuple[Logits, dict[str, Any]]:
-    """The network in a file, images -> logits, and the entries beside it."""
+    """The network in a file, images -> logits, and the entries next to it."""
     if name == "torch":
         files = {CERTIFICATE: ""}
         with path.open("rb") as file:

@@ -178,7 +178,7 @@ def _exported(path: Path, shape: tuple[int, ...]) -> tuple[nn.Module, Declared]:
 
 def _scripted(path: Path, shape: tuple[int, ...]) -> tuple[nn.Module, None]:
     with warnings.catch_warnings(), explained(path.name):
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript files are there, whatever their future is
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript files exist, although it is deprecated
         module: nn.Module = torch.jit.load(path, map_location="cpu")
     return module, None
 

@@ -21,7 +21,7 @@ OPSET = 18
 TOLERANCE = 1e-4
 # Numbers that a graph may make of one image, all its operators together.
 VALUES = 2**26
-# In a float64 copy whatever is cast to a floating point type becomes float64, as the weights do.
+# In a float64 copy everything that is cast to a floating point type becomes float64, as the weights do.
 PRECISION = ("Cast", "CastLike", "ConstantOfShape")
 ANOTHER_WAY = "Or give the nn.Module that it was exported from: model=file.py:function checkpoint=weights."
 
@@ -38,7 +38,7 @@ class OnnxNetwork(nn.Module):
     """The graph of an ONNX file, run with torch's operations one node after another: images -> its first output.
 
     Its weights are buffers, so that `.double()` and `.to(device)` reach them. A graph of float64 images computes in
-    float64, whatever it is given.
+    float64, for inputs of every precision.
 
     Attributes:
         size: of one input, None where the file leaves it open.

@@ -1,7 +1,7 @@
 """The operators of ONNX (opset 13 and later) that classifiers are made of, as functions of torch tensors.
 
 Each takes the inputs of a node, then its attributes by name: https://onnx.ai/onnx/operators. All are differentiable
-where their mathematics is, and work in whatever precision their inputs have.
+where their mathematics is, and work in the precision of their inputs.
 """
 
 import functools

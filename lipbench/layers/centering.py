@@ -49,7 +49,7 @@ class BatchCentering(nn.Module):
 
 class LayerCentering(nn.Module):
     """Subtracts from each image the mean of its features: an orthogonal projection, so 1-Lipschitz; it keeps the norm
-    of whatever has mean 0.
+    of everything that has mean 0.
 
     Shapes:
         [N, ...], kept.

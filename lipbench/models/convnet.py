@@ -24,6 +24,7 @@ def convnet(
     widths: Sequence[int] = (100,),
     constraint: ConstraintFactory = nn.Identity,
     activation: ActivationFactory = nn.ReLU,
+    dense_activation: ActivationFactory | None = None,
     pooling: Callable[[int], nn.Module] = nn.MaxPool2d,
     pool_first: bool = False,
     pool_last: bool = True,
@@ -46,6 +47,7 @@ def convnet(
         widths: hidden dense layers after the convolutions.
         constraint: applied to every weight; kernels are divided by a factor, see `lipbench.layers.patch_factor`.
         activation: makes that of every layer but the last, see `lipbench.models.heads.make_activation`.
+        dense_activation: that of the dense layers; None: `activation`.
         pooling: called with the block size 2: `nn.MaxPool2d`, `ScaledAvgPool2d`, `L2Pool2d`, `nn.PixelUnshuffle`.
         pool_first, pool_last: whether the image and the last stage are pooled.
         head_kind, mean, std: as in `mlp`.
@@ -65,7 +67,8 @@ def convnet(
         if stride == 1 and (pool_last or stage + 1 < len(channels)):
             layers.append(pooling(2))
     features = math.prod(output_shape(layers, shape))
-    return nn.Sequential(*layers, nn.Flatten(), *dense(features, widths, classes, constraint, activation, head_kind))
+    hidden = dense(features, widths, classes, constraint, dense_activation or activation, head_kind)
+    return nn.Sequential(*layers, nn.Flatten(), *hidden)
 
 
 def _check_size(shape: tuple[int, int, int], left: int, kernel_size: int, stages: int) -> None:

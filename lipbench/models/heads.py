@@ -18,7 +18,7 @@ def head(features: int, classes: int, constraint: ConstraintFactory, kind: Head 
     """The layers that turn features [N, D] into logits [N, K].
 
     antipodal: one constrained row f, logits (-f/2, f/2); two classes only.
-    unit_rows: each row has norm 1, whatever the constraint of the body (unless that is `nn.Identity`).
+    unit_rows: each row has norm 1, for any constraint of the body (unless that is `nn.Identity`).
     constrained: the constraint of the body; under an orthogonal one the rows are orthonormal.
     auto: antipodal for two classes, else constrained.
 

@@ -94,7 +94,7 @@ class Smoothed(nn.Module):
     def counts(self, x: Tensor, first: int, samples: int) -> Tensor:
         """How often the base network says each class under so many samples of noise, int64 [N, K].
 
-        A sample whose logits are not finite is nobody's.
+        A sample whose logits are not finite belongs to no class.
 
         Args:
             first: number of the first sample; those of the vote itself are 0 to votes - 1.

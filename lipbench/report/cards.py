@@ -1,8 +1,7 @@
 """A card per network: its numbers seed by seed, what it is, where it was made, what it cost, how to make it again."""
 
-import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,17 +11,18 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from lipbench.files import read_config, read_json
-from lipbench.report.columns import COLUMNS, GROUP
+from lipbench.report.columns import COLUMNS, GROUP, split, written_with
+from lipbench.report.leaderboard import leaderboard, numbers
 from lipbench.results.flags import Flag
+from lipbench.results.layout import MANIFEST
+from lipbench.results.radii import radius_text
 from lipbench.results.runs import BROKEN, Run, Runs
 
 Found = TypeVar("Found")
 
-# An override begins where a comma is followed by a key and "=": other commas belong to a value.
-OVERRIDE = re.compile(r",(?=[A-Za-z_][\w.]*=)")
-# The names of long variants end in a hash: they cannot be read back.
-CUT = re.compile(r"-[0-9a-f]{16}$")
 SHOWN = 10
+# Certificates of a run whose command names none.
+DEFAULT = ["certificate", "certificate_float", "certificate_inscribed", "certificate_inscribed_float"]
 # Whose versions are shown, where the run had them.
 PACKAGES = (
     "torch",
@@ -43,6 +43,7 @@ class Card:
 
     Attributes:
         seeds: one row per seed, as text, the headings first.
+        radii: certified and robust accuracy (%), one row per radius, as text, the headings first.
         command: makes the runs again; "" where it cannot be told.
         cautions: what the command may not give back; files that cannot be read.
         configuration: as YAML, of the first seed.
@@ -58,6 +59,7 @@ class Card:
     experiment: str
     variant: str
     seeds: list[list[str]]
+    radii: list[list[str]]
     command: str
     cautions: list[str]
     configuration: str
@@ -74,22 +76,29 @@ class Card:
         return "run-" + quote(f"{self.dataset}/{self.experiment}/{self.variant}")
 
 
-def cards(runs: Runs) -> list[Card]:
-    """One per data set, experiment and variant, in the order of the leaderboard."""
+def cards(runs: Runs, table: pd.DataFrame | None = None) -> list[Card]:
+    """One per data set, experiment and variant, by their names.
+
+    Args:
+        table: as `leaderboard` returns it; None: it is made.
+    """
+    table = leaderboard(runs) if table is None else table
+    rows = {tuple(row[name] for name in GROUP): row for row in table.to_dict("records")}
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in sorted(runs.finished, key=lambda run: (*map(str, run.key[:3]), str(run.key[3]).zfill(9))):
         groups.setdefault(run.key[:3], []).append(run)
-    return [_card(group) for group in groups.values()]
+    return [_card(group, rows[key]) for key, group in groups.items()]
 
 
-def _card(runs: Sequence[Run]) -> Card:
+def _card(runs: Sequence[Run], row: Mapping[Any, Any]) -> Card:
     cautions: list[str] = []
     configuration = _part(read_config, runs[0], "config.yaml", cautions) or {}
     laws = {run.summary.get("transport_law") for run in runs}
     return Card(
         **{column: str(runs[0].summary[column]) for column in GROUP},
         seeds=_seeds(runs),
-        command=_command(runs, configuration, cautions),
+        radii=_radii(row),
+        command=_command(runs, cautions),
         configuration=OmegaConf.to_yaml(OmegaConf.create(configuration)) if configuration else "",
         environment=_environment(runs, cautions),
         costs=_costs(runs, cautions),
@@ -111,42 +120,50 @@ def _part(read: Callable[[Path], Found], run: Run, name: str, cautions: list[str
 
 
 def _seeds(runs: Sequence[Run]) -> list[list[str]]:
-    """Accuracy and the medians of each seed: their spread is to be seen."""
+    """The main numbers of each seed: their spread is to be seen."""
     columns = [column for column in COLUMNS if column.card]
     names = [f"{column.name} (%)" if column.percent else column.name for column in columns]
-    rows = [["seed", *names, "test images", "attacked images"]]
+    rows = [["seed", *names, "attacked images", "test images"]]
     for run in runs:
-        values = [(column.values(run.summary)[column.name], column.card) for column in columns]
-        numbers = ["-" if value is None else format(value, form) for value, form in values]
-        counts = [str(run.summary.get(key, "-")) for key in ("test_images", "attacked_images")]
-        rows.append([str(run.summary["seed"]), *numbers, *counts])
+        known = numbers(run)
+        values = [(column.values(known)[column.name], column.card) for column in columns]
+        cells = ["-" if value is None else format(value, form) for value, form in values]
+        counts = [str(known.get(key, "-")) for key in ("attacked_images", "test_images")]
+        rows.append([str(run.summary["seed"]), *cells, *counts])
     return rows
 
 
-def _command(runs: Sequence[Run], configuration: Any, cautions: list[str]) -> str:
-    """The command that makes the runs again."""
-    summary, seeds = runs[0].summary, [str(run.summary["seed"]) for run in runs]
+def _radii(row: Mapping[Any, Any]) -> list[list[str]]:
+    kinds = {"certified (%)": "cert", "robust (%)": "rob", "certified, whole test set (%)": "test cert"}
+    radii = sorted({split(str(name))[1] for name in row if "test cert @ " in str(name)}, key=float)
+    lines = [[radius_text(eps), *(written_with(f"{kind} @ {eps}", row) for kind in kinds.values())] for eps in radii]
+    return [["L2 radius", *kinds], *(line for line in lines if set(line[1:]) != {"-"})]
+
+
+def _command(runs: Sequence[Run], cautions: list[str]) -> str:
+    """The command that makes the runs again: of the first run, with all seeds and with the methods that have tables."""
+    words = _part(lambda _: shlex.split(runs[0].facts["command"]), runs[0], MANIFEST, cautions)
+    if words is None:
+        return ""
+    if not words:
+        cautions.append("The name of this variant is cut short: its options are those of the configuration below.")
+        return ""
+    seeds = [str(run.summary["seed"]) for run in runs]
     methods = _methods(runs[0], cautions)
     attacks = [name for name, images in methods.items() if images is not None]
     certificates = [name for name, images in methods.items() if images is None]
-    options = [f"attack=[{','.join(attacks)}]", *(f"images={methods[name]}" for name in attacks[:1])]
-    if certificates != ["certificate", "certificate_float"]:
-        options.append(f"certificate=[{','.join(certificates)}]")
-    if "source" in summary:
+    options = {"attack": f"[{','.join(attacks)}]"}
+    if attacks:
+        options["images"] = str(methods[attacks[0]])
+    if sorted(certificates) != sorted(DEFAULT):
+        options["certificate"] = f"[{','.join(certificates)}]"
+    if "source" in runs[0].summary:
         cautions.append("Run it where the model's file is, with checkpoint= if it had one.")
-        wanted = [f"model={summary['source']}", f"dataset={summary['dataset']}", f"name={summary['experiment']}"]
-        return _joined(["python", "-m", "lipbench", "evaluate", *wanted, *options])
-    overrides = _overrides(str(summary["variant"]), configuration)
-    if overrides is None:
-        cautions.append("The name of this variant is cut short: its options are those of the configuration below.")
-        return ""
+    else:
+        options["seed"] = ",".join(seeds)
+    kept = [word for word in words[2:] if word.partition("=")[0] not in options]
     sweep = ["-m"] if len(seeds) > 1 else []
-    wanted = [f"experiment={summary['dataset']}/{summary['experiment']}", f"seed={','.join(seeds)}"]
-    return _joined(["python", "-m", "lipbench", "run", *sweep, *wanted, *overrides, *options])
-
-
-def _joined(words: Sequence[str]) -> str:
-    return " ".join(shlex.quote(word) for word in words)
+    return shlex.join([*words[:2], *sweep, *kept, *(f"{name}={value}" for name, value in options.items())])
 
 
 def _methods(run: Run, cautions: list[str]) -> dict[str, int | None]:
@@ -169,26 +186,6 @@ def _identity(path: Path) -> dict[str, Any]:
     if not (images is None or type(images) is int):
         raise TypeError(f"images: {images}")
     return identity
-
-
-def _overrides(variant: str, configuration: Any) -> list[str] | None:
-    """The options that a variant is named by; their values as the configuration has them, where it does: in the name of
-    a folder brackets became "_". None if they cannot be told.
-    """
-    if variant == "default":
-        return []
-    if CUT.search(variant):
-        return None
-    overrides = []
-    for text in OVERRIDE.split(variant):
-        key, _, value = text.partition("=")
-        node = configuration
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        if "." in key and isinstance(node, list | tuple):
-            value = "[" + ",".join(map(str, node)) + "]"
-        overrides.append(f"{key}={value}")
-    return overrides
 
 
 def _environment(runs: Sequence[Run], cautions: list[str]) -> list[tuple[str, str]]:

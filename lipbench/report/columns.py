@@ -3,6 +3,7 @@
 The board, Markdown, LaTeX, page, cards and the check of summaries iterate over `COLUMNS`. A new column is one entry.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -11,11 +12,16 @@ from typing import Any, Literal
 import pandas as pd
 
 from lipbench.report.checks import POSITIVE, SHARE, Check, is_count, is_curve, number, or_none
-from lipbench.results import IMBALANCED, RUN_COLUMNS
+from lipbench.results import RUN_COLUMNS
+from lipbench.results.radii import radius_text
 
 # What a row of the leaderboard is named by.
 GROUP = RUN_COLUMNS[:3]
-Summary = Mapping[str, Any]
+# The version of `leaderboard.{csv,json,md,tex}`: a column that changes its name or its meaning is another version.
+SCHEMA_VERSION = 1
+# The columns of the uncertainty of another one end so: over the choice of the images, and over the seeds.
+OVER_IMAGES, OVER_SEEDS = " ± images", " ± seeds"
+Numbers = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -24,25 +30,21 @@ class Column:
 
     Attributes:
         name: in `leaderboard.csv`.
-        key: its entry of `summary.json`.
-        check: what the entry has to be.
-        meaning: what it says, on the page.
+        key: its entry in the numbers of a run: `summary.json`, and what `attacked_numbers` derives from the tables.
+        check: what the entry has to be, where `summary.json` holds it.
+        meaning: one sentence for readers.
         needed: a summary without the entry is refused.
         percent: the entry is a share, the column is in percent.
         form: how a number is rounded for readers.
-        read: summary -> the value, where it is not the entry itself.
+        read: numbers -> the value, where it is not the entry itself.
         combine: the values of several seeds -> one; as `pandas.Series.agg` takes it.
         is_text: its values are words.
         is_curve: its entry maps radii to values.
-        page: heading over several columns, and heading, on the page ("": the radius of a curve, else the name).
-        latex: the same of the LaTeX tables.
-        short: heading in `leaderboard.md`; of a curve its beginning; "": the name.
-        legend: the sentence in `leaderboard.md` that explains it.
-        classes: shown where the classes are of equal size, of unequal size, in both cases, or never.
-        larger_is_better: LaTeX has the largest value in bold.
-        is_detail: in the second table of `leaderboard.md`, and not in LaTeX.
-        card: of the main numbers of a network, which its card shows seed by seed and the comparison of all data sets
-            shows too: how a number of the card is rounded.
+        short: heading for readers; of a curve its beginning; "": the name.
+        place: "board": in the first table of `leaderboard.md`, in LaTeX and on the page; "details": in the second
+            table; "file": in `leaderboard.csv` and `.json` alone.
+        larger_is_better: the largest value is bold where it leads clearly.
+        card: a card shows it seed by seed: how its number is rounded there.
     """
 
     name: str
@@ -52,40 +54,30 @@ class Column:
     needed: bool = False
     percent: bool = False
     form: str = ".3f"
-    read: Callable[[Summary], Any] | None = None
+    read: Callable[[Numbers], Any] | None = None
     combine: str | Callable[[pd.Series], Any] = "mean"
     is_text: bool = False
     is_curve: bool = False
-    page: tuple[str, str] = ("", "")
-    latex: tuple[str, str] = ("", "")
     short: str = ""
-    legend: str = ""
-    classes: Literal["both", "equal", "unequal", "never"] = "both"
+    place: Literal["board", "details", "file"] = "details"
     larger_is_better: bool = False
-    is_detail: bool = False
     card: str = ""
 
-    def values(self, summary: Summary) -> dict[str, Any]:
-        """Name of a column -> its value for one run: one per radius of a curve. Nothing where a number about classes
-        is unknown, and for a curve of unequal classes where the classes are of equal size.
-        """
-        value = summary.get(self.key) if self.read is None else self.read(summary)
+    def values(self, numbers: Numbers) -> dict[str, Any]:
+        """Name of a column -> its value for one run: one per radius of a curve."""
+        value = numbers.get(self.key) if self.read is None else self.read(numbers)
         scale = 100 if self.percent else 1
         if self.is_curve:
-            left_out = self.classes == "unequal" and summary.get("imbalance", 1.0) < IMBALANCED
-            curve = {} if left_out or value is None else value
-            return {f"{self.name} @ {radius}": scale * share for radius, share in curve.items()}
-        if value is None:
-            return {self.name: None} if self.classes == "both" else {}
-        return {self.name: value if self.is_text else scale * value}
+            return {f"{self.name} @ {radius}": scale * share for radius, share in (value or {}).items()}
+        return {self.name: value if value is None or self.is_text else scale * value}
 
 
-def _kr_per_bound(summary: Summary) -> float | None:
-    kr, bound = summary.get("kr"), summary["lipschitz"]
+def _kr_per_bound(numbers: Numbers) -> float | None:
+    kr, bound = numbers.get("kr"), numbers.get("lipschitz")
     return kr / bound if kr is not None and bound else None
 
 
-def _verdict(values: pd.Series) -> str | None:
+def _all(values: pd.Series) -> str | None:
     known = values.dropna()
     if not len(known):
         return None
@@ -101,70 +93,60 @@ def _accuracy(name: str, key: str, check: Check, meaning: str, **others: Any) ->
 # fmt: off
 COLUMNS = (
     Column("seeds", "seed", is_count, "number of seeds; every other number is the mean over them", form=".0f",
-        combine="nunique"),
-    _accuracy("accuracy", "accuracy", SHARE, "accuracy on the test set, %", needed=True, latex=("", "acc."),
-        short="acc", legend="acc: accuracy on the test set, %.", card=".2f"),
-    _accuracy("balanced accuracy", "balanced_accuracy", or_none(SHARE),
-        "mean over the classes of their accuracies, %", page=("", "balanced"), latex=("", "bal."), short="bal",
-        legend="bal, sens, spec: balanced accuracy, sensitivity (of class 1) and specificity (of class 0), %, "
-        "where the classes are of unequal size.", classes="unequal"),
-    _accuracy("sensitivity", "sensitivity", or_none(SHARE), "accuracy on class 1, %", latex=("", "sens."),
-        short="sens", classes="unequal"),
-    _accuracy("specificity", "specificity", or_none(SHARE), "accuracy on class 0, %", latex=("", "spec."),
-        short="spec", classes="unequal"),
-    _accuracy("rob", "robust_accuracy", or_none(is_curve), "of the combined attack on the attacked images, %",
-        needed=True, is_curve=True, page=("robust accuracy at ε", ""), latex=(r"robust at $\varepsilon$", ""),
-        short="r@", legend="r@eps: robust accuracy, combined attack on the attacked images, %.", classes="equal"),
-    _accuracy("cert", "certified_accuracy", or_none(is_curve), "on the test set, %", needed=True, is_curve=True,
-        page=("certified accuracy at ε", ""), latex=(r"certified at $\varepsilon$", ""), short="c@",
-        legend="c@eps: certified accuracy on the test set, %.", classes="equal"),
-    _accuracy("balanced rob", "balanced_robust_accuracy", or_none(is_curve),
-        "mean over the classes, of classes of unequal size, %", is_curve=True,
-        page=("balanced robust accuracy at ε", ""), latex=(r"robust at $\varepsilon$, balanced", ""), short="br@",
-        legend="br@eps, bc@eps: their means over the classes, which stand for them where the classes are of "
-        "unequal size.", classes="unequal"),
-    _accuracy("balanced cert", "balanced_certified_accuracy", or_none(is_curve),
-        "mean over the classes, of classes of unequal size, %", is_curve=True,
-        page=("balanced certified accuracy at ε", ""), latex=(r"certified at $\varepsilon$, balanced", ""),
-        short="bc@", classes="unequal"),
-    Column("imbalance", "imbalance", number(1), "images of the largest class per image of the smallest",
-        classes="never"),
-    Column("median certificate", "median_certificate", or_none(POSITIVE),
-        "median certified radius, L2, pixels in [0, 1]", needed=True, page=("median", "certificate"),
-        latex=("median", "cert."), short="cert",
-        legend="cert, dist: median certificate and distance of the combined attack, L2, pixels in [0, 1].",
-        larger_is_better=True, card=".3f"),
-    Column("median distance", "median_distance", or_none(POSITIVE),
-        "median distance of the combined attack, L2, pixels in [0, 1]", needed=True, page=("median", "distance"),
-        latex=("median", "dist."), short="dist", larger_is_better=True, card=".3f"),
-    Column("tightness", "tightness", or_none(POSITIVE), "median of distance / certificate; 1 is perfect", needed=True,
-        latex=("", "tight."), short="tight", legend="tight: median of distance / certificate, 1 is perfect.",
-        card=".3f"),
+        combine="nunique", place="board"),
+    Column("images", "attacked_images", is_count, "number of attacked images: accuracies, medians and tightness are "
+        "over them", form=".0f", combine="max", short="n", place="board"),
+    Column("attacks", "attacks", is_count, "number of attacks; the nearest image of all counts", form=".0f",
+        combine="max", place="board"),
+    _accuracy("accuracy", "attacked_accuracy", SHARE, "accuracy (%)", short="acc", place="board", card=".1f"),
+    _accuracy("cert", "attacked_certified_accuracy", or_none(is_curve),
+        "certified accuracy (%): the largest certified radius of the image exceeds the radius", is_curve=True,
+        place="board"),
+    _accuracy("rob", "robust_accuracy", or_none(is_curve),
+        "robust accuracy (%): no attack finds an adversarial image within the radius", needed=True, is_curve=True,
+        place="board"),
+    Column("median certificate", "median_certificate", or_none(POSITIVE), "median certified radius", needed=True,
+        short="radius", larger_is_better=True, place="board", card=".3f"),
+    Column("median distance", "median_distance", or_none(POSITIVE), "median distance of the nearest adversarial image",
+        needed=True, short="distance", larger_is_better=True, place="board", card=".3f"),
+    Column("tightness", "tightness", or_none(POSITIVE), "median of distance / certified radius; 1 is perfect",
+        needed=True, short="tight", place="board", card=".3f"),
     Column("violations", "violations", is_count, "images on which an attack beats a certificate; 0 is right",
-        needed=True, form=".0f", combine="sum", latex=("", "viol."), short="viol",
-        legend="viol: violations of the sandwich law."),
+        needed=True, form=".0f", combine="sum"),
+    _accuracy("cert f", "attacked_certificate_accuracy", or_none(is_curve),
+        "certified accuracy (%) of the method `certificate` alone", is_curve=True),
+    Column("test images", "test_images", is_count, "number of images of the whole test set", form=".0f",
+        combine="max"),
+    _accuracy("test accuracy", "accuracy", SHARE, "accuracy on the whole test set (%)", needed=True, card=".2f"),
+    _accuracy("test balanced accuracy", "balanced_accuracy", or_none(SHARE),
+        "mean of the accuracies of the classes on the whole test set (%)"),
+    _accuracy("test sensitivity", "sensitivity", or_none(SHARE), "accuracy on class 1, whole test set (%)",
+        place="file"),
+    _accuracy("test specificity", "specificity", or_none(SHARE), "accuracy on class 0, whole test set (%)",
+        place="file"),
+    _accuracy("test cert", "certified_accuracy", or_none(is_curve), "certified accuracy on the whole test set (%)",
+        needed=True, is_curve=True),
+    Column("imbalance", "imbalance", number(1), "images of the largest class per image of the smallest", place="file"),
     Column("lipschitz", "lipschitz", or_none(POSITIVE), "Lipschitz bound of the network (of f, for two classes)",
-        needed=True, form=".3g", page=("transport", "Lipschitz"),
-        legend="lipschitz: bound of the network (of f, for two classes).", is_detail=True),
+        needed=True, form=".3g", short="L"),
     Column("KR / L", "kr", or_none(number()), "Kantorovich-Rubinstein estimate over the Lipschitz bound; at most W1",
-        read=_kr_per_bound, page=("transport", "KR / L"), is_detail=True),
-    Column("W1", "wasserstein", or_none(number()), "exact Wasserstein-1 distance of the two classes",
-        page=("transport", "W1"), is_detail=True),
+        read=_kr_per_bound),
+    Column("W1", "wasserstein", or_none(number()), "exact Wasserstein-1 distance of the two classes"),
     Column("transport law", "transport_law", or_none(lambda value: isinstance(value, bool)),
-        "whether KR / L is at most W1", combine=_verdict, is_text=True, page=("transport", "law"), is_detail=True),
-    Column("train seconds", "training_seconds", or_none(POSITIVE), "seconds of training", needed=True, form=".1f",
-        page=("seconds", "training"), is_detail=True),
-    Column("attack seconds", "attack_seconds", or_none(POSITIVE), "seconds of all attacks", needed=True, form=".1f",
-        page=("seconds", "attacks"), is_detail=True),
+        "whether KR / L is at most W1", combine=_all, is_text=True),
+    Column("train seconds", "training_seconds", or_none(POSITIVE), "seconds of training", needed=True, form=".1f"),
+    Column("attack seconds", "attack_seconds", or_none(POSITIVE), "seconds of all attacks", needed=True, form=".1f"),
 )
 # fmt: on
 BY_NAME = {column.name: column for column in COLUMNS}
 
 
 def split(name: str) -> tuple[Column | None, str]:
-    """The entry of a column of the leaderboard and its radius ("" where it is no curve); no entry: a name of a run."""
+    """The entry of a column of the leaderboard and its radius ("" where it is no curve); no entry: a name of a run, or
+    an uncertainty.
+    """
     kind, _, radius = name.partition(" @ ")
-    return BY_NAME.get(kind), radius
+    return (None, "") if " ± " in name else (BY_NAME.get(kind), radius)
 
 
 def written(name: str, value: Any) -> str:
@@ -175,24 +157,42 @@ def written(name: str, value: Any) -> str:
     return format(value, column.form) if column is not None and isinstance(value, Real) else str(value)
 
 
-def heading(name: str, headings: Callable[[Column], tuple[str, str]]) -> tuple[str, str]:
-    """The heading over several columns and that of the column itself.
-
-    Args:
-        headings: gives those of an entry, such as `page` or `latex`.
-    """
+def heading(name: str) -> str:
+    """The heading of a column for readers, such as "cert@36/255"."""
     column, radius = split(name)
     if column is None:
-        return "", name
-    group, own = headings(column)
-    return group, radius or own or name
+        return name
+    short = column.short or column.name
+    return f"{short}@{radius_text(radius)}" if radius else short
 
 
-def hidden(rows: pd.DataFrame) -> list[str]:
-    """The columns that say nothing of the rows of one data set: of classes, where they are of equal size; and where
-    they are not, the curves for which those of each class alike stand.
+def uncertainty(row: Numbers, name: str) -> float:
+    """The uncertainty of a number of a row: the larger one of that over the images and that over the seeds. NaN where
+    it is unknown.
     """
-    # Summaries that are older than the column have none.
-    unequal = "imbalance" in rows and bool((rows["imbalance"] >= IMBALANCED).any())
-    shown = ("both", "unequal" if unequal else "equal")
-    return [name for name in map(str, rows) if (column := split(name)[0]) is not None and column.classes not in shown]
+    known = [row.get(name + kind, math.nan) for kind in (OVER_IMAGES, OVER_SEEDS)]
+    return max((float(value) for value in known if not pd.isna(value)), default=math.nan)
+
+
+def written_with(name: str, row: Numbers) -> str:
+    """A number of a row with its uncertainty, such as "98.0±1.2"."""
+    margin = uncertainty(row, name)
+    text = written(name, row.get(name))
+    if text == "-" or math.isnan(margin):
+        return text
+    return f"{text}±{margin:.0f}" if margin >= 10 else f"{text}±{written(name, margin)}"
+
+
+def leader(rows: pd.DataFrame, name: str) -> Any:
+    """The index of the row that leads in a column: its lead over every other row is larger than the uncertainties of
+    both together. None where no row does.
+    """
+    column, _ = split(name)
+    if column is None or not column.larger_is_better or rows[name].notna().sum() < 2:
+        return None
+    best = rows[name].astype(float).idxmax()
+    (first,) = rows.loc[[best]].to_dict("records")
+    others = rows.drop(index=best).dropna(subset=name).to_dict("records")
+    own = uncertainty(first, name)
+    leads = all(first[name] - row[name] > math.hypot(own, uncertainty(row, name)) for row in others)
+    return best if leads else None

@@ -58,7 +58,7 @@ def find_runs(root: Path) -> Runs:
 
 
 def _example(root: Path) -> str:
-    return f"python -m lipbench run experiment=digits08/hkr_mlp results={root}"
+    return f"lipbench run experiment=digits08/hkr_mlp results={root}"
 
 
 def _name(folder: Path, root: Path) -> str:
@@ -85,11 +85,13 @@ def _run(folder: Path) -> Run:
         except LawViolation as error:
             violation = str(error)
             summary["violations"] = error.pairs["index"].nunique()
+        run = Run(folder, summary, flags, violation)
+        _ = run.attacked  # a table that cannot be read leaves the run out, not the leaderboard
     except ResultsError:
         raise
     except Exception as error:  # of files that are folders, cannot be opened, or hold something else
         raise ResultsError(f"one of its files cannot be read ({error}). Run it again with force=true.") from error
-    return Run(folder, summary, flags, violation)
+    return run
 
 
 def checked(summary: Mapping[str, Any], key: Mapping[str, Any]) -> tuple[dict[str, Any], list[Flag]]:

@@ -1,69 +1,77 @@
-"""The leaderboard for a paper: one LaTeX table per data set, for the package booktabs."""
+"""The leaderboard for a paper: LaTeX tables for the package booktabs."""
 
-from collections.abc import Hashable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from lipbench.escapes import file_name
+from lipbench.escapes import file_name, printable
 from lipbench.files import write_text
-from lipbench.report.columns import COLUMNS, GROUP, heading, hidden, split, written
-from lipbench.report.lineup import lineup_table
+from lipbench.report.board import columns
+from lipbench.report.columns import SCHEMA_VERSION, heading, leader, written, written_with
+from lipbench.report.overview import overview
 from lipbench.results.runs import Problem
 
-HEAD = "% Needs \\usepackage{booktabs}. Accuracies in %; distances are L2, pixels in [0, 1]. Means over seeds."
+HEAD = (
+    f"% lipbench leaderboard, schema version {SCHEMA_VERSION}. Needs \\usepackage{{booktabs}}.\n"
+    "% acc, cert@r, rob@r: accuracy, certified and robust accuracy (%) at radius r; radius, distance: medians.\n"
+    "% All are over the n attacked images; L2, pixels in [0, 1]. +-: 95 % interval over the images, or the standard\n"
+    "% deviation over the seeds where that is larger. Bold: the lead is larger than both uncertainties together.\n"
+)
+ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"\textpm{}"}
+ESCAPES |= {letter: "\\" + letter for letter in "&%$#_{}"}
 
 
 def write_latex(table: pd.DataFrame, root: Path) -> tuple[list[Path], list[Problem]]:
-    r"""`leaderboard_<dataset>.tex` of each data set, and of several the line-up, `lineup.tex`: a tabular to \input,
-    with the best of each column and data set in bold.
+    r"""`leaderboard_<dataset>.tex` of each data set: a tabular to \input. `leaderboard.tex`: the main networks of all
+    data sets.
 
     Returns:
         the files, and those that could not be written.
     """
-    tables = {file_name(f"leaderboard_{dataset}.tex"): rows for dataset, rows in table.groupby("dataset", sort=True)}
-    lineup = lineup_table(table)
-    if lineup["dataset"].nunique() > 1:
-        tables["lineup.tex"] = lineup
+    main = overview(table)
+    tables = {"leaderboard.tex": _tabular(main.to_numpy().tolist(), list(map(str, main)), 2)}
+    for dataset, rows in table.groupby("dataset", sort=True):
+        tables[file_name(f"leaderboard_{dataset}.tex")] = _board(rows)
     files: list[Path] = []
     problems: list[Problem] = []
-    for name, rows in tables.items():
+    for name, text in tables.items():
         try:
-            write_text(root / name, _tabular(rows))
+            write_text(root / name, text)
             files.append(root / name)
         except OSError as error:  # a name that is too long
             problems.append(Problem.of(error, name, root))
     return files, problems
 
 
-def _tabular(rows: pd.DataFrame) -> str:
-    groups = rows["dataset"].reset_index(drop=True)
-    same = ["dataset"] if groups.nunique() == 1 else []
-    details = [column.name for column in COLUMNS if column.is_detail]
-    shown = rows.drop(columns=[*same, *hidden(rows), *details], errors="ignore").dropna(axis=1, how="all")
-    shown = shown.reset_index(drop=True)
-    if "variant" in shown and set(shown["variant"]) == {"default"}:
-        shown = shown.drop(columns="variant")
-    words = [c for c in shown if c in GROUP]
-    for column in shown.columns.drop(words):
-        # As they are read: what looks equal is equally good.
-        shown[column] = pd.to_numeric(shown[column].map(partial(written, str(column))), errors="coerce")
-    headings = {c: heading(str(c), lambda column: column.latex) for c in shown}
-    best: list[Hashable] = [headings[c] for c in shown if _is_better_large(str(c))]
-    formats: dict[Any, Any] = {headings[c]: partial(written, str(c)) for c in shown}
-    shown.columns = pd.MultiIndex.from_tuples(headings.values())
-    look = shown.style.hide(axis="index").format(formats, escape="latex", na_rep="-")
-    for _, group in groups.groupby(groups):
-        if len(group) > 1:
-            look = look.highlight_max((group.index, best), props="textbf:--rwrap;")
-    tabular: str = look.to_latex(
-        hrules=True, column_format="l" * len(words) + "r" * (len(shown.columns) - len(words)), multicol_align="c"
-    )
-    return f"{HEAD}\n{tabular}"
+def _board(rows: pd.DataFrame) -> str:
+    names = [name for name in columns(rows) if rows[name].notna().any()]
+    best = {name: leader(rows, name) for name in names}
+    plain = set(rows["variant"]) == {"default"}
+    lines = []
+    for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
+        words = [str(row["experiment"]), *([] if plain else [str(row["variant"])])]
+        cells = [written_with(n, row) if "@" in n else written(n, row[n]) for n in names]
+        bold = [best[name] is not None and best[name] == index for name in names]
+        lines.append([*map(_escaped, words), *map(_cell, cells, bold)])
+    words = ["network"] if plain else ["network", "variant"]
+    return _tabular(lines, [*words, *map(heading, names)], len(words), escaped=True)
 
 
-def _is_better_large(name: str) -> bool:
-    column, _ = split(name)
-    return column is not None and column.larger_is_better
+def _tabular(lines: list[list[str]], headings: list[str], words: int, escaped: bool = False) -> str:
+    """
+    Args:
+        words: how many columns hold words, to the left.
+        escaped: the cells are LaTeX already.
+    """
+    rows = lines if escaped else [[_escaped(cell) for cell in line] for line in lines]
+    body = [" & ".join(row) + r" \\" for row in [[_escaped(name) for name in headings], *rows]]
+    frame = [r"\begin{tabular}{" + "l" * words + "r" * (len(headings) - words) + "}", r"\toprule", body[0], r"\midrule"]
+    return HEAD + "\n".join([*frame, *body[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _cell(text: str, bold: bool) -> str:
+    return rf"\textbf{{{_escaped(text)}}}" if bold else _escaped(text)
+
+
+def _escaped(text: str) -> str:
+    return "".join(ESCAPES.get(letter, letter) for letter in printable(text))

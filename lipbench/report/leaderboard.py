@@ -1,100 +1,148 @@
-"""The leaderboard: one row per network, as a table, as Markdown, CSV and LaTeX."""
+"""The leaderboard: one row per network, best first."""
 
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from lipbench.escapes import csv, markdown
-from lipbench.files import write_text
-from lipbench.report.columns import COLUMNS, GROUP, Column, hidden, split, written
-from lipbench.report.lineup import lineup_table
-from lipbench.results import RUN_COLUMNS
-from lipbench.results.runs import Runs
+from lipbench.report.columns import COLUMNS, GROUP, OVER_IMAGES, OVER_SEEDS, split
+from lipbench.results.attacked import attacked_numbers, median_error, share_error
+from lipbench.results.radii import main_radii, radius_of
+from lipbench.results.runs import Problem, Run, Runs, compared
 
-LINEUP = (
-    "Of each data set one network per kind of training, at the radii that all of them have. Where the classes are of "
-    "unequal size, accuracies are means over the classes."
-)
+# The bound of an image that a column is about, and whether the column is of its share beyond a radius or its median.
+BOUNDS = {
+    **{"cert": "lower", "rob": "upper", "cert f": "certificate"},
+    **{"median certificate": "lower", "median distance": "upper"},
+}
 
 
 def leaderboard(runs: Runs) -> pd.DataFrame:
-    """One row per dataset, experiment and variant: means over the seeds of their summaries.
+    """One row per dataset, experiment and variant: means over the seeds. In the order of the data sets; within them the
+    largest certified accuracy at the main radius comes first (see `main_radii`).
 
-    accuracy (for each class alike: balanced accuracy) and certified accuracy are over the whole test set, robust
-    accuracy (combined attack) over the attacked images, in percent; violations are summed.
+    Accuracies, medians and tightness of a row are over the attacked images, those with "test" in their name over the
+    whole test set. Each number has its uncertainty over the images and over the seeds. Seeds that were attacked by
+    other attacks, or on other images, are no part of the row: see `compared`.
     """
-    rows = [{name: run.summary[name] for name in RUN_COLUMNS} | _values(run.summary) for run in runs.finished]
-    table = pd.DataFrame(rows)
-    names = {column: _names(table, column) for column in COLUMNS}
+    rows = [_row(found) for found in groups(runs)]
+    names = [*GROUP, *(name for column in COLUMNS for name in _names(rows, column.name))]
+    table = pd.DataFrame(rows).reindex(columns=names)
     # A column that no run has a number for, such as the training time of external models, is one of numbers still.
-    numbers = [name for column in COLUMNS if column.combine == "mean" for name in names[column]]
-    table[numbers] = table[numbers].astype(float)
-    groups = table.groupby(GROUP, sort=True)
-    # Words come last.
-    ordered = sorted(COLUMNS, key=lambda column: column.is_text)
-    combined = [groups[name].agg(column.combine) for column in ordered for name in names[column]]
-    return pd.concat(combined, axis=1).reset_index()
+    numbers = [str(name) for name in table if (known := split(str(name))[0]) is None or not known.is_text]
+    table = table.astype({name: float for name in numbers if name not in GROUP})
+    return pd.concat([_ranked(part) for _, part in table.groupby("dataset", sort=True)], ignore_index=True)
 
 
-def _values(summary: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for column in COLUMNS for name, value in column.values(summary).items()}
+def groups(runs: Runs) -> list[list[Run]]:
+    """The runs of each row: those of a data set, experiment and variant that can be compared (`compared`)."""
+    return [compared(found)[0] for found in _variants(runs).values()]
 
 
-def _names(table: pd.DataFrame, column: Column) -> list[str]:
-    """Of a curve one for each radius, in their order, whichever run came first."""
-    names = [str(name) for name in table if split(str(name))[0] is column]
-    return sorted(names, key=lambda name: float(split(name)[1] or 0))
+def left_aside(runs: Runs) -> list[Problem]:
+    """The runs that are in no row, as the other seeds of their row were attacked or certified otherwise; and why."""
+    problems = []
+    for key, found in _variants(runs).items():
+        kept, others = compared(found)
+        row = kept[0].attacked
+        for run in others:
+            own = run.attacked
+            lacks = sorted({*row.attacks, *row.certificates} - {*own.attacks, *own.certificates})
+            has = sorted({*own.attacks, *own.certificates} - {*row.attacks, *row.certificates})
+            why = [f"lacks {', '.join(lacks)}"] if lacks else []
+            why += [f"has {', '.join(has)}"] if has else []
+            why = why or [f"{len(own.images)} other images"]
+            text = f"not in its row, whose seeds share attacks and images: it {'; it '.join(why)}. Run it again."
+            problems.append(Problem("/".join(map(str, (*key, run.key[3]))), text))
+    return problems
 
 
-def write_leaderboard(table: pd.DataFrame, runs: Runs) -> str:
-    """`leaderboard.csv` with all digits and `leaderboard.md` for readers, whose text is returned."""
-    lines = [markdown(f"{'/'.join(map(str, run.key))}: {flag}") for run in runs.finished for flag in run.flags]
-    parts = [*_markdown(table), *_flags(lines)]
-    if runs.problems:
-        parts += ["## Left out", "\n".join(f"* {markdown(str(problem))}" for problem in runs.problems)]
-    text = "\n\n".join(parts)
-    write_text(runs.root / "leaderboard.csv", csv(table))
-    write_text(runs.root / "leaderboard.md", text + "\n")
-    return text
+def numbers(run: Run) -> dict[str, Any]:
+    """The numbers of a run: its summary, and those over its attacked images, which its tables give."""
+    attacked = run.attacked
+    own = attacked_numbers(attacked.images, radii(run), balanced=run.balanced)
+    # The whole test set counts as the attacked images do.
+    test = run.summary.get("balanced_certified_accuracy") if run.balanced else None
+    return {**run.summary, **own, "attacks": len(attacked.attacks), **({"certified_accuracy": test} if test else {})}
 
 
-def _flags(lines: list[str]) -> list[str]:
-    explained = (
-        "Signs that a number says less than it seems to. A warning: distances may be too large, or mean something else."
-    )
-    return ["## Flags", f"{explained}\n\n" + "\n".join(f"* {line}" for line in lines) if lines else "None."]
+def radii(run: Run) -> list[float]:
+    """The radii of the accuracies of a run."""
+    known = run.summary.get("certified_accuracy") or run.summary.get("robust_accuracy") or {}
+    return [radius_of(text) for text in known]
 
 
-def _markdown(table: pd.DataFrame) -> list[str]:
-    legends = [column.legend for column in COLUMNS if column.legend]
-    parts = ["# Leaderboard", " ".join([*legends, "Means over seeds."])]
-    details = [column.name for column in COLUMNS if column.is_detail]
-    lineup = lineup_table(table)
-    if lineup["dataset"].nunique() > 1:
-        parts += ["## The line-up on all data sets", LINEUP, _table(lineup)]
-    for dataset, rows in table.groupby("dataset", sort=True):
-        shown = rows.drop(columns=[*hidden(rows), *details], errors="ignore")
-        parts += [f"## {markdown(str(dataset))}", _table(shown), _table(rows[[*GROUP, *details]])]
-    return parts
+def board_radii(rows: pd.DataFrame) -> list[float]:
+    """The radii of the board of one data set (see `main_radii`): of those that all its rows have, where there are."""
+    for shared in (rows.dropna(axis=1), rows.dropna(axis=1, how="all")):
+        known = [split(str(name)) for name in shared]
+        found = [radius for column, radius in known if column is not None and column.name == "test cert"]
+        if found:
+            return main_radii(found)
+    return []
 
 
-def _table(rows: pd.DataFrame) -> str:
-    """A Markdown table, rounded for readers; columns that are empty are left out."""
-    same = ["dataset"] if rows["dataset"].nunique() == 1 else []
-    shown = rows.drop(columns=same).dropna(axis=1, how="all").copy()
-    if "variant" in shown and set(shown["variant"]) == {"default"}:
-        shown = shown.drop(columns="variant")
-    numbers = list(map(str, shown.select_dtypes("number")))
-    for column in numbers:
-        shown[column] = shown[column].map(partial(written, column))
-    for column in shown.columns.difference(numbers):
-        shown[column] = shown[column].map(markdown, na_action="ignore")
-    alignment = ["right" if column in numbers else "left" for column in shown]
-    shown = shown.rename(columns=_short)
-    return shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+def speakers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each experiment of one data set the row that speaks for it, in the order of the rows: the variant "default",
+    or the first variant where there is none.
+    """
+    defaults = rows[rows["variant"] == "default"]
+    others = rows[~rows["experiment"].isin(defaults["experiment"])].drop_duplicates("experiment")
+    return pd.concat([defaults, others]).sort_index()
 
 
-def _short(name: str) -> str:
+def _variants(runs: Runs) -> dict[tuple[Any, ...], list[Run]]:
+    """Each row's key -> all its runs, by their seeds."""
+    found: dict[tuple[Any, ...], list[Run]] = {}
+    for run in sorted(runs.finished, key=lambda run: (*map(str, run.key[:3]), str(run.key[3]).zfill(9))):
+        found.setdefault(run.key[:3], []).append(run)
+    return found
+
+
+def _row(found: Sequence[Run]) -> dict[str, Any]:
+    known = [numbers(run) for run in found]
+    row: dict[str, Any] = dict(zip(GROUP, found[0].key[:3], strict=True))
+    for column in COLUMNS:
+        values = pd.DataFrame([column.values(each) for each in known])
+        for name in map(str, values):
+            # A number that one seed lacks is not the mean of the others.
+            whole = values[name].notna().all() or column.is_text
+            row[name] = values[name].agg(column.combine) if whole else None
+            if (column.name in BOUNDS or column.name == "accuracy") and whole:
+                row[name + OVER_IMAGES] = _over_images(name, found)
+                row[name + OVER_SEEDS] = float(values[name].std()) if len(found) > 1 else None
+    return row
+
+
+def _over_images(name: str, found: Sequence[Run]) -> float:
+    """Half the width of the 95 % interval over the images."""
     column, radius = split(name)
-    return (column.short or name) + radius if column is not None else name
+    assert column is not None
+    images = [run.attacked.images for run in found]
+    labels = images[0]["label"].to_numpy() if found[0].balanced else None
+    if column.name == "accuracy":
+        right = [(each["label"] == each["prediction"]).to_numpy() for each in images]
+        return 100 * float(share_error(np.mean(right, axis=0), labels))
+    bounds = [each[BOUNDS[column.name]].to_numpy() for each in images]
+    if radius:
+        beyond = np.mean([each > radius_of(radius) for each in bounds], axis=0)
+        return 100 * float(share_error(beyond, labels))
+    return float(np.mean([median_error(each) for each in bounds]))
+
+
+def _names(rows: Sequence[dict[str, Any]], kind: str) -> list[str]:
+    """The names of a column, of a curve one for each radius, in their order, whichever run came first; each before its
+    uncertainties.
+    """
+    known = dict.fromkeys(name for row in rows for name in row)
+    own = [name for name in known if (column := split(name)[0]) is not None and column.name == kind]
+    ordered = sorted(own, key=lambda name: float(split(name)[1] or 0))
+    return [name + end for name in ordered for end in ("", OVER_IMAGES, OVER_SEEDS) if name + end in known]
+
+
+def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    """Best first; what has no number comes last, and equals by name."""
+    radius = next((f"{eps:g}" for eps in reversed(board_radii(rows))), "")
+    by = [name for name in (f"cert @ {radius}", f"rob @ {radius}", f"test cert @ {radius}", "accuracy") if name in rows]
+    return rows.sort_values(GROUP).sort_values(by, ascending=False, kind="stable", na_position="last")

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lipbench.escapes import printable
 from lipbench.files import write_text
 from lipbench.report.cards import Card, cards
-from lipbench.report.columns import GROUP, heading, hidden, split, written
+from lipbench.report.columns import COLUMNS
 from lipbench.report.comparison import HEADINGS, compared_rows, explained
-from lipbench.report.pictures import pictures
-from lipbench.results import Comparison
+from lipbench.report.leaderboard import left_aside
+from lipbench.report.panels import by_dataset, panels
+from lipbench.report.pictures import IMAGES, pictures
+from lipbench.results import MANIFEST, Comparison
 from lipbench.results.runs import Problem, Runs
 
-
-@dataclass(frozen=True)
-class Shown:
-    """A column of the leaderboard on the page."""
-
-    name: str
-    group: str
-    heading: str
-    meaning: str
-    is_number: bool
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What is shown, and by what it is sorted: "" where there is none."""
-
-    text: str
-    value: str
+# Of a list of values in the head; of more their number is said.
+LISTED = 3
 
 
 def write_page(
     table: pd.DataFrame, runs: Runs, comparison: Comparison | None = None, order: Sequence[str] = ()
 ) -> Path:
-    """`report.html`: leaderboard, the figures in `figures/`, a card per network, what was left out.
+    """`report.html`: for each data set its answer, its curve, its board, its figures and a card per network; and what
+    was left out.
 
     The same results give the same bytes.
 
@@ -52,12 +39,14 @@ def write_page(
         order: the first words of figures' names, as they are to follow each other; others come last.
     """
     found, broken = pictures(runs.root / "figures", order)
-    columns = _columns(table)
     problems = [
         *runs.problems,
+        *left_aside(runs),
         *(Problem(f"figures/{name}", "no picture. Delete it and run the report again.") for name in broken),
     ]
     style, script = (_asset(name) for name in ("report.css", "report.js"))
+    known = cards(runs, table)
+    own = by_dataset(found, sorted(set(table["dataset"])))
     page = (
         _environment()
         .get_template("report.html")
@@ -65,14 +54,13 @@ def write_page(
             style=style,
             script=script,
             policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
-            columns=columns,
-            groups=_groups(columns),
-            rows=_rows(table, columns, cards(runs)),
-            datasets=sorted(set(table["dataset"])),
-            pictures=found,
+            facts=_facts(table, runs, known),
+            panels=panels(table, known, own),
+            figures=own[""],
+            columns=[column for column in COLUMNS if column.card],
+            images=IMAGES,
             comparison=comparison and _compared(comparison),
             problems=problems,
-            runs=len(runs.finished),
         )
     )
     path = runs.root / "report.html"
@@ -80,46 +68,39 @@ def write_page(
     return path
 
 
+def _facts(table: pd.DataFrame, runs: Runs, known: Sequence[Card]) -> list[str]:
+    """When and where the results were made, and of how much."""
+    made = max((run.folder / MANIFEST).stat().st_mtime for run in runs.finished)
+    values: dict[str, dict[str, None]] = {}
+    for card in known:
+        for name, value in card.environment:
+            values.setdefault(name, {}).update(dict.fromkeys(value.split(", ")))
+    environment = {name: _listed(list(found)) for name, found in values.items()}
+    seeds = int(table["seeds"].min()), int(table["seeds"].max())
+    attacked = [int(count) for count in table["images"] if count]
+    said = [
+        datetime.fromtimestamp(made, UTC).strftime("%Y-%m-%d"),
+        *(f"{name} {environment[name]}" for name in ("lipbench", "torch") if name in environment),
+        *([f"commit {environment['commit']}"] if "commit" in environment else []),
+        *(environment[name] for name in ("system", "processor") if name in environment),
+        f"{len(table)} networks, {len(runs.finished)} runs",
+        f"{_range(min(attacked), max(attacked))} attacked images" if attacked else "no attacked images",
+        f"{_range(*seeds)} seed{'s' if seeds[1] > 1 else ''}",
+    ]
+    return [printable(text) for text in said]
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(values) if len(values) <= LISTED else f"{values[0]} and {len(values) - 1} others"
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def _compared(comparison: Comparison) -> dict[str, Any]:
     rows = compared_rows(comparison)
     return {"explained": explained(comparison), "headings": HEADINGS, "rows": rows, "notes": comparison.notes}
-
-
-def _columns(table: pd.DataFrame) -> list[Shown]:
-    unseen = [set(hidden(rows)) for _, rows in table.groupby("dataset")]
-    shown = table.drop(columns=[*GROUP, *set.intersection(*unseen)], errors="ignore").dropna(axis=1, how="all")
-    columns = []
-    for name in map(str, shown):
-        column, radius = split(name)
-        assert column is not None  # the names of the runs are dropped
-        group, own = heading(name, lambda column: column.page)
-        meaning = f"{group} {radius}, {column.meaning}" if radius else column.meaning
-        columns.append(Shown(name, group, own, meaning, not column.is_text))
-    return columns
-
-
-def _groups(columns: Sequence[Shown]) -> list[tuple[str, int]]:
-    """Headings over several columns: name and number of columns."""
-    groups: list[tuple[str, int]] = []
-    for column in columns:
-        if groups and groups[-1][0] == column.group:
-            groups[-1] = (column.group, groups[-1][1] + 1)
-        else:
-            groups.append((column.group, 1))
-    return groups
-
-
-def _rows(table: pd.DataFrame, columns: Sequence[Shown], found: Sequence[Card]) -> list[tuple[Card, list[Cell]]]:
-    known = {(card.dataset, card.experiment, card.variant): card for card in found}
-    return [
-        (known[tuple(str(row[name]) for name in GROUP)], [_cell(column, row[column.name]) for column in columns])  # type: ignore[index]
-        for row in table.to_dict("records")
-    ]
-
-
-def _cell(column: Shown, value: Any) -> Cell:
-    missing = value is None or bool(pd.isna(value))
-    return Cell(written(column.name, value), "" if missing else repr(float(value)) if column.is_number else str(value))
 
 
 def _environment() -> Environment:

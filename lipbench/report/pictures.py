@@ -20,7 +20,14 @@ FORGOTTEN = 600
 # Pixels of a page per pixel of a picture: at 200 dpi the letters of 8 points of a figure are then as large as the text
 # around it, and screens of twice the density still show every pixel.
 SCALE = 0.65
-
+# The figures of a data set that a reader needs, by the first word of their names; all others are diagnostics.
+MAIN = ("overview", "sandwich", "adversarial")
+# Those that show images: they keep their colours on a dark page.
+IMAGES = ("adversarial", "saliency", "counterfactuals", "transport")
+# Colours of a figure of lines.
+COLORS = 64
+# Of WebP, from 0 to 100.
+QUALITY = 80
 
 # What opening a file raises that is no picture, or is cut.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -32,6 +39,7 @@ class Picture:
 
     Attributes:
         name: of its file, without the suffix.
+        kind: the first word of its name, where it is one of those of the report; else "".
         title: its caption.
         alt: what it shows.
         width, height: in the pixels of a page.
@@ -40,6 +48,7 @@ class Picture:
     """
 
     name: str
+    kind: str
     title: str
     alt: str
     width: int
@@ -60,20 +69,22 @@ def pictures(folder: Path, order: Sequence[str] = ()) -> tuple[list[Picture], li
         order: the first words of names, as they are to follow each other; all others come last, by name.
     """
 
+    def kind(path: Path) -> str:
+        return max((word for word in order if f"{path.stem}_".startswith(f"{word}_")), key=len, default="")
+
     def rank(path: Path) -> tuple[int, str]:
-        known = [i for i, word in enumerate(order) if f"{path.stem}_".startswith(f"{word}_")]
-        return (known[0] if known else len(order), path.name)
+        return (order.index(kind(path)) if kind(path) else len(order), path.name)
 
     paths = sorted(folder.glob("*.png"), key=rank)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(_readable, paths))
+        found = list(pool.map(_readable, paths, map(kind, paths)))
     broken = [path.name for path, picture in zip(paths, found, strict=True) if picture is None]
     return [picture for picture in found if picture is not None], broken
 
 
 def discard_stale(folder: Path, written: Collection[Path], source: str) -> None:
     """Removes the figures of a source (see `lipbench.figures.save_figure`) that are not among those written now: the
-    PNG file that names the source, and the files of the same name and kinds beside it; and temporary files that a
+    PNG file that names the source, and the files of the same name and kinds next to it; and temporary files that a
     killed report left. Nothing else is touched.
     """
     for path in unfinished(folder):
@@ -99,27 +110,28 @@ def _words(image: Image.Image) -> dict[str, str]:
     return {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
 
 
-def _readable(path: Path) -> Picture | None:
+def _readable(path: Path, kind: str) -> Picture | None:
     try:
-        return _picture(path)
+        return _picture(path, kind)
     except UNREADABLE:
         return None
 
 
-def _picture(path: Path) -> Picture:
+def _picture(path: Path, kind: str) -> Picture:
     with Image.open(path) as image:
         image.load()
         words = _words(image)
-        small = _small(image)
+        source = _source(image, kind)
     names = [other.name for other in sorted(path.parent.iterdir()) if other.stem == path.stem]
     title = words.get("Title") or path.stem.replace("_", " ")
     return Picture(
         name=path.stem,
+        kind=kind,
         title=title,
         alt=words.get("Description") or f"Figure: {title}.",
         width=round(SCALE * image.width),
         height=round(SCALE * image.height),
-        source="data:image/png;base64," + base64.b64encode(small).decode(),
+        source=source,
         files=[(name, f"{path.parent.name}/{_quoted(name)}") for name in names],
     )
 
@@ -129,10 +141,18 @@ def _quoted(name: str) -> str:
     return quote(os.fsencode(name))
 
 
-def _small(image: Image.Image) -> bytes:
-    """A PNG file of at most 256 colours on white: a third of the bytes, and to the eye the same."""
+def _source(image: Image.Image, kind: str) -> str:
+    """The picture on white as an address. A page of a hundred figures stays small: diagnostics are as large as they are
+    shown, and the others are PNG files of few colours. The files in `figures/` have every pixel.
+    """
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
-    file = io.BytesIO()
-    white.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-    return file.getvalue()
+    shown, file = white.convert("RGB"), io.BytesIO()
+    if kind in MAIN or not kind:
+        colors = 256 if kind in IMAGES or not kind else COLORS
+        shown.quantize(colors, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    else:
+        size = (max(1, round(SCALE * image.width)), max(1, round(SCALE * image.height)))
+        shown.resize(size, Image.Resampling.LANCZOS).save(file, "WEBP", quality=QUALITY)
+    media = "png" if kind in MAIN or not kind else "webp"
+    return f"data:image/{media};base64,{base64.b64encode(file.getvalue()).decode()}"

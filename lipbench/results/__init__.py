@@ -12,6 +12,7 @@ from lipbench.results.storage import read, read_bounds, read_table, write_bounds
 from lipbench.results.summary import EPSILONS, read_summary, summarize, table_hashes, write_summary
 from lipbench.results.table import (
     COLUMNS,
+    FLOAT32_CERTIFICATES,
     FLOAT32_FALSIFIER,
     NORMS,
     balanced_survival,
@@ -24,6 +25,7 @@ __all__ = [
     "COLUMNS",
     "COMBINED",
     "EPSILONS",
+    "FLOAT32_CERTIFICATES",
     "FLOAT32_FALSIFIER",
     "IMBALANCED",
     "MANIFEST",

@@ -2,9 +2,9 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lipbench.files import read_config, read_json
 from lipbench.results.layout import run_key
@@ -30,7 +30,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
         ResultsError: another file of the run cannot be read.
     """
     stored = (read_manifest(folder) or {}).get("run")
-    return dict(stored) if isinstance(stored, dict) else _derived(folder)
+    return stored if _are_facts(stored) else _derived(folder)
 
 
 def facts_of(experiment: str, command: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -53,6 +53,24 @@ def facts_of(experiment: str, command: Sequence[str], overrides: Sequence[str]) 
     }
 
 
+def with_images(facts: Mapping[str, Any], images: int) -> dict[str, Any]:
+    """The same facts, of a command that attacks this many images."""
+    words = [word for word in shlex.split(facts["command"]) if not word.startswith("images=")]
+    return {**facts, "command": shlex.join([*words, f"images={images}"])}
+
+
+def _are_facts(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a value of a manifest is what `facts_of` returns: anybody can write a manifest."""
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(key), str) for key in ("command", "label"))
+        and isinstance(value.get("overrides"), list)
+        and all(isinstance(override, str) for override in value["overrides"])
+        and isinstance(value.get("look"), dict)
+        and all(isinstance(value["look"].get(key), str) for key in ("kind", "name", "color", "marker"))
+    )
+
+
 def _derived(folder: Path) -> dict[str, Any]:
     """The facts of a run whose manifest lacks them, from its folder's name, its configuration and its summary."""
     key = run_key(folder)
@@ -64,7 +82,8 @@ def _derived(folder: Path) -> dict[str, Any]:
     variant = str(key["variant"])
     if CUT.search(variant):
         return {**facts_of(key["experiment"], [], []), "label": f"{key['experiment']}, {variant}"}
-    overrides = _overrides(variant, read_config(path) if path.exists() else {})
+    known = variant != "default" and path.exists()
+    overrides = _overrides(variant, read_config(path) if known else {})
     words = ["lipbench", "run", f"experiment={key['dataset']}/{key['experiment']}", f"seed={key['seed']}"]
     return facts_of(key["experiment"], [*words, *overrides], overrides)
 

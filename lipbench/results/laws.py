@@ -9,7 +9,7 @@ import pandas as pd
 from lipbench.files import ResultsError, read_json
 from lipbench.results.manifest import touched
 from lipbench.results.storage import read_bounds
-from lipbench.results.table import FLOAT32_CERTIFICATE
+from lipbench.results.table import FLOAT32_CERTIFICATES
 
 # Columns of a measure that bound each other: the first is at least the second.
 AUROCS = ("attacked_auroc", "certified_auroc")
@@ -110,14 +110,14 @@ def violations(table: pd.DataFrame) -> pd.DataFrame:
     """The sandwich law: pairs of rows, of one image and norm, whose lower bound exceeds the upper one. Empty if the
     law holds.
 
-    Every lower bound is held against the adversarial images ("upper"); `certificate_float` alone against those that
-    only the float32 network misclassifies ("upper_float32").
+    Every lower bound is held against the adversarial images ("upper"); the certificates of the float32 network
+    (`FLOAT32_CERTIFICATES`) alone against those that only that network misclassifies ("upper_float32").
 
     Returns:
         columns index, norm, lower_method, lower, upper_method, upper.
     """
     lower = table[table["side"] == "lower"]
-    deployed = lower[lower["method"] == FLOAT32_CERTIFICATE]
+    deployed = lower[lower["method"].isin(FLOAT32_CERTIFICATES)]
     found = [
         _exceeding(lower, table[table["side"] == "upper"]),
         _exceeding(deployed, table[table["side"] == "upper_float32"]),

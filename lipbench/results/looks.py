@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-# Okabe and Ito (2008), without yellow, which is too light for lines on white. Black is kept for the headline.
+# Okabe and Ito (2008), without yellow, which is too light for lines on white. Black is kept for combined attack.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = PALETTE
 GREY = "#666666"
-# Tol's muted colours, for what is outside of the line-up.
+# Tol's muted colours, for what is not among the main networks.
 INDIGO, TEAL, OLIVE, WINE, PURPLE = "#332288", "#44AA99", "#999933", "#882255", "#AA4499"
 
 

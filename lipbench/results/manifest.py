@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from lipbench.files import ResultsError, digest, read_json, write_json
 from lipbench.results.layout import MANIFEST, SUFFIXES
 
+# Layout of the files of a run. It grows when older versions of lipbench cannot read them. A manifest without it has 1.
+SCHEMA_VERSION = 1
 # Files of a run besides its tables. A run has those that its methods and its kind of network make.
 FILES = (
     *("config.yaml", "data.json", "environment.json", "model.json", "model.safetensors", "network.json"),
@@ -47,15 +49,23 @@ def write_manifest(folder: Path, identity: str = "", run: Mapping[str, Any] | No
         run: the facts of the run (`lipbench.results.facts`).
     """
     files = {name: _entry(folder / name) for name in _present(folder)}
-    content = {"identity": identity, "files": files, **({"run": dict(run)} if run else {})}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "identity": identity,
+        "files": files,
+        **({"run": dict(run)} if run else {}),
+    }
     write_json(folder / MANIFEST, {**content, "sha256": _sealed(content)})
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What `write_manifest` wrote: the keys "identity", "files" and, of newer runs, "run"; None where it is unfinished.
+    """What `write_manifest` wrote: the keys "identity", "files" and, of newer runs, "schema_version" and "run".
+
+    None where the run is unfinished.
 
     Raises:
         Damaged: the manifest was changed after it was written.
+        ResultsError: a newer version of lipbench wrote it.
     """
     try:
         held = read_json(folder / MANIFEST)
@@ -67,6 +77,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if held is None or seal != _sealed(held) or not _is_manifest(held):
         raise Damaged(folder, {MANIFEST: "was changed after the run"})
     manifest: dict[str, Any] = held
+    version = manifest.get("schema_version", 1)
+    if version > SCHEMA_VERSION:
+        raise ResultsError(
+            f"{folder} was written by a newer version of lipbench: its schema is {version}, this version reads up to "
+            f"{SCHEMA_VERSION}. Update lipbench, or choose another folder with results=."
+        )
     return manifest
 
 
@@ -146,10 +162,11 @@ def _written(found: os.stat_result) -> int:
 
 
 def _is_manifest(held: Mapping[str, Any]) -> bool:
-    """Whether a manifest says what one says: anybody can seal another content."""
+    """Whether a manifest says what one says: any program can seal another content."""
     files = held.get("files")
     return (
         isinstance(held.get("identity"), str)
+        and isinstance(held.get("schema_version", 1), int)
         and isinstance(files, dict)
         and all(map(_is_inside, files))
         and all(isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in files.values())
@@ -157,7 +174,7 @@ def _is_manifest(held: Mapping[str, Any]) -> bool:
 
 
 def _is_inside(name: Any) -> bool:
-    """Whether a name is that of a file in the folder of a run or in its `bounds/`: a manifest may be anybody's."""
+    """Whether a name is that of a file in the folder of a run or in its `bounds/`: a manifest may be foreign."""
     parts = name.removeprefix("bounds/").split("/") if isinstance(name, str) else []
     return len(parts) == 1 and parts[0] not in ("", ".", "..") and "\\" not in parts[0]
 

@@ -1,7 +1,7 @@
 """The finished runs of a results folder: what the report and its figures read."""
 
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +15,9 @@ from yaml import YAMLError
 
 from lipbench.escapes import printable
 from lipbench.files import ResultsError, read_arrays, read_config
-from lipbench.results import RUN_COLUMNS, read, read_histories
+from lipbench.results import IMBALANCED, RUN_COLUMNS, imbalance, read, read_bounds, read_histories
+from lipbench.results.attacked import MAIN_ATTACK, Attacked, attacked_images
+from lipbench.results.facts import run_facts
 from lipbench.results.flags import Flag
 
 # What reading a file raises that is cut, damaged or something else, and what drawing its content raises.
@@ -62,6 +64,20 @@ class Run:
         return read(self.folder)
 
     @cached_property
+    def attacked(self) -> Attacked:
+        """Its attacked images, with both bounds of each."""
+        # The table is read, not kept: of thousands of runs the attacked images alone fit into memory.
+        return attacked_images(self.__dict__["table"] if "table" in self.__dict__ else read_bounds(self.folder))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether accuracies are means over the classes, as the classes are of unequal size."""
+        known, labels = self.summary.get("imbalance"), self.attacked.images["label"].to_numpy()
+        if known is None:  # of a summary that is older than the entry
+            known = imbalance(labels) if len(labels) else 1.0
+        return bool(known >= IMBALANCED)
+
+    @cached_property
     def history(self) -> pd.DataFrame:
         """Its history, its layers in their order; empty where there is none."""
         with _named(self.folder / "history.csv"):
@@ -72,6 +88,17 @@ class Run:
         """As in `config.yaml`; empty where there is none."""
         path = self.folder / "config.yaml"
         return read_config(path) if path.exists() else {}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Its command, overrides, label and look (`lipbench.results.facts`)."""
+        return run_facts(self.folder)
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """Name -> value of the options that make its network another than the experiment's."""
+        parts = (override.partition("=") for override in self.facts["overrides"])
+        return {name: value for name, _, value in parts}
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a file such as "gallery.npz"; empty where there is none."""
@@ -85,6 +112,23 @@ class Run:
             return None
         with _named(path):
             return pd.read_csv(path)
+
+
+def compared(found: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The seeds of a network that share the attacks, the images and the certificates, and the others. Of several such
+    sets the one with the attack `lipbench`, the most images, the most attacks, the most seeds.
+    """
+    sets: dict[Any, list[Run]] = {}
+    for run in found:
+        own = run.attacked
+        sets.setdefault((own.attacks, tuple(own.images.index), own.certificates), []).append(run)
+
+    def rank(key: Any) -> tuple[Any, ...]:
+        attacks, images, certificates = key
+        return (MAIN_ATTACK in attacks, len(images), len(attacks), len(certificates), len(sets[key]))
+
+    chosen = sets[max(sets, key=rank)]
+    return chosen, [run for run in found if run not in chosen]
 
 
 @contextmanager

@@ -21,8 +21,9 @@ EPSILONS = (0.25, 0.5, 1.0, 1.5, 1.58, 2.0)
 def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict[str, Any]:
     """Accuracies and medians of one run's rows, in L2 unless a key names another norm.
 
-    accuracy and certified accuracy are over all images with a certificate (the whole test set), robust accuracy over
-    the attacked images. balanced_accuracy, and for two classes sensitivity and specificity: see
+    accuracy and certified accuracy are over all images with a certificate (the whole test set). Robust accuracy, the
+    medians and tightness are over the attacked images, so that they can be compared; without attacks the median
+    certificate is over all images. balanced_accuracy, and for two classes sensitivity and specificity: see
     `lipbench.results.class_accuracies`; balanced robust and certified accuracy are the means over the classes of those
     of each class; imbalance: images of the largest class per image of the smallest. tightness is the median of combined
     distance / certificate over attacked images whose certificate is positive: 1 is perfect. linf and l1 hold the
@@ -30,6 +31,7 @@ def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict
     broken in any norm.
     """
     lower, upper = best(table, "lower"), best(table, "upper")
+    compared = table[table["index"].isin(upper.index)] if len(upper) else table
     images = table.drop_duplicates("index")
     both = pd.concat({"lower": lower, "upper": upper}, axis=1, join="inner")
     both = both[(both["lower"] > 0) & np.isfinite(both["upper"])]
@@ -47,10 +49,10 @@ def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict
         "certified_accuracy": _curve(lower, epsilons),
         "balanced_robust_accuracy": _curve(upper, epsilons, label_of),
         "balanced_certified_accuracy": _curve(lower, epsilons, label_of),
-        **_medians(table, "l2"),
+        **_medians(compared, "l2"),
         "mean_distance": float(upper.mean()) if len(upper) else None,
         "tightness": _median(ratio),
-        **{norm: _medians(table, norm) for norm in NORMS if norm != "l2"},
+        **{norm: _medians(compared, norm) for norm in NORMS if norm != "l2"},
         "violations": violations(table)["index"].nunique(),
     }
 

@@ -12,8 +12,9 @@ from lipbench.precision import OUTWARD
 COLUMNS = ["index", "label", "prediction", "method", "side", "norm", "distance"]
 # Distances to images that only the float32 network misclassifies are "upper_float32": no adversarial examples.
 SIDES = ("lower", "upper", "upper_float32")
-# They are those of the one method, and bound the one certificate that knows of rounding; the others do not.
-FLOAT32_FALSIFIER, FLOAT32_CERTIFICATE = "falsifier_float32", "certificate_float"
+# They are those of the one method, and bound the certificates that know of rounding; the others do not.
+FLOAT32_FALSIFIER = "falsifier_float32"
+FLOAT32_CERTIFICATES = ("certificate_float", "certificate_inscribed_float")
 NORMS = ("l2", "linf", "l1")
 
 

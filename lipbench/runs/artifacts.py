@@ -1,5 +1,5 @@
-"""What lies beside the tables of a run: costs, the health flags of attacks, a gallery of their images, pairs that break
-a law.
+"""Files of a run that are not its tables: costs, the health flags of attacks, a gallery of their images, pairs that
+break a law.
 
 All of a method is written before its table: where the table lies, nothing that belongs to it is missing.
 """

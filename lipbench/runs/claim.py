@@ -99,7 +99,8 @@ class Claim:
         return ""
 
     def check_table(self, table: Path, identity: Mapping[str, Any]) -> None:
-        """
+        """The number of images is no difference: see `enough`.
+
         Raises:
             ResultsError: a table of the folder depends on something else than what is asked for.
         """
@@ -107,7 +108,8 @@ class Claim:
         if not table.exists() or table.relative_to(self.folder).as_posix() in self.remade:
             return
         held = read_json(made_of) if made_of.exists() else {}
-        lines = differences({key: held.get(key) for key in identity} if isinstance(held, dict) else {}, identity)
+        asked = {key: value for key, value in identity.items() if key != "images"}
+        lines = differences({key: held.get(key) for key in asked} if isinstance(held, dict) else {}, asked)
         if lines:
             raise ResultsError(
                 f"{table} was made with other options. Differences (in the folder -> asked for):\n  "
@@ -150,6 +152,27 @@ class Claim:
         for name, text in missing.items():
             write_text(self.folder / name, text)
         (self.folder / MANIFEST).unlink(missing_ok=True)
+
+
+def enough(table: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether a table is there and is of all images that are asked for, or of more: a bound of an image holds, whatever
+    other images the method judged.
+
+    Args:
+        asked: what the table depends on. Its "images" is the number of the first test images; None: all of them.
+    """
+    if not table.exists() or "images" not in asked:
+        return table.exists()
+    held, wanted = images_of(table), asked["images"]
+    return held is None or (wanted is not None and held >= wanted)
+
+
+def images_of(table: Path) -> int | None:
+    """How many images a table of bounds was made of, the first ones; None: all. 0 where nothing says it."""
+    path = table.with_suffix(".json")
+    held = read_json(path) if path.exists() else None
+    images = held.get("images", 0) if isinstance(held, dict) else 0
+    return images if images is None or type(images) is int else 0
 
 
 def _changed_tables(folder: Path) -> dict[str, str]:

@@ -2,9 +2,10 @@
 refused.
 """
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from lipbench.images import as_pixels
 from lipbench.judge import Classifier
 from lipbench.progress import Progress, reporting
 from lipbench.results import LawViolation, read_bounds, table_hashes
+from lipbench.results.facts import with_images
 from lipbench.runs.artifacts import write_npz
 from lipbench.runs.errors import clear_error
 from lipbench.runs.folder import Folder
@@ -69,7 +71,8 @@ class Experiment:
         network: everything that the network depends on: its identity.
         source: gives the network.
         options: method or measure -> its configuration, part of the identity of its table.
-        images: how many test images are attacked, and certified by a costly certificate.
+        images: how many test images are attacked, and certified by a costly certificate. Tables of more images are
+            kept, those of fewer are made again.
         measures: name of a table -> what makes it, of the network and the test set: `<folder>/<name>.csv`.
         about: the facts of the run for its manifest (`lipbench.results.facts`); part of no identity.
     """
@@ -91,7 +94,7 @@ class Experiment:
     progress: bool = True
 
     def run(self) -> dict[str, Any]:
-        """Makes the network, certifies and attacks it as far as that is not there yet, and writes the summary and the
+        """Makes the network, certifies and attacks it where tables are missing, and writes the summary and the
         manifest. A finished run is left as it is; where files of it are damaged, they are made again.
 
         Returns:
@@ -107,11 +110,15 @@ class Experiment:
         """
         dataset = self.load_dataset()
         self.source.check(dataset)
+        return replace(self, images=min(self.images, len(dataset.test)))._run(dataset)
+
+    def _run(self, dataset: Dataset) -> dict[str, Any]:
         data = read_back(described(dataset))
         identity = self._identity(data)
         files = Folder(self.folder, self.network, {name: self._made_of(name) for name in self.options}, self.about)
         summary = None if self.force else files.finished(identity)
         if summary is not None:
+            self._images(files, dataset)
             self.source.skipped()
             with suppress(OSError):  # a folder that is finished need not be ours to write
                 clear_error(self.folder)
@@ -125,7 +132,10 @@ class Experiment:
 
     def _judge(self, files: Folder, model: nn.Module, dataset: Dataset, identity: str) -> dict[str, Any]:
         test = dataset.test
-        attacked = Split(test.images[: self.images], test.labels[: self.images])
+        count = self._images(files, dataset)
+        if self.about and count > self.images:
+            files = replace(files, about=with_images(self.about, count))
+        attacked = Split(test.images[:count], test.labels[:count])
         classifier = Classifier(model)
         flags = health(classifier, attacked.images, attacked.labels, self.batch_size)
         for judged in judge(
@@ -149,16 +159,22 @@ class Experiment:
             **transport_law(classifier, test.images, test.labels),
             "flags": [flag.as_dict() for flag in (*flags, *files.flags())],
         }
-        self._illustrate(model, dataset)
+        self._illustrate(model, dataset, count)
         return files.finish(identity, facts, self.epsilons, partial(self._pictures, files, classifier, attacked))
 
+    def _images(self, files: Folder, dataset: Dataset) -> int:
+        """How many images the run attacks in all: as many as are asked for, or those of a table that is kept."""
+        kept = min(files.attacked(), len(dataset.test))
+        if kept > self.images:
+            print(f"{self.folder}: {kept} images kept; {self.images} asked.", file=sys.stderr)
+        return max(kept, self.images)
+
     def _identity(self, data: Mapping[str, Any]) -> str:
-        """Of the whole run: all that its files depend on."""
+        """Of the whole run: all that its files depend on, but for the number of attacked images."""
         made = {
             "network": self.network,
             "options": self.options,
             "methods": [*self.certificates, *self.attacks, *self.measures],
-            "images": self.images,
             "epsilons": list(self.epsilons),
             "data": data,
             "versions": [VERSION, version("lipbench")],
@@ -200,15 +216,15 @@ class Experiment:
             adversarial[mine] = judged.images[rows[mine]]
         return {"index": rows.numpy(), "x": as_pixels(x[rows]).numpy(), "x_adv": adversarial.numpy()}
 
-    def _illustrate(self, model: nn.Module, dataset: Dataset) -> None:
+    def _illustrate(self, model: nn.Module, dataset: Dataset, attacked: int) -> None:
         """Writes `illustrations.npz` for the figures, unless that of this network and these tables is there."""
         path = self.folder / "illustrations.npz"
-        identity = fingerprint([VERSION, self.network, self.images, table_hashes(self.folder)])
+        identity = fingerprint([VERSION, self.network, attacked, table_hashes(self.folder)])
         # A file that is damaged, or of another version, is made again.
         with suppress(OSError, ResultsError, KeyError):
             if str(read_arrays(path)["identity"]) == identity:
                 return
-        gallery, arrays = self.folder / "gallery.npz", illustrate(model, dataset, self.images)
+        gallery, arrays = self.folder / "gallery.npz", illustrate(model, dataset, attacked)
         if gallery.exists():
             arrays |= nearest_images(read_arrays(gallery), read_bounds(self.folder), model)
         arrays["classes"] = np.array(dataset.classes)

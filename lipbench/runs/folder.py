@@ -18,6 +18,7 @@ from lipbench.results import (
     check_laws,
     read_bounds,
     table_path,
+    table_paths,
     verify,
     violations,
     write_bounds,
@@ -26,7 +27,7 @@ from lipbench.results import (
 )
 from lipbench.results.flags import Flag
 from lipbench.runs.artifacts import add_cost, add_flags, add_to_gallery, read_costs, read_flags, write_npz
-from lipbench.runs.claim import Claim, empty
+from lipbench.runs.claim import Claim, empty, enough, images_of
 from lipbench.runs.lock import leftovers
 
 
@@ -59,7 +60,7 @@ class Folder:
             manifest = verify(self.path)
         except (OSError, Damaged):
             return None
-        if manifest is None or manifest["identity"] != identity:
+        if manifest is None or manifest["identity"] != identity or not all(map(self._serves, self.made_of)):
             return None
         summary: dict[str, Any] = read_json(self.path / "summary.json")
         check_laws(self.path, summary)
@@ -91,17 +92,29 @@ class Folder:
             why = claim.broken.get(name, "belongs to a damaged file")
             print(f"{self.path / name} {why}: it is made again.", file=sys.stderr)
         claim.begin(missing)
+        for name, made_of in self.made_of.items():
+            if (table := self.table(name)).exists() and not self._serves(name):
+                asked = f"{made_of['images']} are asked for" if made_of["images"] else "all are asked for"
+                print(f"{table} is of {images_of(table)} images, {asked}: it is made again.", file=sys.stderr)
 
     def table(self, name: str) -> Path:
         """The table of a method or measure."""
         return self.path / f"{name}.csv" if "measure" in self.made_of[name] else table_path(self.path, name)
 
+    def attacked(self) -> int:
+        """The largest number of images that a table was made of, of the methods that do not judge all; 0 if none."""
+        return max((images_of(table) or 0 for table in table_paths(self.path)), default=0)
+
+    def _serves(self, name: str) -> bool:
+        return enough(self.table(name), self.made_of[name])
+
     def kept(self) -> dict[str, pd.DataFrame]:
-        """Method -> its table, of those that the folder holds. They are not made again."""
+        """Method -> its table, of those that the folder holds with enough images. They are not made again."""
         methods = [name for name, made_of in self.made_of.items() if "measure" not in made_of]
         if not any(self.table(name).exists() for name in methods):
             return {}
-        return {str(name): rows for name, rows in read_bounds(self.path).groupby("method")}
+        tables = read_bounds(self.path).groupby("method")
+        return {str(name): rows for name, rows in tables if name in methods and self._serves(str(name))}
 
     def keep(self, judged: Judged, attacked: Split) -> None:
         """Writes what belongs to a method, then its table: where the table lies, nothing is missing.
@@ -113,7 +126,8 @@ class Folder:
             add_to_gallery(self.path, attacked, judged.name, judged.images)
             add_flags(self.path, judged.name, judged.flags)
         add_cost(self.path, judged.name, judged.seconds, judged.passes)
-        write_bounds(self.path, judged.table, self.made_of[judged.name])
+        path = write_bounds(self.path, judged.table, self.made_of[judged.name])
+        path.with_suffix(".csv").unlink(missing_ok=True)  # of an older version, of fewer images
 
     def keep_measure(self, name: str, table: pd.DataFrame, violation: str | None) -> None:
         """Writes `<name>.json`, what a measure depends on and how a law of it is violated; then `<name>.csv`."""

@@ -126,7 +126,7 @@ def _margins(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _path(model: nn.Module, images: Tensor, shown: dict[str, Tensor], directions: Tensor) -> np.ndarray:
-    """[n, T]: f, of the classes that x has it of, along the counterfactuals of x."""
+    """f along the line from x to its counterfactual, [n, T], for the pair of classes of x."""
     x = as_pixels(images)
     lengths = (shown["margins"] / shown["norms"]).nan_to_num(0.0, 0.0, 0.0)
     values = []

@@ -97,7 +97,7 @@ def locked(folder: Path, **about: Any) -> Iterator[None]:
         about: kept in the lock, for readers.
 
     Raises:
-        Running: somebody else holds it.
+        Running: another process holds it.
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,11 +164,11 @@ def duration(seconds: float) -> str:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Lock files that a killed process left half-way, old enough that nobody is at them."""
+    """Lock files that a killed process left half-way, old enough that no process is at them."""
     old = time.time() - STALE
     found = []
     for path in folder.glob(f".*{LOCK}.*"):
-        with suppress(FileNotFoundError):  # whoever tries the lock takes his own away again
+        with suppress(FileNotFoundError):  # another process may delete its own temporary file meanwhile
             if path.stat().st_mtime < old:
                 found.append(path)
     return found
@@ -177,7 +177,7 @@ def leftovers(folder: Path) -> list[Path]:
 def _take(path: Path, mine: Mapping[str, Any]) -> None:
     """
     Raises:
-        Running: it is somebody's who is not gone, or somebody else is taking it over.
+        Running: its owner is not gone, or another process is taking it over.
     """
     temporary = path.with_name(f".{path.name}.{mine['token']}")
     try:
@@ -271,7 +271,7 @@ def _status(pid: int) -> list[str]:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there is such a process, also one of somebody else that /proc hides."""
+    """Whether there is such a process, also one of another user that /proc hides."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -50,7 +50,7 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     """The trained network of a run: baked, on the CPU, in evaluation mode, ready to classify images in [0, 1].
 
     The recipe may name building blocks of lipbench and torch alone (see `lipbench.runs.trust.check_targets`), so that a
-    folder from anybody can be loaded.
+    folder from elsewhere can be loaded.
 
     Args:
         folder: of the run, `<results>/<dataset>/<experiment>/<variant>/<seed>`; the last two may be left out

@@ -47,7 +47,7 @@ def attempt(
     said: tuple[type[Exception], ...] = SAID,
     prepare: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Does the work of one run. Whatever goes wrong is said on stderr and written to `error.json`.
+    """Does the work of one run. An error is printed on stderr and written to `error.json`.
 
     `error.json` is written only where the run has begun and is not finished: a refused command makes no folder and
     changes no results.

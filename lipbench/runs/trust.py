@@ -1,7 +1,7 @@
-"""Which functions a file of a results folder may name. What lies in such a folder is data: somebody else may have made
-it, so it chooses among the building blocks of networks and methods, and nothing else of it is imported or called.
+"""Which functions a file of a results folder may name. Such a folder is data and may come from elsewhere.
+So it chooses among the building blocks of networks and methods, and nothing else is imported or called for it.
 
-The user's own command line and `conf/` are not checked: whoever writes them could run anything anyway.
+The user's own command line and `conf/` are not checked: their author could run anything anyway.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from typing import Any
 from lipbench.files import DEPTH, ResultsError
 
 # Whose public names (`__all__`, or the functions and classes of a file without one) are building blocks. They are named
-# here and not imported: rooms import this one.
+# here and not imported, because they import this one.
 ROOMS = (
     "lipbench.attacks",
     "lipbench.certificate",
@@ -132,7 +132,7 @@ def _check_target(target: Any, place: str, trust: Sequence[str]) -> str:
 
 
 def _building_block(package: str, target: str) -> Any:
-    """A public name of one of the rooms, by whatever path inside of lipbench; None if it is none."""
+    """A public name of one of the packages, by any path inside of lipbench; None if it is none."""
     rooms = {room: import_module(room) for room in ROOMS}
     found = _walk(target, package)
     if not (inspect.isclass(found) or inspect.isfunction(found)):

@@ -1,6 +1,6 @@
 """Several processes that train one network together, each on its share of every batch (torch.distributed).
 
-`torchrun --nproc-per-node 4 -m lipbench run ...` starts them, one per GPU; in Python, whoever has called
+`torchrun --nproc-per-node 4 -m lipbench run ...` starts them, one per GPU; in Python, a program that has called
 `torch.distributed.init_process_group` may call `lipbench.fit` in every process. Without either there is one process,
 and every function here is the neutral one.
 """

@@ -113,7 +113,7 @@ def spectral_step(weight: Tensor, direction: Tensor, lr: float, steps: int) -> T
 
 
 def _retraction(gram: Tensor) -> Tensor:
-    """Two steps of Björck, as one factor: it is at most 1 for whatever a step of the longest `lr` leads to, and what
+    """Two steps of Björck, as one factor: it is at most 1 for all that a step of the longest `lr` leads to, and what
     is left of an excess e is of the order e^4.
     """
     first = -0.5 * gram

@@ -91,7 +91,7 @@ def test_a_layer_that_claims_another_constant_is_falsified():
 
 
 def cancelling() -> nn.Module:
-    """Two classes; in exact arithmetic x_0 - x_1 decides, in float32 what is left of it beside a thousand."""
+    """Two classes; in exact arithmetic x_0 - x_1 decides, in float32 what is left of it next to a thousand."""
     first, last = nn.Linear(36, 36), nn.Linear(36, 2)
     with torch.no_grad():
         first.weight.copy_(torch.eye(36))

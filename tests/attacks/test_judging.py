@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lipbench
-from lipbench.attacks import best_of, chain, deepfool, fgm, strongest
+from lipbench.attacks import best_of, chain, deepfool, fgm
 from lipbench.evaluation.bounds import attack_images
 from lipbench.evaluation.health import HealthWarning
 from lipbench.judge import Classifier, Judge, distance
@@ -209,7 +209,7 @@ def test_one_float64_copy_judges_a_whole_run():
     assert Copied.copies <= 3
 
 
-@pytest.mark.parametrize("attack", [deepfool, strongest, chain(fgm, deepfool), best_of(fgm, deepfool)])
+@pytest.mark.parametrize("attack", [deepfool, lipbench.attacks.lipbench, chain(fgm, deepfool), best_of(fgm, deepfool)])
 def test_an_attack_called_directly_makes_one_float64_copy(attack):
     model = Copied().eval()
     labels = model(X).argmax(1)

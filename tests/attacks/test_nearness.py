@@ -5,7 +5,7 @@ import torch
 from helpers.hyperplanes import SHAPE, judged
 from torch import Tensor, nn
 
-from lipbench.attacks import carlini_wagner, ddn, strongest
+from lipbench.attacks import carlini_wagner, ddn, lipbench
 
 
 def curved(hidden: int = 24) -> nn.Module:
@@ -19,7 +19,7 @@ def ratio(attack, binary: bool) -> Tensor:
     model, x = curved(), torch.rand(40, *SHAPE)
     x = x.round() if binary else x
     y = model(x).argmax(1)
-    own, other = (judged(model, x, method(model, x, y), y) for method in (strongest, attack))
+    own, other = (judged(model, x, method(model, x, y), y) for method in (lipbench, attack))
     assert own.isfinite().all()
     return other / own
 

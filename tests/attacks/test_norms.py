@@ -1,4 +1,4 @@
-"""L-infinity and L1 beside L2: the rows of one image, and a law that holds without tolerance."""
+"""L-infinity and L1 next to L2: the rows of one image, and a law that holds without tolerance."""
 
 import math
 

@@ -23,7 +23,7 @@ from lipbench.attacks.peers import MissingExtra, Search
 from lipbench.attacks.peers.with_torchattacks import torchattack
 from lipbench.commands.run import experiment_of
 from lipbench.commands.suites import CONF
-from lipbench.evaluation.evaluate import ATTACKS
+from lipbench.evaluation.evaluate import ATTACKS, CERTIFICATES
 from lipbench.judge import distance
 
 PEERS = sorted(
@@ -289,7 +289,7 @@ def test_peers_run_by_configuration(tmp_path, need_library_of):
     summary = experiment_of(cfg, "digits08/hkr_mlp", []).run()
     assert summary["violations"] == 0
     table = lipbench.read(tmp_path)
-    assert set(table["method"]) == {"certificate", "certificate_float", *chosen}
+    assert set(table["method"]) == {*CERTIFICATES, *chosen}
     rows = table["method"].isin(chosen) & (table["norm"] == "l2")
     distances = table[rows].pivot(index="index", columns="method", values="distance")
     found = np.isfinite(distances["deepfool"])

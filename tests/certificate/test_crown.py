@@ -11,10 +11,10 @@ import lipbench
 from lipbench.attacks import deepfool, l2_pgd
 from lipbench.certificate import CrownWarning, certify, certify_crown
 from lipbench.certificate.lipschitz import Unbounded
-from lipbench.certificate.relaxation.crown import _Relaxation
+from lipbench.certificate.relaxation.crown import Relaxed
 from lipbench.certificate.relaxation.piecewise import Affine, steps_of
 from lipbench.evaluation.bounds import attack_images, certify_images
-from lipbench.layers import Abs, Antipodal, GroupSort, MaxMin, Normalize, Scale, ScaledAvgPool2d
+from lipbench.layers import Abs, Antipodal, FullSort, GroupSort, MaxMin, Normalize, Scale, ScaledAvgPool2d
 from lipbench.results import violations
 from lipbench.training import adam, fit
 
@@ -31,6 +31,7 @@ def networks() -> dict[str, nn.Module]:
         "max_min": nn.Sequential(conv(2, 4), MaxMin(), ScaledAvgPool2d(2), flat, nn.Linear(36, 3)),
         "group_sort": nn.Sequential(conv(2, 4), GroupSort(2), nn.Sequential(flat, nn.Linear(144, 3))),
         "slopes": nn.Sequential(conv(2, 2), Abs(), flat, nn.Linear(72, 6), nn.LeakyReLU(0.2), nn.Linear(6, 3)),
+        "sorts": nn.Sequential(flat, nn.Linear(72, 9), GroupSort(3), nn.Linear(9, 5), FullSort(), nn.Linear(5, 3)),
         "binary": nn.Sequential(
             *(Normalize((0.1, 0.2), (0.5, 2.0)), nn.PixelUnshuffle(2), conv(8, 2), nn.ReLU(), nn.AvgPool2d(3)),
             *(flat, nn.Linear(2, 1), Antipodal(), Scale(3.0)),
@@ -66,7 +67,7 @@ def test_bounds_are_below_every_image_of_the_ball_and_tight_at_radius_0(name):
     steps = steps_of(model, SHAPE)
     classes = model(x).shape[1]
     objective = torch.randn(4, 5, classes, dtype=torch.float64)
-    lower, slope = _Relaxation(steps, x.flatten(1), radius).lower(objective)
+    lower, slope = Relaxed(steps, x.flatten(1), radius).lower(objective)
     values = (objective @ model(x)[:, :, None])[:, :, 0]
     assert (lower <= values).all()
     assert torch.allclose(lower[0], values[0], rtol=0, atol=1e-8)
@@ -145,7 +146,6 @@ def test_on_digits_it_certifies_what_the_product_of_norms_does_not():
     [
         (nn.Sigmoid(), "no rule"),
         (nn.MaxPool2d(2, padding=1), "padding is 1"),
-        (GroupSort(4), "pairs"),
         (nn.Sequential(nn.Conv2d(2, 700, 3, padding=1), nn.ReLU()), "inputs"),
         (nn.Flatten(0), "image|batch|matrix|mixes"),
     ],
@@ -153,7 +153,7 @@ def test_on_digits_it_certifies_what_the_product_of_norms_does_not():
 def test_what_it_cannot_relax_has_radius_0_and_a_reason(layer, why):
     model = nn.Sequential(nn.Identity(), layer, nn.Flatten()).eval()
     with pytest.raises(Unbounded, match=why):
-        steps_of(model, (4, 6, 6) if isinstance(layer, GroupSort) else SHAPE)
+        steps_of(model, SHAPE)
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 4), nn.Sigmoid()).eval()
     with pytest.warns(CrownWarning, match=r"certificate_crown is 0: 2 \(Sigmoid\)"):
         assert certify_crown(model, torch.rand(3, *SHAPE), torch.zeros(3).long()).tolist() == [0.0] * 3

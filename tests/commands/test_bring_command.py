@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.brought import CODE, network, write_models
+from helpers.external import CODE, network, write_models
 from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 from torch import nn
@@ -18,6 +18,7 @@ from torch import nn
 import lipbench
 from lipbench.commands.main import main
 from lipbench.commands.suites import CONF
+from lipbench.evaluation.evaluate import CERTIFICATES
 from lipbench.files import read_json
 from lipbench.report import find_runs, leaderboard, write_leaderboard
 from lipbench.results import read_summary
@@ -57,7 +58,7 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
     assert summary["median_certificate"] is not None
     assert [flag["name"] for flag in summary["flags"]] == ["low_accuracy"]
     table = lipbench.read(results)
-    assert set(table["method"]) == {"certificate", "certificate_float", "deepfool", "fgm"}
+    assert set(table["method"]) == {*CERTIFICATES, "deepfool", "fgm"}
     runs = find_runs(results)
     board = leaderboard(runs)
     assert board["experiment"].tolist() == ["net"]
@@ -79,7 +80,7 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
 
 def test_a_model_that_was_refused_leaves_its_name_free(file, tmp_path, capsys):
     results = tmp_path / "results"
-    (tmp_path / "net.py").write_text(CODE.replace("beside.WIDTH, 10", "beside.WIDTH, 3"))
+    (tmp_path / "net.py").write_text(CODE.replace("sibling.WIDTH, 10", "sibling.WIDTH, 3"))
     run(f"model={file}:build", f"results={results}", *QUICK, code=1)
     assert "expected logits [2, 10]" in capsys.readouterr().err
     assert not list(results.rglob("config.yaml"))

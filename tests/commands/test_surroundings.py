@@ -72,7 +72,7 @@ def test_the_walk_over_the_sources_sees_every_kind_of_call():
 SETTINGS = (
     "text.usetex: True\nfont.size: 40\nfont.family: cursive\nsavefig.dpi: 7\nsavefig.bbox: tight\naxes.facecolor: red\n"
 )
-# As `python -m lipbench report`, with two figures.
+# As `lipbench report`, with two figures.
 REPORT = (
     "import sys; from lipbench.commands.main import main; from lipbench.report import draw as r; "
     "r.RECIPES = [one for one in r.RECIPES if one.name in ('adversarial', 'costs')]; sys.exit(main())"

@@ -216,7 +216,7 @@ def pages_for_images(folder: Path) -> None:
 BROKEN = {
     no_attributes: rf"There is no .*{ATTRIBUTE_FILE}.*make data DATA=celeba",
     no_partition: rf"There is no .*{PARTITION_FILE}.*make data DATA=celeba",
-    no_images: rf"neither .*{IMAGES} nor {IMAGES}\.zip beside it.*make data DATA=celeba",
+    no_images: rf"neither .*{IMAGES} nor {IMAGES}\.zip next to it.*make data DATA=celeba",
     some_images: r"lacks 4 of 40 images: 000005\.jpg, 000007\.jpg, 000008\.jpg, …",
     some_members: rf"{IMAGES}\.zip lacks 1 of 40 images: {IMAGES}/000005\.jpg",
     quota_page: r"is a web page \(HTML\): Google Drive sends one .*quota is used up\. Delete it",

@@ -1,4 +1,4 @@
-"""`python -m lipbench data cifar10`: what gets there, what is kept, and what is said when it cannot be had."""
+"""`lipbench data cifar10`: what gets there, what is kept, and what is said when it cannot be had."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def test_missing_files_are_listed_with_the_command_that_fetches_them(
     assert str(raw_folder(root)) in message
     assert "Missing, plain or as .gz: t10k-labels-idx1-ubyte." in message
     assert f"LIPBENCH_DATA={root} make data DATA=mnist" in message
-    assert f"python -m lipbench data mnist --root {root}" in message
+    assert f"lipbench data mnist --root {root}" in message
     monkeypatch.setenv("LIPBENCH_DATA", str(root))
     with pytest.raises(FileNotFoundError, match=r"fetch it: make data DATA=mnist \(or: .* mnist\)"):
         mnist()
@@ -232,7 +232,7 @@ def test_one_other_byte_in_any_file_is_refused(root: Path, key: str) -> None:
 def test_the_real_mnist() -> None:
     folder = raw_folder()
     if missing := [file.name for file in FILES.values() if find(folder, file.name) is None]:
-        pytest.skip(f"no MNIST: {', '.join(missing)} not found (python -m lipbench data mnist)")
+        pytest.skip(f"no MNIST: {', '.join(missing)} not found (lipbench data mnist)")
     dataset = mnist()
     assert [len(getattr(dataset, part)) for part in PARTS] == [54_000, 6_000, 10_000]
     assert dataset.shape == (1, 28, 28)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lipbench
+from lipbench.evaluation.evaluate import CERTIFICATES
 from lipbench.results import COLUMNS
 
 
@@ -30,7 +31,7 @@ def test_evaluate_in_three_lines(digits):
     images, labels = digits.test.images[:20], digits.test.labels[:20]
     table = lipbench.evaluate(model, images, labels, attacks=["deepfool", "fgm"], progress=False)
     assert list(table.columns) == COLUMNS
-    methods = ("certificate", "certificate_float", "deepfool", "fgm")
+    methods = (*CERTIFICATES, "deepfool", "fgm")
     assert table.groupby("method").size().to_dict() == dict.fromkeys(methods, 60)
     assert model.training
     assert not model[3].training

@@ -17,7 +17,7 @@ from lipbench.interop.kinds import ModelError
 from lipbench.judge import distance
 from lipbench.layers import constraints
 from lipbench.layers.baking import BakingError
-from lipbench.runs.brought import _baked
+from lipbench.runs.external import _baked
 
 N, PIXELS, CLASSES = 12, 16, 3
 NATIVE = [
@@ -30,7 +30,7 @@ NATIVE = [
     attacks.fgsm,
     attacks.hop_skip_jump,
     attacks.l2_pgd,
-    attacks.strongest,
+    attacks.lipbench,
     attacks.tangent,
     attacks.transport_path,
 ]

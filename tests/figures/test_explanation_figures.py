@@ -18,7 +18,7 @@ def folder(root, key, name, table):
     return path
 
 
-def test_explanations_are_means_with_intervals_beside_the_published(tmp_path):
+def test_explanations_are_means_with_intervals(tmp_path):
     rows = {
         "index": [0, 1, 2, 3],
         "attribution": "gradient",
@@ -31,7 +31,7 @@ def test_explanations_are_means_with_intervals_beside_the_published(tmp_path):
     own = table[table["network"] == "hkr_cnn"].iloc[0]
     assert own["mean"] == pytest.approx(0.4)
     assert own["high"] - own["mean"] == pytest.approx(1.96 * np.std([0.1, 0.3, 0.5, 0.7], ddof=1) / 2)
-    assert set(table[table["images"] == 0]["mean"]) == {0.244, 0.052, 0.156, -0.001}
+    assert (table["images"] == 4).all(), "no published value of another data set stands beside them"
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[:2] == ["classical", "1-Lipschitz, HKR"]
     assert explanations(runs_of([])) is None
@@ -52,7 +52,7 @@ def test_one_class_averages_the_inlier_classes(tmp_path):
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
     assert np.allclose(lines["1-Lipschitz, HKR, certified"], [90, 70])
     assert np.allclose(lines["1-Lipschitz, HKR, attacked"], [90, 80])
-    assert np.allclose(lines["published, mean of 10, certified"], [95.5, 93.2, 89.9, 78.4, 57.5])
+    assert np.allclose(lines["B\u00e9thune et al. (2023), certified"], [95.5, 93.2, 89.9, 78.4, 57.5])
     assert one_class(runs_of([])) is None
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import lipbench
 from lipbench.attacks import fgm
-from lipbench.certificate import certify, certify_float
+from lipbench.certificate import certify, certify_float, certify_inscribed, certify_inscribed_float
 from lipbench.evaluation.bounds import attack_images, certify_images
 from lipbench.evaluation.evaluate import health
 
@@ -19,11 +19,13 @@ ENTRIES: dict[str, Callable[[nn.Module, Tensor, Tensor], object]] = {
     "health": health,
     "certificate": certify,
     "certificate_float": certify_float,
+    "certificate_inscribed": certify_inscribed,
+    "certificate_inscribed_float": certify_inscribed_float,
 }
 
 
 # They judge what a network computes anywhere, not in [0, 1] alone, in the network's own precision.
-INSIDE = ("certificate", "certificate_float")
+INSIDE = ("certificate", "certificate_float", "certificate_inscribed", "certificate_inscribed_float")
 
 
 PIXELS = [name for name in ENTRIES if name not in INSIDE]

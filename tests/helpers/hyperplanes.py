@@ -15,14 +15,14 @@ from lipbench.attacks import (
     fgsm,
     hop_skip_jump,
     l2_pgd,
-    strongest,
+    lipbench,
     tangent,
     transport_path,
 )
 from lipbench.geometry import onto_halfspace, unit
 from lipbench.judge import Judge, distance
 
-ITERATIVE = [l2_pgd, apgd, deepfool, carlini_wagner, ddn, alma, tangent, strongest]
+ITERATIVE = [l2_pgd, apgd, deepfool, carlini_wagner, ddn, alma, tangent, lipbench]
 
 
 ONE_STEP = [fgsm, fgm, transport_path]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.brought import network, write_models
+from helpers.external import network, write_models
 from safetensors.torch import save_file
 from torch import nn
 
@@ -43,7 +43,7 @@ def test_functions_classes_and_modules(file, monkeypatch):
     assert default_name("a/model.pt2") == "model"
     assert str(file.parent) not in sys.path
     sys.modules.pop("net")
-    sys.modules.pop("beside")
+    sys.modules.pop("sibling")
 
 
 def test_loading_draws_no_random_numbers(file):
@@ -188,8 +188,8 @@ def test_code_beside_the_file_belongs_to_the_model(file, tmp_path, monkeypatch):
     first = load_model(f"{file}:build").identity
     assert load_model(f"{file}:build").identity == first
     # As in another process: the module is read again.
-    monkeypatch.delitem(sys.modules, "beside")
-    (tmp_path / "beside.py").write_text("WIDTH = 12  # and something that changes no weight\n")
+    monkeypatch.delitem(sys.modules, "sibling")
+    (tmp_path / "sibling.py").write_text("WIDTH = 12  # and something that changes no weight\n")
     second = load_model(f"{file}:build").identity
     assert second["weights"] == first["weights"]
     assert second["sha256"] != first["sha256"]

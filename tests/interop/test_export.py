@@ -223,7 +223,7 @@ class Pairs(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3), Noisy()), "is there such a thing"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3), Noisy()), "random draws of forward: remove them"),
         (nn.Sequential(nn.Flatten(), Pairs(), nn.Linear(64, 3)), "refuses an image of shape"),
         (nn.Flatten(0), "logits .N, K."),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), "antipodal"),

@@ -12,7 +12,7 @@ from lipbench.data import digits
 from lipbench.files import ResultsError
 from lipbench.interop import load as bring
 from lipbench.layers import bake, constrain, constrained_weights, retract
-from lipbench.runs import brought
+from lipbench.runs import external
 from lipbench.runs import trained as experiment
 from lipbench.training import SpectralDescent, adam, sgd, spectral
 
@@ -272,4 +272,4 @@ def test_trained_and_external_networks_are_compared_with_their_baked_ones(monkey
     with pytest.raises(ResultsError, match=r"Baking changes a logit by 0\b.*Lower optimizer\.lr"):
         experiment._bake(network(), data.validation)
     with pytest.raises(bring.ModelError, match=r"gives other logits on 70 of 70 images, by up to 0:.*lipbench\.bake"):
-        brought._baked(network(), data)
+        external._baked(network(), data)

@@ -113,3 +113,60 @@ def test_a_residual_network_is_stored_and_certified(tmp_path):
     assert torch.equal(loaded(x), model(x))
     radii = lipbench.certificate.certify(loaded, x, model(x).argmax(1))
     assert (radii > 0).all()
+
+
+def composed(experiment: str, *overrides: str) -> dict:
+    """The recipe of an experiment's network."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=[f"experiment={experiment}", *overrides])
+    return {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "constraint")}
+
+
+def margin_gradient_norms(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """||grad (z_1 - z_0)|| / gap per point, [N]: 1 where the body and the head keep the norm of the gradient."""
+    gap = float(lipbench.certificate.gaps(model, x.shape[1:])[1, 0])
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    (gradient,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), x)
+    return gradient.flatten(1).norm(dim=1) / gap
+
+
+GRADIENT_KEEPING = [
+    ("digits08/hkr_cnn", (1, 8, 8), 2),
+    ("digits/ce_cnn", (1, 8, 8), 10),
+    ("mnist08/hkr_cnn", (1, 28, 28), 2),
+    ("mnist/hkr_cnn", (1, 28, 28), 10),
+    ("celeba_drawn_eyeglasses/hkr_cnn", (3, 64, 64), 2),
+]
+
+
+@pytest.mark.parametrize(("experiment", "shape", "classes"), GRADIENT_KEEPING)
+def test_the_networks_for_inscribed_balls_keep_the_norm_of_the_gradient(experiment, shape, classes):
+    check_gradient_norm(composed(experiment), shape, classes)
+
+
+def test_circular_convolutions_that_do_not_widen_keep_it_as_well():
+    narrow = ["model.channels=[4,16]", "model.padding_mode=circular"]
+    check_gradient_norm(composed("mnist/margin_cnn", *narrow), (1, 28, 28), 10)
+
+
+def check_gradient_norm(parts: dict, shape: tuple[int, int, int], classes: int) -> None:
+    torch.manual_seed(0)
+    model = layers.bake(build({**parts, "shape": list(shape), "classes": classes})).eval()
+    assert lipschitz(model, shape) <= 1 + 1e-5
+    # The certificate's centres lie outside of the box, so points there count as well.
+    points = 3 * torch.rand(8, *shape, dtype=torch.float64) - 1
+    norms = margin_gradient_norms(model.double(), points)
+    assert torch.allclose(norms, torch.ones_like(norms), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides"),
+    [("mnist08/hkr_cnn", ["model.channels=[32]"]), ("mnist/margin_cnn", ["model.channels=[4,16]"])],
+)
+def test_a_layer_that_widens_or_pads_with_zeros_shortens_the_gradient(experiment, overrides):
+    torch.manual_seed(0)
+    parts = {**composed(experiment, *overrides), "shape": [1, 28, 28], "classes": 2}
+    model = layers.bake(build(parts)).eval().double()
+    norms = margin_gradient_norms(model, torch.rand(8, 1, 28, 28, dtype=torch.float64))
+    assert norms.max() < 0.99

@@ -126,8 +126,11 @@ WRONG += [{"0.5": 2}, {"nan": 1}, {"-1": 1}, {"1_0": 1}, {"0.50": 1}, [{}], [{"n
 def test_every_entry_of_a_summary_with_every_wrong_value(tmp_path):
     make(tmp_path, "sound")
     summary = read_json(make(tmp_path, "all", **FACTS) / "summary.json")
-    names = [*CHECKS]
-    assert set(names) <= summary.keys()
+    names = [name for name in CHECKS if name in summary]
+    # The others are computed from the tables (`lipbench.results.attacked`), never read.
+    assert CHECKS.keys() - summary.keys() == {
+        *("attacks", "attacked_accuracy", "attacked_certified_accuracy", "attacked_certificate_accuracy")
+    }
     refused = 0
     for name in names:
         for number, value in enumerate(WRONG):

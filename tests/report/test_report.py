@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from lipbench.figures.numbers import drawn
 from lipbench.files import ResultsError, read_json, write_json
 from lipbench.report import find_runs, leaderboard, write_latex, write_leaderboard, write_page
 from lipbench.report.cards import cards
-from lipbench.report.lineup import lineup_table
+from lipbench.report.overview import overview
 from lipbench.results import read_bounds, write_bounds, write_manifest
+from lipbench.results.facts import facts_of, run_facts
 
 
 def test_a_folder_with_nothing_says_what_to_do(tmp_path):
@@ -32,7 +34,7 @@ def test_a_folder_with_nothing_says_what_to_do(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "python -m lipbench run experiment=" in done.stderr
+    assert "lipbench run experiment=" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "data/a/default/0").mkdir(parents=True)
     (tmp_path / "data/a/default/0/config.yaml").write_text("seed: 0\n")
@@ -59,7 +61,7 @@ def test_broken_runs_are_listed_and_never_stop_the_report(tmp_path, capsys):
     (tmp_path / "data/card/default/0/environment.json").unlink()
     write_manifest(tmp_path / "data/card/default/0")
     table = run_report(f"results={tmp_path}")
-    assert table["experiment"].tolist() == ["card", "copy", "good"]
+    assert sorted(table["experiment"]) == ["card", "copy", "good"]
     told = capsys.readouterr()
     left_out = {line.split("/")[1]: line for line in told.err.splitlines() if "Left out" in line}
     assert set(left_out) == {"columns", "cell", "json", "list", "history", "costs", "copy", "old"}
@@ -87,14 +89,14 @@ def test_a_broken_file_costs_the_figures_that_need_it(tmp_path, capsys):
     assert "<code>figure adversarial_data</code>" in page
     assert named in page
     assert 'id="figure-accuracy_data"' in page
-    assert page.index('id="figure-lineup_data"') < page.index('id="figure-accuracy_data"'), (
+    assert page.index('id="figure-overview_data"') < page.index('id="figure-accuracy_data"'), (
         "in the order of the recipes"
     )
-    for name in ("lineup_data", "accuracy_data"):
+    for name in ("overview_data", "accuracy_data"):
         assert {path.suffix for path in (tmp_path / "figures").glob(f"{name}.*")} == {".png", ".pdf", ".csv"}
 
 
-ILLUSTRATED = ("gradients", "generalisation")
+ILLUSTRATED = ("gradients", "spectra")
 CUT = {
     "half": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
@@ -203,7 +205,8 @@ def test_a_violation_is_loud(tmp_path):
     text = write_page(leaderboard(runs), runs).read_text()
     assert "sandwich law VIOLATED" in text
     assert "transport law VIOLATED" in text
-    assert text.count(' alarm" data-value=') == 2, "violations and law in the leaderboard"
+    assert text.count('class="alarm" data-label=') == 1, "in the row of the board"
+    assert "VIOLATION: an attack beat a certificate on 40 images (a)." in text, "in the answer"
     (card,) = cards(runs)
     assert card.violations[1] == ["0", "7", "l2", "certificate", "2", "fgm", "1"]
 
@@ -216,95 +219,53 @@ def test_how_to_make_a_network_again(tmp_path):
         card.experiment + card.variant[:4]: (card.command, card.cautions) for card in cards(find_runs(tmp_path))
     }
     assert commands["hkrloss"][0] == (
-        "python -m lipbench run experiment=data/hkr seed=0 loss.margin=1 'model.widths=[64,32]' "
-        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]'"
+        "lipbench run experiment=data/hkr loss.margin=1 'model.widths=[64,32]' "
+        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]' seed=0"
     )
     assert commands["hkraaaa"][0] == ""
     assert "cut short" in commands["hkraaaa"][1][0]
-    assert commands["minedefa"][0].startswith("python -m lipbench evaluate model=net.py:build dataset=data name=mine")
+    assert commands["minedefa"][0].startswith("lipbench evaluate model=net.py:build dataset=data name=mine")
 
 
-def test_latex_tables_are_booktabs_with_the_best_in_bold(tmp_path):
+def test_latex_tables_are_booktabs_with_a_clear_lead_in_bold(tmp_path):
     make(tmp_path, "small_one", 0.0)
     make(tmp_path, "large_one", 2.0)
     make(tmp_path, "alone", dataset="other")
     table = leaderboard(find_runs(tmp_path))
     paths, problems = write_latex(table, tmp_path)
     assert not problems
-    assert [path.name for path in paths] == ["leaderboard_data.tex", "leaderboard_other.tex", "lineup.tex"]
-    head, begin, *lines, end = paths[0].read_text().strip().splitlines()
-    assert "booktabs" in head
+    assert [path.name for path in paths] == ["leaderboard.tex", "leaderboard_data.tex", "leaderboard_other.tex"]
+    *head, begin, _, _, _, large, small, _, end = paths[1].read_text().strip().splitlines()
+    assert all(line.startswith("%") for line in head)
+    assert "schema version 1" in head[0]
     assert begin.startswith(r"\begin{tabular}{lr")
     assert end == r"\end{tabular}"
-    assert [line for line in lines if line.startswith("\\") and "rule" in line] == [
-        "\\toprule",
-        "\\midrule",
-        "\\bottomrule",
-    ]
-    (large,) = [line for line in lines if line.startswith(r"large\_one")]
-    (small,) = [line for line in lines if line.startswith(r"small\_one")]
+    assert large.startswith(r"large\_one"), "best first"
+    assert small.startswith(r"small\_one")
     assert rf"\textbf{{{table['median certificate'].max():.3f}}}" in large
-    assert r"\textbf{100.0}" in large, "accuracies that look alike are equally good"
-    assert r"\textbf{100.0}" in small
-    assert small.count("textbf") < large.count("textbf")
+    assert r"& 100.0 &" in large, "accuracies that are equal are not bold"
+    assert "textbf" not in small
     columns = begin.split("{")[2].strip("}")
     assert all(line.count("&") == len(columns) - 1 for line in (large, small))
-    assert "textbf" not in paths[1].read_text()
+    assert "textbf" not in paths[2].read_text()
+    assert paths[0].read_text().count("small\\_one") == 1
 
 
-def test_classes_of_unequal_size_have_columns_of_their_own(tmp_path):
-    even = make(tmp_path, "even")
-    shares = read_json(even / "summary.json")["certified_accuracy"]
-    make(
-        tmp_path,
-        "rare",
-        dataset="uneven",
-        imbalance=9.0,
-        balanced_robust_accuracy=dict.fromkeys(shares, 0.25),
-        balanced_certified_accuracy=dict.fromkeys(shares, 0.125),
-    )
-    runs = find_runs(tmp_path)
-    table = leaderboard(runs)
-    text = write_page(table, runs).read_text()
-    assert text.count(">balanced certified accuracy at ε</th>") == 1
-    assert text.count(">certified accuracy at ε</th>") == 1, "the other data set has no other"
-    assert 'data-value="12.5"' in text
-    first, second, _ = (path.read_text() for path in write_latex(table, tmp_path)[0])
-    assert "balanced" not in first
-    assert r"{certified at $\varepsilon$, balanced}" in second
-    assert r"{certified at $\varepsilon$}" not in second
-
-
-def test_the_lineup_of_all_data_sets_is_one_table(tmp_path):
-    for name in ("plain_mlp", "plain_cnn", "hkr_mlp", "hkr_mlp/loss.margin=2", "special"):
+def test_the_main_networks_of_all_data_sets_are_one_table(tmp_path):
+    for name in ("plain_mlp", "plain_cnn", "hkr_mlp/loss.margin=2", "special"):
         make(tmp_path, name)
-    shares = {"0.5": 0.25, "3": 0.125}
-    unequal = {"imbalance": 9.0, "balanced_accuracy": 0.75, "balanced_certified_accuracy": shares}
-    make(tmp_path, "hkr_cnn", dataset="uneven", balanced_robust_accuracy=dict(shares), **unequal)
-    folder = make(tmp_path, "hkr_cnn", dataset="certified")
-    write_json(folder / "summary.json", {**read_json(folder / "summary.json"), "robust_accuracy": None})
-    write_manifest(folder)
+    make(tmp_path, "hkr_mlp", 1.0)
+    make(tmp_path, "hkr_cnn", dataset="uneven", imbalance=9.0)
     runs = find_runs(tmp_path)
-    table = lineup_table(leaderboard(runs))
-    assert table[["dataset", "experiment"]].to_numpy().tolist() == [
-        ["certified", "hkr_cnn"],
-        ["data", "plain_cnn"],
-        ["data", "hkr_mlp"],
-        ["uneven", "hkr_cnn"],
+    table = overview(leaderboard(runs))
+    assert table[["data set", "network", "r"]].to_numpy().tolist() == [
+        ["data", "hkr_mlp", "1"],
+        ["data", "plain_cnn", "1"],
+        ["uneven", "hkr_cnn", "1"],
     ]
-    assert table["accuracy"].tolist() == [100, 100, 100, 75]
-    # The radius that all data sets have; the one that was not attacked decides on no robust accuracy.
-    assert [c for c in table if "@" in c] == ["rob @ 0.5", "cert @ 0.5"]
-    assert table["rob @ 0.5"].isna().tolist() == [True, False, False, False]
-    assert table["cert @ 0.5"].iloc[-1] == table["rob @ 0.5"].iloc[-1] == 25
     text = write_leaderboard(leaderboard(runs), runs)
-    assert "## The line-up on all data sets" in text
-    latex = write_latex(leaderboard(runs), tmp_path)[0][-1].read_text()
-    assert latex.count("hkr\\_") == 3
-    assert "uneven & hkr\\_cnn & 75.0" in latex, "alone in its data set: nothing is best"
-    alone = find_runs(tmp_path / "data")
-    assert "line-up" not in write_leaderboard(leaderboard(alone), alone)
-    assert [path.name for path in write_latex(leaderboard(alone), tmp_path / "data")[0]] == ["leaderboard_data.tex"]
+    assert "## All data sets" in text
+    assert "All data sets" not in write_leaderboard(leaderboard(runs.of(["data"])), runs.of(["data"]))
 
 
 def figure() -> Figure:
@@ -349,3 +310,18 @@ def test_a_figure_carries_its_words_and_is_the_same_every_time(tmp_path):
     given = save_figure(figure(), tmp_path / "g", data=pd.DataFrame({"a": [1]}))
     assert given[-1].read_text() == "a\n1\n"
     assert len(save_figure(figure(), tmp_path / "h", data=pd.DataFrame())) == 2
+
+
+def test_the_command_of_a_run_is_the_one_that_it_stores(tmp_path):
+    stored = "lipbench run experiment=data/hkr seed=1 'attack=[fgm]' images=3 attack.fgm.step=0.5"
+    for seed in (0, 1):
+        folder = make(tmp_path, "hkr/renamed", seed=seed)
+        about = facts_of("hkr", shlex.split(stored), ["loss.margin=7"])
+        write_manifest(folder, "", about)
+    (card,) = cards(find_runs(tmp_path))
+    assert card.command == (
+        "lipbench run -m experiment=data/hkr attack.fgm.step=0.5 "
+        f"'attack=[alma,fgm]' images={IMAGES} 'certificate=[certificate]' seed=0,1"
+    )
+    write_manifest(folder, "", {**about, "look": "red"})
+    assert run_facts(folder)["command"] == "lipbench run experiment=data/hkr seed=1 renamed=", "not what a run writes"

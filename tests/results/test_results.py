@@ -123,15 +123,17 @@ def test_summary_of_a_known_table():
     assert summary["attacked_images"] == 3
     assert summary["certified_accuracy"] == {"0.55": 0.5}
     assert summary["robust_accuracy"] == {"0.55": pytest.approx(2 / 3)}
-    assert summary["median_certificate"] == 0.75
+    assert summary["median_certificate"] == 0.5, "of the attacked images, as the median distance"
+    attacks_nothing = example()[example()["side"] == "lower"]
+    assert summarize(attacks_nothing, [0.55])["median_certificate"] == 0.75, "of all images"
     assert summary["mean_distance"] == pytest.approx(0.6)
     assert summary["tightness"] == pytest.approx(1.2)
 
 
 def test_summary_of_other_norms_changes_nothing_in_l2():
     summary, alone = summarize(other_norms(), [0.55]), summarize(example(), [0.55])
-    assert summary["linf"] == {"median_certificate": pytest.approx(0.075), "median_distance": 0.3}
-    assert summary["l1"] == {"median_certificate": 0.75, "median_distance": 4.0}
+    assert summary["linf"] == {"median_certificate": pytest.approx(0.05), "median_distance": 0.3}
+    assert summary["l1"] == {"median_certificate": 0.5, "median_distance": 4.0}
     # A table from before there were other norms.
     assert alone["linf"] == alone["l1"] == {"median_certificate": None, "median_distance": None}
     assert {k: v for k, v in summary.items() if k not in ("linf", "l1")} == {
@@ -237,13 +239,13 @@ def of_a_run(table: pd.DataFrame) -> pd.DataFrame:
 def test_figure_draws_the_curves_of_the_shared_images(tmp_path):
     figure = accuracy_curves(of_a_run(example()), "title")
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    assert set(lines) == {"a", "b", "combined attack", "certificate"}
+    assert set(lines) == {"a", "b", "all attacks", "certificate"}
     assert lines["certificate"].get_linestyle() == "--"
     for line in lines.values():
         assert (np.diff(line.get_ydata()) <= 0).all()
     # Image 3 has no attack: it must not lift the certificate's curve.
     assert lines["certificate"].get_ydata()[0] == pytest.approx(200 / 3)
-    assert (lines["certificate"].get_ydata() <= lines["combined attack"].get_ydata()).all()
+    assert (lines["certificate"].get_ydata() <= lines["all attacks"].get_ydata()).all()
     written = save_figure(figure, tmp_path / "figure")
     assert [path.suffix for path in written] == [".png", ".pdf", ".csv"]
     assert b"/FontFile2" in written[1].read_bytes(), "fonts are embedded as TrueType"
@@ -259,7 +261,7 @@ def test_figure_draws_one_norm():
     for line in axis.get_lines():
         assert np.array_equal(curves("l2")[line.get_label()], np.column_stack(line.get_data())), "no other row enters"
     for norm, distances in (("linf", [0.8, 0.3, 0.0]), ("l1", [7.0, 4.0, 0.0])):
-        epsilons, drawn = curves(norm)["combined attack"].T
+        epsilons, drawn = curves(norm)["all attacks"].T
         assert epsilons[-1] > distances[0]
         assert np.allclose(drawn, 100 * survival(np.array(distances), epsilons))
     with pytest.raises(ResultsError, match="the table has l2"):

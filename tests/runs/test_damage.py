@@ -135,7 +135,6 @@ def test_a_refused_command_touches_nothing(restored):
 
     wrong = [
         replace(restored.job, load_dataset=missing),
-        replace(restored.job, images=3),
         replace(restored.job, network={**restored.job.network, "seed": 7}),
         replace(restored.job, options={**restored.job.options, "fgm": {"steps": 3}}),
     ]

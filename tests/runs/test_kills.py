@@ -213,6 +213,18 @@ def test_killed_before_any_file_operation(tmp_path, dead, made):
         assert content(folder) == whole, f"killed in {folder}"
 
 
+def test_killed_while_it_is_extended(tmp_path, dead, made):
+    whole, run = content(made), tmp_path / "run"
+    replace(job(run), images=4).run()
+    found = states(run, job(run).run, dead)
+    assert len(found) > 20
+    assert content(run) == whole
+    for folder in found:
+        sane(folder)
+        job(folder).run()
+        assert content(folder) == whole, f"killed in {folder}"
+
+
 def test_a_full_disk(tmp_path, made):
     """At every ninth operation: the errors of most of them are the same."""
     count, at, failures = 0, 1, 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.attacks.engine.boundary import nearest, to_boundary
-from lipbench.attacks.engine.foothold import foothold
+from lipbench.attacks.engine.starting import adversarial_start
 from lipbench.gate import logits_of
 from lipbench.geometry import per_image
 from lipbench.judge import Classifier, Judge, distance
@@ -25,7 +25,7 @@ FINISHED = 1e-3
 
 
 def minimum_distance(core: Attack) -> Attack:
-    """Makes an attack of a search: `core(model, x, y, **options) -> images`, of whatever quality, for images that are
+    """Makes an attack of a search: `core(model, x, y, **options) -> images`, good or not, for images that are
     classified as y.
 
     The attack takes `start` and `lower` besides the options of the search:
@@ -34,7 +34,7 @@ def minimum_distance(core: Attack) -> Attack:
       `start` also begins there. Where it is not adversarial the search begins at x. None: a cold start.
     * lower: certified distances [N]. No search where `start` is within 0.1 % of it.
 
-    Where a search that has an argument `start` finds nothing, it is run again from some adversarial image (`foothold`).
+    Where a search that has an argument `start` finds nothing, it is run again from an `adversarial_start`.
 
     It leaves the model as it was (modes, gradients, flags), runs under `torch.no_grad()`, passes only images on
     whose distance is still open, and ends with `to_boundary`.
@@ -103,7 +103,7 @@ def _searched(
 
 def _from_foothold(core: Attack, model: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> Tensor:
     """A second search, for images where the first found nothing: from some adversarial image; x where none is known."""
-    result = foothold(model, x, y) if len(x) else x
+    result = adversarial_start(model, x, y) if len(x) else x
     known = (result != x).flatten(1).any(1).nonzero()[:, 0]
     if len(known):
         origin, labels, first = x[known], y[known], result[known]
@@ -123,7 +123,7 @@ def usable(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
 
 
 def _open(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, lower: Tensor | None) -> Tensor:
-    """Whose distance is not known yet, bool [N]."""
+    """Images still to be attacked, bool [N]: labelled right, and not finished by a certificate."""
     judge = Judge(model)
     with torch.no_grad():
         logits = logits_of(model, x)

@@ -32,7 +32,7 @@ class MissingExtra(ImportError):
 
 
 class Readable(nn.Module):
-    """The same classifier with logits that every library can read, in float32 whatever the model computes in.
+    """The same classifier with logits that every library can read, in float32 for a model of any precision.
 
     Cross-entropies lose their gradient on large logits, Carlini and Wagner's c and ALMA's penalties have a scale of
     their own, torchattacks takes 0 for the smallest logit. So each image has its own positive factor, and the smallest

@@ -10,12 +10,12 @@ from lipbench.attacks.peers.search import Search
 
 try:
     import adv_lib.attacks  # noqa: F401  what `attack` comes from
-except (ImportError, RuntimeError) as error:  # torchvision, which it imports, raises the second beside another torch
+except (ImportError, RuntimeError) as error:  # torchvision, which it imports, raises the second next to another torch
     raise MissingExtra(
         "adv-lib",
         "adv-lib",
         error,
-        " (it builds with setuptools < 80 only, and imports torchvision and visdom: see docs/peers.md)",
+        " (it builds with setuptools < 80 only, and imports torchvision and visdom: see docs/other_libraries.md)",
     ) from error
 
 

@@ -43,7 +43,7 @@ def certify_crown(
 
     Args:
         model: baked, in evaluation mode: nested `nn.Sequential` of affine layers, ReLU, LeakyReLU, Abs, MaxMin,
-            GroupSort(2), max pooling. Its layers' matrices must be small (`piecewise.ENTRIES`).
+            GroupSort, FullSort, max pooling. Its layers' matrices must be small (`piecewise.ENTRIES`).
         rounds: bisections: the radius is found to 2^-rounds of twice the distance of the linearised boundary.
         progress: called with the number of images to be bounded, gives what is told of them (`lipbench.progress`).
 
@@ -63,19 +63,19 @@ def certify_crown(
     rows = right.nonzero()[:, 0].cpu()
     with progress(len(rows)) as bar:
         for batch in rows.split(_at_once(steps)):
-            radii[batch] = _radii(steps, x[batch].double().flatten(1).cpu(), y[batch].cpu(), rounds)
+            radii[batch] = radii_of(steps, x[batch].double().flatten(1).cpu(), y[batch].cpu(), rounds)
             bar.update(len(batch))
     return radii.to(x.device)
 
 
-def _radii(steps: Sequence[Step], x: Tensor, y: Tensor, rounds: int) -> Tensor:
+def radii_of(steps: Sequence[Step], x: Tensor, y: Tensor, rounds: int) -> Tensor:
     """Of images [N, n] that are labelled y."""
     own = nn.functional.one_hot(y, _outputs(steps))
     objective = (own[:, None, :] - torch.eye(own.shape[1], dtype=torch.long)).double()
 
     def smallest(radius: Tensor) -> tuple[Tensor, Tensor]:
         """Over the other classes, the smallest difference, and how far the linearised boundary is: [N]."""
-        lower, slope = _Relaxation(steps, x, radius).lower(objective)
+        lower, slope = Relaxed(steps, x, radius).lower(objective)
         ahead = (lower / slope).masked_fill(own.bool(), torch.inf).amin(1)
         return lower.masked_fill(own.bool(), torch.inf).amin(1), ahead
 
@@ -90,27 +90,29 @@ def _radii(steps: Sequence[Step], x: Tensor, y: Tensor, rounds: int) -> Tensor:
     return low / OUTWARD
 
 
-class _Relaxation:
+class Relaxed:
     """Lines below and above every relu, over the balls of radius [N] around images [N, n]."""
 
     def __init__(self, steps: Sequence[Step], x: Tensor, radius: Tensor):
         self.steps, self.x, self.radius = steps, x, radius
-        self.unit = UNIT * (_widest(steps) + OTHERS)
+        self.unit = UNIT * (largest_width(steps) + OTHERS)
         # Per step: what rounding in it can add to its outputs; and of relus, slopes and the shift of the upper line.
         self.rounding: list[Tensor] = []
         self.lines: list[tuple[Tensor, Tensor, Tensor] | None] = []
+        # Per step of relus: between what all that goes into them lies, [N, k] each.
+        self.ranges: list[tuple[Tensor, Tensor]] = []
         size, error = x.abs() + radius[:, None], torch.zeros_like(x)
         for step in steps:
-            grown, inside = _size_of(step, size)
+            inside = _size_of(step, size)[1]
             self.lines.append(self._relu_lines(step, inside) if isinstance(step, Kinks) else None)
             self.rounding.append(self.unit * _size_of(step, size, kinks=4)[0] + TINY)
             # That of a forward pass in float64.
-            error = _size_of(step, error, shift=False)[0] + self.rounding[-1]
-            size = grown
+            error = _most(step, error, shift=False) + self.rounding[-1]
+            size = _most(step, size)
         self.error = error
 
     def lower(self, objective: Tensor) -> tuple[Tensor, Tensor]:
-        """Below every <objective, logits> on the ball, whatever rounding does, [N, m]; and the slopes of the bounds.
+        """Below every <objective, logits> on the ball, rounding included, [N, m]; and the slopes of the bounds.
 
         Args:
             objective: [N, m, K].
@@ -130,6 +132,7 @@ class _Relaxation:
         largest = largest * (1 + 1e-9)
         low = torch.maximum(below[:, :width], -largest)
         high = torch.minimum(-below[:, width:], largest)
+        self.ranges.append((low, high))
         above = (high / (high - low)).masked_fill(low >= 0, 1.0).masked_fill(high <= 0, 0.0)
         shift = (-above * low).masked_fill((low >= 0) | (high <= 0), 0.0)
         under = (high > -low).double().masked_fill(low >= 0, 1.0).masked_fill(high <= 0, 0.0)
@@ -180,6 +183,31 @@ def _size_of(step: Step, size: Tensor, kinks: float = 1, shift: bool = True) -> 
     return (grown if step.direct is None else grown + size @ step.direct.abs().T), inside
 
 
+def _most(step: Step, size: Tensor, shift: bool = True) -> Tensor:
+    """How large the outputs of a step can be, [N, m], where no input is larger than `size`, [N, n]. Without the shift:
+    how far apart two outputs are, of inputs that are no farther apart.
+
+    Of b + relu(a - b) it is the larger of two numbers, where `_size_of` is the sum of three: for an output with one relu,
+    the larger of what its two linear pieces give.
+    """
+    if isinstance(step, Affine):
+        return _size_of(step, size, shift=shift)[0]
+    if step.inner is None and step.rise is None and step.direct is None:
+        return size
+    width = size.shape[1]
+    inner = torch.eye(width, dtype=torch.float64) if step.inner is None else step.inner
+    risen = inner
+    if step.rise is not None:
+        if ((step.rise != 0).sum(1) > 1).any():
+            return _size_of(step, size)[0]
+        place = step.rise.abs().argmax(1, keepdim=True)
+        risen = step.rise.gather(1, place) * inner[place[:, 0]]
+    direct = torch.zeros_like(risen) if step.direct is None else step.direct
+    # Their sum may cancel, and is rounded.
+    second = (direct + risen).abs() + UNIT * (direct.abs() + risen.abs())
+    return torch.maximum(size @ direct.abs().T, size @ second.T)
+
+
 def _dot(rows: Tensor, values: Tensor) -> Tensor:
     """[m, k] or [N, m, k] times [N, k] -> [N, m]."""
     return values @ rows.T if rows.ndim == 2 else (rows @ values[:, :, None])[:, :, 0]
@@ -197,8 +225,8 @@ def _outputs(steps: Sequence[Step]) -> int:
 
 
 def _at_once(steps: Sequence[Step]) -> int:
-    return max(1, HELD // (2 * _widest(steps) ** 2))
+    return max(1, HELD // (2 * largest_width(steps) ** 2))
 
 
-def _widest(steps: Sequence[Step]) -> int:
+def largest_width(steps: Sequence[Step]) -> int:
     return max(n for step in steps for n in _sizes(step))

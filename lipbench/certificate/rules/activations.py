@@ -1,11 +1,15 @@
-"""Rules for layers whose constant is the same whatever their input: permutations, fixed slopes, neutral layers."""
+"""Rules for layers whose constant is the same for every input: permutations, fixed slopes, neutral layers."""
 
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded, number
 from lipbench.certificate.lipschitz import OUTWARD, ConstantRule, Shape, lipschitz, outward
+from lipbench.certificate.relaxation import Kinks, affine, relaxation
+from lipbench.certificate.relaxation.piecewise import Step as Piece
+from lipbench.certificate.relaxation.piecewise import identity
 from lipbench.certificate.rounding import (
     LIBRARY,
     UNIT,
@@ -192,3 +196,66 @@ for _kind in _EXACT:
 
 for _kind in _UNSPECIFIED:
     rounding.register(_kind)(_unspecified)
+
+
+for _kind in (nn.Identity, nn.Flatten, nn.Dropout, nn.PixelUnshuffle, nn.PixelShuffle, Antipodal, Scale):
+    relaxation.register(_kind)(affine)
+
+
+@relaxation.register(nn.ReLU)
+def _relu_steps(layer: nn.Module, shape: Shape) -> list[Piece]:
+    return [Kinks()]
+
+
+@relaxation.register(Abs)
+def _abs_steps(layer: nn.Module, shape: Shape) -> list[Piece]:
+    """|x| = -x + 2 relu(x)."""
+    one = identity(math.prod(shape))
+    return [Kinks(direct=-one, rise=2 * one)]
+
+
+@relaxation.register(nn.LeakyReLU)
+def _leaky_relu_steps(layer: nn.LeakyReLU, shape: Shape) -> list[Piece]:
+    """s x + (1 - s) relu(x)."""
+    one, slope = identity(math.prod(shape)), number(layer, "negative_slope")
+    return [Kinks(direct=slope * one, rise=(1 - slope) * one)]
+
+
+@relaxation.register(MaxMin)
+def _max_min_steps(layer: nn.Module, shape: Shape) -> list[Piece]:
+    first, second = torch.arange(math.prod(shape)).chunk(2)
+    return [_pairs(first, second, first, second, math.prod(shape))]
+
+
+@relaxation.register(GroupSort)
+def _group_sort_steps(layer: GroupSort, shape: Shape) -> list[Piece]:
+    return _groups(shape, layer.size)
+
+
+@relaxation.register(FullSort)
+def _full_sort_steps(layer: FullSort, shape: Shape) -> list[Piece]:
+    return _groups(shape, shape[0])
+
+
+def _groups(shape: Shape, size: int) -> list[Piece]:
+    """Neighbours in order, at even and at odd places in turn, as often as a group is large (odd-even transposition)."""
+    groups = torch.arange(math.prod(shape)).reshape(-1, size, math.prod(shape[1:])).transpose(1, 2).reshape(-1, size)
+    rounds = size if size > 2 else size - 1
+    pairs = [(groups[:, k % 2 : size - 1 : 2].flatten(), groups[:, k % 2 + 1 :: 2].flatten()) for k in range(rounds)]
+    return [_pairs(first, second, second, first, groups.numel()) for first, second in pairs]
+
+
+def _pairs(first: Tensor, second: Tensor, larger: Tensor, smaller: Tensor, size: int) -> Kinks:
+    """The larger of each pair of inputs goes to one output, b + relu(a - b), the smaller to another, a - relu(a - b).
+    Other inputs stay where they are.
+
+    Args:
+        first, second: where a and b are, [m].
+        larger, smaller: where they go, [m].
+        size: number of inputs.
+    """
+    one = identity(size)
+    direct = one.clone()
+    direct[larger], direct[smaller] = one[second], one[first]
+    rise = (one[larger] - one[smaller]).T
+    return Kinks(direct, rise, one[first] - one[second])

@@ -108,7 +108,8 @@ def _elementwise(step: Elementwise, shape: Shape) -> float:
 @torch.no_grad()
 def _folded(step: Folded, shape: Shape) -> float:
     """Batch normalisation in evaluation multiplies the rows of the weight: the norm of that product, in float64."""
-    first, norm = copy.deepcopy(step.first).double(), step.norm
+    first: Any = copy.deepcopy(step.first).double()
+    norm: Any = step.norm
     (own,) = lipschitz.layerwise(norm, output_shape(step.first, shape))
     if own.why:
         raise Unbounded(own.why, own.remedy)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.lipschitz import FINITE, OUTWARD, SMALLEST, Shape, lipschitz, outward
+from lipbench.certificate.relaxation import affine, relaxation
 from lipbench.certificate.rounding import (
     Step,
     dot_products,
@@ -171,7 +172,7 @@ def _dense_is_small(layer: nn.Conv2d, size: tuple[int, int]) -> bool:
 @rounding.register(nn.Linear)
 @rounding.register(nn.Conv2d)
 def weighted(layer: nn.Linear | nn.Conv2d, shape: Shape, constant: float) -> Step:
-    """One dot product per output, whatever pads the image: products with zeros are exact."""
+    """One dot product per output, for any padding: products with zeros are exact."""
     absolute = magnitudes(layer)
     terms = layer.weight[0].numel() + (layer.bias is not None)
     largest = float(absolute.weight.max()) if absolute.weight.numel() else 0.0
@@ -200,3 +201,7 @@ def _fourier_rounding(layer: FourierConv2d, shape: Shape, constant: float) -> St
         "it computes by Fourier transforms, whose rounding is not that of a dot product",
         "use a construction that bakes to nn.Conv2d, such as constraint=aoc or orthogonal",
     )
+
+
+relaxation.register(nn.Linear)(affine)
+relaxation.register(nn.Conv2d)(affine)

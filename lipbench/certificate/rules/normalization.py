@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded, number
 from lipbench.certificate.lipschitz import ConstantRule, Shape, lipschitz, outward
+from lipbench.certificate.relaxation import affine, relaxation
 from lipbench.certificate.rounding import (
     LARGEST,
     UNIT,
@@ -131,3 +132,5 @@ rounding.register(nn.BatchNorm1d)(_batch_norm_rounding)
 rounding.register(nn.BatchNorm2d)(_batch_norm_rounding)
 
 rounding.register(nn.BatchNorm3d)(_batch_norm_rounding)
+
+relaxation.register(Normalize)(affine)

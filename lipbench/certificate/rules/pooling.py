@@ -4,10 +4,14 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.lipschitz import OUTWARD, Shape, lipschitz, outward
+from lipbench.certificate.relaxation import Kinks, affine, relaxation
+from lipbench.certificate.relaxation.piecewise import Step as Piece
+from lipbench.certificate.relaxation.piecewise import identity
 from lipbench.certificate.rounding import (
     TINY,
     Affine,
@@ -178,3 +182,29 @@ rounding.register(AdaptiveScaledAvgPool2d)(_averages(_sides, 12))
 rounding.register(L2Pool2d)(_norms(_block, 8))
 
 rounding.register(AdaptiveL2Pool2d)(_norms(_sides, 8))
+
+relaxation.register(nn.AvgPool2d)(affine)
+relaxation.register(ScaledAvgPool2d)(affine)
+
+
+@relaxation.register(nn.MaxPool2d)
+def _max_pool_steps(layer: nn.MaxPool2d, shape: Shape) -> list[Piece]:
+    """Rounds of max(a, b) = b + relu(a - b)."""
+    options = {"padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
+    for name, value in options.items():
+        if getattr(layer, name) not in (value, (value, value)):
+            raise Unbounded(f"its {name} is {getattr(layer, name)}", f"use {name}={value}")
+    size = math.prod(shape)
+    places = torch.arange(size, dtype=torch.float64).reshape(shape[0], 1, *shape[1:])
+    windows = F.unfold(places, layer.kernel_size, stride=layer.stride).transpose(1, 2).flatten(0, 1).long()
+    steps: list[Piece] = []
+    while windows.shape[1] > 1:
+        pairs = windows.shape[1] // 2
+        a, b = (windows[:, k : 2 * pairs : 2].T.flatten() for k in (0, 1))
+        rest = windows[:, 2 * pairs :].T.flatten()  # of an odd number one waits for the next round
+        one = identity(size)
+        rise = identity(len(a) + len(rest))[:, : len(a)]
+        steps.append(Kinks(one[torch.cat((b, rest))], rise, one[a] - one[b]))
+        size = len(a) + len(rest)
+        windows = torch.arange(size).reshape(-1, len(windows)).T
+    return steps

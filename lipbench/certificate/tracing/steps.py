@@ -15,7 +15,7 @@ from lipbench.certificate.exactness import Unbounded
 Shape = tuple[int, ...]
 
 
-def in_evaluation(step: nn.Module) -> nn.Module:
+def in_evaluation[M: nn.Module](step: M) -> M:
     """Sets the mode of what this package makes, and leaves alone the modules of the network in it, which have a mode or
     refuse one.
     """

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from lipbench.data.celeba.reader import (
     ALIGNED,
@@ -27,6 +26,7 @@ from lipbench.data.idx import DataError
 from lipbench.data.own.cache import CHUNK, in_threads
 from lipbench.data.own.pictures import FilePictures, Pictures
 from lipbench.data.root import data_root
+from lipbench.progress import Progress
 
 HOW = """CelebA must be fetched by hand: its owner gives it for non-commercial research, and forbids passing it on.
 
@@ -104,7 +104,7 @@ def _images(folder: Path, place: Path, names: list[str], edition: Edition, progr
 def _wrong_headers(found: Pictures, progress: bool) -> list[str]:
     """The images that are no JPEG of the aligned size, with their size."""
     count, wrong = len(found.names), []
-    with tqdm(total=count, desc="checking images", unit="image", disable=None if progress else True) as bar:
+    with Progress("checking images", count, show=progress) as bar:
         parts = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
         for part, answers in zip(parts, in_threads(partial(_headers, found), parts), strict=True):
             wrong += [answer for answer in answers if answer]

@@ -1,6 +1,6 @@
 """Faces drawn from random parameters, written in exactly CelebA's layout. They are drawn: no photographs, no persons.
 
-So whatever reads CelebA runs and is tested where CelebA cannot be had. Results on them say nothing of CelebA.
+So everything that reads CelebA runs and is tested where CelebA cannot be had. Results on them say nothing of CelebA.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lipbench.data.celeba.face import draw
 from lipbench.data.celeba.reader import ATTRIBUTE_FILE, ATTRIBUTES, COUNT, DRAWN, IMAGES, PARTITION_FILE
 from lipbench.data.idx import DataError
 from lipbench.data.own.cache import CHUNK, in_threads
 from lipbench.data.root import data_root
+from lipbench.progress import Progress
 
 NOTE = "README.txt"
 # Shares of train and validation in CelebA; the rest is test.
@@ -76,7 +76,7 @@ def write_faces(
 
     Images are 178x218 JPEG. The attribute file has the 40 official names, with frequencies near the official ones
     (Mustache 4 %, Eyeglasses 6.5 %); what is not drawn (see `DRAWN_ATTRIBUTES`) is -1 everywhere. The partition has
-    the official proportions. A README.txt beside them says that they are drawn, and how.
+    the official proportions. A README.txt next to them says that they are drawn, and how.
 
     Args:
         count: at least 10.
@@ -118,7 +118,7 @@ def file_name(index: int) -> str:
 
 def _draw_all(folder: Path, count: int, seed: int, workers: int | None, progress: bool) -> None:
     task = partial(_draw_chunk, folder, count, seed)
-    with tqdm(total=count, desc="drawing faces", unit="image", disable=None if progress else True) as bar:
+    with Progress("drawing faces", count, show=progress) as bar:
         for done in in_threads(task, range(0, count, CHUNK), workers):
             bar.update(done)
 

@@ -375,7 +375,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 def _visible(colour: Colour, skin: Colour) -> Colour:
-    """Darker where nobody could tell it from the skin."""
+    """Darker where it would look like the skin."""
     return _shade(colour, 0.45) if np.abs(np.subtract(colour, skin)).sum() < 150 else colour
 
 

@@ -216,7 +216,7 @@ def pictures(folder: Path, names: Sequence[str], edition: Edition) -> Pictures:
         _refuse_missing(unpacked, [name for name in names if name not in present], len(names), edition)
         return FilePictures(unpacked, names)
     if not packed.is_file():
-        raise FileNotFoundError(f"There is neither {unpacked} nor {packed.name} beside it. {edition.remedy}")
+        raise FileNotFoundError(f"There is neither {unpacked} nor {packed.name} next to it. {edition.remedy}")
     archive = open_zip(packed, edition)
     members = [f"{IMAGES}/{name}" for name in names]
     _refuse_missing(packed, [m for m in members if m not in archive.NameToInfo], len(names), edition)

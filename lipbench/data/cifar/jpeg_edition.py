@@ -37,7 +37,7 @@ def make_cifar10_jpeg(root: str | Path | None = None, archive: str | Path | None
     if not source.is_file():
         raise FileNotFoundError(
             f"{CIFAR10_JPEG.title} is made from {source}, which is not there. Put the archive there, or name it: "
-            "python -m lipbench data cifar10_jpeg --archive FILE."
+            "lipbench data cifar10_jpeg --archive FILE."
         )
     collection = COLLECTIONS["cifar10_jpeg"]
     try:

@@ -240,7 +240,7 @@ def _read(collection: Collection, form: Form, path: Path) -> tuple[Split, Split,
         where = str(path / file) if path.is_dir() else f"{path}: {form.folder}/{file}"
         if kind := what_it_is(content[:START]):
             raise DataError(f"{where} {kind}. A file of {collection.title} is expected")
-        # Before anything in it is looked at: a file of another sum is nobody's that is known.
+        # Before anything in it is looked at: a file of another sum is no known file.
         if (digest := hashlib.md5(content, usedforsecurity=False).hexdigest()) != form.md5.get(file, digest):
             raise DataError(
                 f"{where} has the md5 sum {digest} instead of the official {form.md5[file]}: its {len(content):,} "

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from lipbench.data.contents import START, what_it_is
 from lipbench.data.dataset import Dataset, name_of
 from lipbench.data.idx import DataError
 from lipbench.data.own.cache import Writer, cached
 from lipbench.data.own.parts import PARTS, complete, counts_of, in_parts, order_of
+from lipbench.progress import Progress
 
 # Names of the arrays of a part, (images, labels), as numpy users and MedMNIST write them.
 MEMBERS = {
@@ -280,7 +280,7 @@ def _copy(
     image = int(np.prod(shape[1:]))
     count = max(1, CHUNK // image)
     done = 0
-    with tqdm(total=shape[0], desc="copying arrays", unit="image", disable=None if progress else True) as bar:
+    with Progress("copying arrays", shape[0], show=progress) as bar:
         for header in headers:
             with _member(archive, header.name) as stream:
                 _read_header(stream, header.name)

@@ -3,7 +3,7 @@
 A cache is a .npy file of uint8 [N, C, H, W] in `<data root>/cache/`, named by its settings. It is written under a
 temporary name and renamed when it is whole; nothing else is ever taken for one, and it may be deleted at any time.
 Processes that miss the same cache at once each write all of it, under names of their own: the last rename stands, and
-whoever mapped another one keeps the same pixels. That costs time and room for a while; a lock would cost more where
+a run that mapped another one keeps the same pixels. That costs time and room for a while; a lock would cost more where
 its owner dies.
 """
 
@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from lipbench.data.dataset import name_of
 from lipbench.data.idx import DataError
@@ -32,6 +31,7 @@ from lipbench.data.own.parts import PARTS
 from lipbench.data.own.pictures import BadPicture, Pictures, Preparation, read_picture
 from lipbench.data.root import data_root
 from lipbench.files import atomic
+from lipbench.progress import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -89,9 +89,9 @@ def cached(
 
     Args:
         name: beginning of the file's name.
-        settings: whatever the pixels depend on, as JSON-like values.
+        settings: all that the pixels depend on, as JSON-like values.
         shape: of the whole.
-        fill: called with a `Writer`; whatever it raises leaves no file.
+        fill: called with a `Writer`; no file is left if it raises.
         root: of all data files (see `data_root`).
         counts: images of each part, which lie one after another; none: it is not known yet.
 
@@ -156,7 +156,7 @@ def decoded(
             write(start, images)
             return len(part)
 
-        with tqdm(total=shape[0], desc=f"{name}: decoding", unit="image", disable=None if progress else True) as bar:
+        with Progress(f"{name}: decoding", shape[0], show=progress) as bar:
             for count in in_threads(chunk, range(0, shape[0], CHUNK), workers):
                 bar.update(count)
         if bad:
@@ -225,7 +225,7 @@ def _check_light(largest: NDArray[np.uint8], counts: Sequence[int]) -> None:
         counts: images of each part, or of all.
 
     Raises:
-        DataError: a part is almost black, whatever the others are: they may be stored in other units.
+        DataError: a part is almost black, even if the others are not: they may be stored in other units.
     """
     for number, of_part in enumerate(np.split(largest, np.cumsum(counts)[:-1])):
         top = int(of_part.max(initial=0))

@@ -13,7 +13,7 @@ from lipbench.layers.algebra.orthonormal import bjorck, norm_bound, polar
 @torch.no_grad()
 def orthogonal_(weight: Tensor, groups: int = 1) -> Tensor:
     """The orthonormal matrix that is nearest to the weight: rows, or columns of a tall one, exactly orthonormal (up to
-    rounding), whatever the weight.
+    rounding), for any weight.
 
     Args:
         weight: [out, in, ...] of a dense layer or a convolution with these groups.

@@ -55,7 +55,7 @@ class Torus:
 class FourierConv2d(nn.Module):
     """A circular convolution stored as one matrix per frequency: the baked form of `FourierOrthogonalConv2d`.
 
-    Its norm is at most the largest norm of these matrices, whatever they are: the transforms keep the norm (of the
+    Its norm is at most the largest norm of these matrices, for any matrices: the transforms keep the norm (of the
     frequencies that are their own conjugates only the real part is used, which shortens it), and so do the zeros
     around an image and the crop after it.
 

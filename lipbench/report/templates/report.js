@@ -1,62 +1,61 @@
 "use strict";
 (() => {
-  const board = document.getElementById("board");
-  const body = board.tBodies[0];
-  const rows = [...body.rows];
-  const heads = [...board.querySelectorAll("th[aria-sort]")];
-  // The two headings that span both rows come first in the document, and so do their columns.
-  const compare = new Intl.Collator("en", { numeric: true }).compare;
+  const panels = [...document.querySelectorAll(".panel")];
+  const tabs = [...document.querySelectorAll("#tabs a")];
+  const open = (panel) => panels.forEach((other) => {
+    other.hidden = other !== panel && other.dataset.with !== panel.id;
+  });
 
-  function sort(position, descending) {
-    const isNumber = heads[position].classList.contains("number");
-    const key = (row) => row.cells[position].dataset.value;
-    const sign = descending ? -1 : 1;
-    const sorted = [...rows].sort((a, b) => {
-      const [left, right] = [key(a), key(b)];
-      // Rows without a value are last in both directions.
-      if (left === "" || right === "") return (left === "") - (right === "");
-      return sign * (isNumber ? Number(left) - Number(right) : compare(left, right));
+  // The address names a tab, or a place inside of one: its panel and everything folded around it are opened.
+  function go() {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1))) ??
+      document.getElementById(location.hash.slice(1));
+    let panel = target?.closest(".panel") ?? (tabs.length ? document.querySelector(".panel") : null);
+    if (panel?.dataset.with) panel = document.getElementById(panel.dataset.with);
+    if (!panel) return;
+    open(panel);
+    tabs.forEach((tab) => {
+      if (tab.hash === `#${panel.id}`) tab.setAttribute("aria-current", "page");
+      else tab.removeAttribute("aria-current");
     });
-    body.append(...sorted);
-    heads.forEach((head, i) => {
-      head.setAttribute("aria-sort", i !== position ? "none" : descending ? "descending" : "ascending");
-    });
+    for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
+    if (target && target !== panel) target.scrollIntoView();
+    else if (target) scrollTo(0, 0);
   }
+  addEventListener("hashchange", go);
+  go();
 
-  heads.forEach((head, position) => {
-    head.querySelector("button").addEventListener("click", () => {
+  for (const board of document.querySelectorAll(".board")) {
+    const heads = [...board.querySelectorAll("th[aria-sort]")];
+    const groups = [...board.tBodies];
+    const compare = new Intl.Collator("en", { numeric: true }).compare;
+    const key = (body, position) => {
+      const cell = body.rows[0].cells[position];
+      return position === 0 ? cell.textContent.trim() : (cell?.dataset.value ?? "");
+    };
+    heads.forEach((head, position) => head.querySelector("button").addEventListener("click", () => {
       const now = head.getAttribute("aria-sort");
       // Of numbers the largest are asked for first.
-      const first = head.classList.contains("number");
-      sort(position, now === "none" ? first : now === "ascending");
-    });
-  });
-
-  const words = document.getElementById("words");
-  const dataset = document.getElementById("dataset");
-
-  function filter() {
-    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    for (const row of rows) {
-      const text = [row.cells[0], row.cells[1]].map((cell) => cell.dataset.value).join(" ").toLowerCase();
-      const fits = (!dataset.value || row.dataset.dataset === dataset.value) && wanted.every((word) => text.includes(word));
-      row.hidden = !fits;
-      count += fits;
+      const descending = now === "none" ? position > 0 : now === "ascending";
+      const sign = descending ? -1 : 1;
+      const sorted = [...groups].sort((a, b) => {
+        const [left, right] = [key(a, position), key(b, position)];
+        // Rows without a value are last in both directions.
+        if (left === "" || right === "") return (left === "") - (right === "");
+        return sign * (position > 0 ? Number(left) - Number(right) : compare(left, right));
+      });
+      board.append(...sorted);
+      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    }));
+    for (const button of board.querySelectorAll("button.more")) {
+      button.addEventListener("click", () => {
+        const shown = button.getAttribute("aria-expanded") === "false";
+        button.setAttribute("aria-expanded", String(shown));
+        for (const row of button.closest("tbody").querySelectorAll("tr.variant")) row.hidden = !shown;
+      });
     }
-    document.getElementById("count").textContent = `${count} of ${rows.length}`;
-    document.getElementById("nothing").hidden = count > 0;
   }
-
-  words.addEventListener("input", filter);
-  dataset.addEventListener("change", filter);
-  document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
-  document.getElementById("reset").addEventListener("click", () => {
-    words.value = dataset.value = "";
-    filter();
-    words.focus();
-  });
-  filter(); // A browser may have kept what was typed before.
 
   for (const button of document.querySelectorAll("button.copy")) {
     button.addEventListener("click", async () => {

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 from lipbench.results.runs import Run, Runs
 
-# First word of an experiment's name: the source's line-up and ours, in the order of the legend.
+# First word of an experiment's name: those of the source and ours, in the order of the legend.
 KINDS = ("plain", "adversarial", "ce", "hkr", "margin")
 BODIES = ("cnn", "resnet", "mlp")
 
 
-def lineup_names(experiments: Iterable[str]) -> list[str]:
-    """Those of one data set that are set side by side: of every kind of the line-up one network, a convolutional one
+def main_names(experiments: Iterable[str]) -> list[str]:
+    """Those of one data set that are set side by side: of every kind one network, a convolutional one
     where there is one. Without any of these kinds, every experiment.
     """
     names = sorted(set(experiments))
@@ -21,13 +21,13 @@ def lineup_names(experiments: Iterable[str]) -> list[str]:
     return chosen or names
 
 
-def lineup(results: Runs) -> dict[str, list[Run]]:
-    """Experiment -> its runs (all seeds of the variant "default"), for one data set: those of `lineup_names`."""
+def main_networks(results: Runs) -> dict[str, list[Run]]:
+    """Experiment -> its runs (all seeds of the variant "default"), for one data set: those of `main_names`."""
     runs = [run for run in results.finished if run.key[2] == "default"]
-    names = lineup_names(str(run.key[1]) for run in runs)
+    names = main_names(str(run.key[1]) for run in runs)
     return {name: [run for run in runs if run.key[1] == name] for name in names}
 
 
 def first_seeds(results: Runs) -> dict[str, Run]:
-    """`lineup`, of each network the run with the lowest seed."""
-    return {name: min(runs, key=lambda run: str(run.key[3]).zfill(9)) for name, runs in lineup(results).items()}
+    """`main_networks`, of each network the run with the lowest seed."""
+    return {name: min(runs, key=lambda run: str(run.key[3]).zfill(9)) for name, runs in main_networks(results).items()}

@@ -7,13 +7,13 @@ from torch import nn
 CODE = """
 import torch
 from torch import nn
-import beside
+import sibling
 
 class Net(nn.Sequential):
     pass
 
 def build():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, beside.WIDTH), nn.ReLU(), nn.Linear(beside.WIDTH, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, sibling.WIDTH), nn.ReLU(), nn.Linear(sibling.WIDTH, 10))
 
 def fitting(shape, classes, width=8):
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], width), nn.ReLU(), nn.Linear(width, classes))
@@ -33,8 +33,8 @@ number = 3
 
 
 def write_models(folder: Path) -> Path:
-    """`net.py` and the module beside it that it imports."""
-    (folder / "beside.py").write_text("WIDTH = 12\n")
+    """`net.py` and the module next to it that it imports."""
+    (folder / "sibling.py").write_text("WIDTH = 12\n")
     path = folder / "net.py"
     path.write_text(CODE)
     return path

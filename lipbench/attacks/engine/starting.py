@@ -10,7 +10,7 @@ NOISES = 32
 
 
 @torch.no_grad()
-def foothold(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+def adversarial_start(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
     """Some adversarial image for each, at the boundary: on the ray to its negative, to black, grey or white, or to one
     of several images of noise, of which every other is black and white; x itself where none is adversarial. Decisions
     alone are asked.

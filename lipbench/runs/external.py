@@ -22,8 +22,8 @@ from lipbench.runs.experiment import Experiment
 
 @dataclass(frozen=True)
 class External:
-    """Gives a network that was loaded (`lipbench.interop`). Besides the files of a run it writes `layers.csv`: what
-    bounds each layer, or why it has no bound and what would give it one.
+    """Gives a network that was loaded (`lipbench.interop`), and writes `layers.csv`: what bounds each layer, or why it
+    has no bound and what would give it one.
     """
 
     model: nn.Module

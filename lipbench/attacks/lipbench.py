@@ -1,0 +1,176 @@
+"""The attack `lipbench`."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count, islice
+
+import torch
+from torch import Tensor
+
+from lipbench.attacks.alma import descend
+from lipbench.attacks.engine import minimum_distance
+from lipbench.attacks.engine.approaching import approach, oscillate, rivals
+from lipbench.attacks.engine.sliding import HOPELESS, slide
+from lipbench.geometry import per_image, unit
+from lipbench.judge import Classifier
+from lipbench.margins import margin
+from lipbench.randomness import keys, normal, uniform
+
+# A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
+# distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
+# rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
+ROUNDS, HALF = 30, 2
+# On straight boundaries (the fewest rounds) many minima differ by a percent or two: more rounds would gain as little.
+SAME, STRAIGHT = 1e-2, 3e-2
+FEWEST, MOST, CURVED = 2, 6, 4
+# Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
+# distance or that of the nearest class.
+RIVALS, FAR = 4, 1.5
+# Steps of the augmented Lagrangian.
+ALMA = 60
+# Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, and from near.
+FAR_SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (10, 0.1, 0.002)
+# The last slide, from the best image of those that needed more than the first rounds.
+POLISH = (20, 0.02, 0.0005)
+
+
+Plan = tuple[int, float, float]
+
+
+@minimum_distance
+def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = None) -> Tensor:
+    """Several starting points, a slide along the boundary from each, and a last one from the best.
+
+    One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
+    ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
+    kind: DeepFool to each of the nearest classes, an augmented Lagrangian, oscillation around the boundary from x and
+    from noise, DeepFool in few pixels, a part of the best perturbation. An image leaves the search when enough rounds
+    have ended in the same minimum.
+
+    Args:
+        start: images to begin at as well; None: a cold start.
+    """
+    best = _Best(x, start)
+
+    def add(rows: Tensor, images: Tensor, plan: Plan, known: Tensor | None = None) -> None:
+        if len(rows):
+            steps, first, last = plan
+            found = slide(model, x[rows], y[rows], images, steps=steps, first_reach=first, last_reach=last, known=known)
+            best.add(rows, found[0], _confirmed(model, x[rows], y[rows], *found))
+
+    if start is not None:
+        rows = best.distance.isfinite().nonzero()[:, 0]
+        add(rows, best.images[rows], NEAR_SLIDE)
+    for explore, plan in islice(_rounds(model, x, y, best), ROUNDS):
+        rows, images = explore()
+        add(rows, images, plan, best.distance[rows])
+    rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
+    add(rows, best.images[rows], POLISH)
+    return best.images
+
+
+@torch.no_grad()
+def _confirmed(model: Classifier, x: Tensor, y: Tensor, images: Tensor, estimate: Tensor) -> Tensor:
+    """The estimated distances [N] where an image at that distance on the ray, or a little beyond the image itself, is
+    misclassified, else inf: near a saturated unit a linearisation can promise a boundary that is not there.
+    """
+    ray, length = unit(images - x)
+    result = torch.full_like(estimate, torch.inf)
+    for distance in (estimate, length):
+        rows = (result.isinf() & estimate.isfinite()).nonzero()[:, 0]
+        if len(rows):
+            reach = per_image(1.005 * distance[rows], x)
+            wrong = margin(model((x[rows] + reach * ray[rows]).clamp(0, 1)), y[rows]) < 0
+            result[rows[wrong]] = distance[rows[wrong]]
+    return result
+
+
+class _Best:
+    """The nearest image of each so far, and how often a round ended as near."""
+
+    def __init__(self, x: Tensor, start: Tensor | None):
+        self.images = x.clone() if start is None else start.clone()
+        self.distance = unit(self.images - x)[1]
+        self.distance = self.distance.where(self.distance > 0, torch.inf)
+        self.rounds = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self.same = torch.zeros_like(self.rounds)
+        self.needed = torch.full_like(self.rounds, FEWEST)
+
+    def rows(self) -> Tensor:
+        """The images whose best minimum was not found often enough to be trusted."""
+        return ((self.same < self.needed) | (HALF * self.same < self.rounds)).nonzero()[:, 0]
+
+    def expect(self, linear: Tensor) -> None:
+        """The less the linearised distance [N] says about the best one, the more often its minimum has to be found:
+        twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
+        """
+        ratio = self.distance / linear
+        curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio - 1) - 1)).nan_to_num(nan=MOST)
+        self.needed = curved.clamp(FEWEST, MOST).floor().long()
+
+    def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
+        """What a round found for these rows."""
+        known = self.distance[rows]
+        nearer = distance < known
+        self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
+        close = torch.where(self.needed[rows] > FEWEST, SAME, STRAIGHT)
+        gain = distance < (1 - close) * known
+        same = (distance <= (1 + close) * known) & distance.isfinite()
+        self.same[rows] = torch.where(gain, 1, self.same[rows] + same.long())
+        self.rounds[rows] += (distance <= HOPELESS * known).long()
+
+
+# A function that gives rows and images to slide from, and the slide.
+Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan]
+
+
+def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Round]:
+    """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
+
+    def towards(place: int) -> tuple[Tensor, Tensor]:
+        near = reached[:, place] <= FAR * torch.maximum(best.distance, reached[:, 0])
+        rows = near.nonzero()[:, 0]
+        share = 0.3 if place else 1.0
+        return rows, approach(model, x[rows], y[rows], steps=15, share=share, rival=order[rows, place])
+
+    def few_pixels(draw: int) -> tuple[Tensor, Tensor]:
+        rows = best.rows()
+        pixels = uniform(key[rows], shape, draw).to(x) < 0.2
+        return rows, approach(model, x[rows], y[rows], steps=15, share=0.5, pixels=pixels)
+
+    def noise(draw: int, length: float) -> tuple[Tensor, Tensor]:
+        rows = best.rows()
+        direction, _ = unit(normal(key[rows], shape, draw).to(x))
+        known = best.distance[rows]
+        known = known.where(known.isfinite(), 0.1 * x[0].numel() ** 0.5)
+        start = (x[rows] + per_image(length * known, x) * direction).clamp(0, 1)
+        return rows, oscillate(model, x[rows], y[rows], steps=20, start=start)
+
+    def part(draw: int) -> tuple[Tensor, Tensor]:
+        rows = best.rows()
+        chosen = uniform(key[rows], shape, draw).to(x) < 0.5
+        return rows, torch.where(chosen, best.images[rows], x[rows])
+
+    def lagrangian() -> tuple[Tensor, Tensor]:
+        return every, descend(model, x, y, steps=ALMA)
+
+    def cold() -> tuple[Tensor, Tensor]:
+        rows = best.rows()
+        return rows, oscillate(model, x[rows], y[rows], steps=20)
+
+    every = torch.arange(len(x), device=x.device)
+    order, reached = rivals(model, x, y, 9)
+    key, shape = keys(x, 0), tuple(x.shape[1:])
+    yield partial(towards, 0), (10, 0.5, 0.005)
+    best.expect(reached[:, 0])
+    yield lagrangian, NEAR_SLIDE
+    for place in range(1, min(RIVALS, order.shape[1])):
+        yield partial(towards, place), FAR_SLIDE
+    yield cold, FAR_SLIDE
+    for draw in count():
+        if not len(best.rows()):
+            break
+        yield partial(noise, 3 * draw, 2.0 if draw % 2 == 0 else 0.5), FAR_SLIDE
+        yield partial(few_pixels, 3 * draw + 1), FAR_SLIDE
+        if draw % 3 == 2:
+            yield partial(part, 3 * draw + 2), FAR_SLIDE

@@ -1,0 +1,1 @@
+"""The exact distance of small networks, by branch and bound: needs the extra `exact` (the solver PIQP)."""

@@ -1,0 +1,317 @@
+"""The methods `certificate_inscribed` and `certificate_inscribed_float`: balls around other centres than the image."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lipbench.certificate.exactness import Unbounded
+from lipbench.certificate.float32 import Head, certify_float_by, float_radii, why_not
+from lipbench.certificate.float64 import Passes
+from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t
+from lipbench.certificate.inscribed_search import Search
+from lipbench.certificate.lipschitz import OUTWARD, LayerBound, lipschitz
+from lipbench.certificate.radius import certify_by, gaps_of, is_another, read_exactly, rival_radii
+from lipbench.certificate.rounding import Affine
+from lipbench.gate import logits_of, with_gradient
+from lipbench.geometry import per_image
+from lipbench.images import VALUES, check_batch, check_labels, images_at_once
+from lipbench.margins import gradient_of
+from lipbench.modules import undisturbed
+from lipbench.progress import SILENT, Progress
+
+# Rivals of an image whose balls are searched: the nearest ones. The others keep the ball around x.
+RIVALS = 16
+# A radius may exceed that of the search, which has no rounding taken off and is in float32, by this factor.
+REACH = 1.001
+
+
+def certify_inscribed(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int = 40,
+    start: Tensor | None = None,
+    batch_size: int | None = None,
+    progress: Callable[..., Progress] = SILENT,
+    count: Callable[[int], object] = int,
+) -> Tensor:
+    """The method `certificate_inscribed`: certified L2 radius of each image, [N] float64, never below that of
+    `certify`; 0 where it is unknown or the label is wrong.
+
+    A ball around another centre, in the box or not, that holds no adversarial image (`lipbench.certificate.
+    inscribed_ball`). It needs constants that hold on all of R^n, and takes those of `lipbench.certificate.lipschitz`.
+    The search runs in the precision of the model. What it finds counts only as the float64 weights confirm it, reduced
+    by the rounding of that pass.
+
+    Where there is no finite constant, or the gradient at x is flat, it is `certify`, after one pass.
+
+    Args:
+        model: baked, in evaluation mode, images -> logits [N, K].
+        x: images [N, C, H, W] in [0, 1].
+        y: labels [N].
+        steps: forward and backward passes of each image, at most.
+        start: adversarial images [N, C, H, W] where some are known: the search begins behind them.
+        batch_size: images searched at once; None: so many that memory stays bounded.
+        progress: as in `certify`.
+        count: called with the numbers of images that went through the network forwards.
+
+    Raises:
+        TypeError, ValueError: as `certify`; `start` of another shape than x.
+    """
+    return _radii(model, x, y, steps, start, batch_size, progress, count, in_float32=False)
+
+
+def certify_inscribed_float(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int = 20,
+    start: Tensor | None = None,
+    batch_size: int | None = None,
+    progress: Callable[..., Progress] = SILENT,
+    count: Callable[[int], object] = int,
+) -> Tensor:
+    """The method `certificate_inscribed_float`: as `certify_inscribed`, for the float32 network as deployed. Never
+    below `certify_float`, which says what it assumes.
+
+    h(q) is reduced by the largest rounding of float32 on the box as well. So an image of the box inside of the ball has
+    a margin that the rounding of float32 cannot use up.
+
+    Args, Raises:
+        as `certify_inscribed`; the model and the images are float32.
+    """
+    return _radii(model, x, y, steps, start, batch_size, progress, count, in_float32=True)
+
+
+def inscribed_balls(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int = 40,
+    start: Tensor | None = None,
+    known: InscribedBalls | None = None,
+) -> InscribedBalls:
+    """The proof of `certify_inscribed`: a value whose `radius()` is the certified radius of each image.
+
+    Args, Raises:
+        as `certify_inscribed`; known: balls of the same images, whose centres are where the search of those without a
+        `start` begins.
+    """
+    prover = _Prover.of(model, x, y, start, in_float32=False, known=known)
+    parts = [*prover.parts(x, y, steps, start, None, SILENT, int)]
+    if not parts:  # no finite constant
+        return _without_balls(x, y, torch.zeros(len(x), len(prover.gaps), dtype=torch.float64, device=x.device))
+    firsts = torch.tensor([0, *(len(part.x) for part in parts[:-1])]).cumsum(0).tolist()
+    return InscribedBalls(
+        torch.cat([part.x for part in parts]),
+        torch.cat([part.at_x for part in parts]),
+        torch.cat([part.image + first for part, first in zip(parts, firsts, strict=True)]),
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("rival", "centre", "depth", "t")),
+    )
+
+
+def _radii(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    steps: int,
+    start: Tensor | None,
+    batch_size: int | None,
+    progress: Callable[..., Progress],
+    count: Callable[[int], object],
+    in_float32: bool,
+) -> Tensor:
+    """The radii of either method."""
+    prover = _Prover.of(model, x, y, start, in_float32)
+    by = certify_float_by if in_float32 else certify_by
+    radii = by(model, prover.network, x, y, prover.layers, prover.gaps)
+    found = [balls.radius() for balls in prover.parts(x, y, steps, start, batch_size, progress, count)]
+    # No other centre helps where there is no ball around x, or where the network was read as another one.
+    return torch.maximum(radii, torch.cat(found)).where(radii > 0, 0.0) if found else radii
+
+
+@dataclass(frozen=True)
+class _Prover:
+    """A network and what is known of it.
+
+    Attributes:
+        model: as deployed; the search takes its gradients.
+        network: what its forward pass is read as, which all bounds and float64 passes are of.
+        layers: its constants, layer by layer.
+        gaps: constants of the differences of logits on all of R^n, [K, K].
+        passes: its float64 copy, which tells its rounding; None where nothing is known.
+        head: the bounds of its float32 rounding where that counts; else None.
+        known: balls from which the searches go on.
+    """
+
+    model: nn.Module
+    network: nn.Module
+    layers: Sequence[LayerBound]
+    gaps: Tensor
+    passes: Passes | None = None
+    head: Head | None = None
+    known: InscribedBalls | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        start: Tensor | None,
+        in_float32: bool,
+        known: InscribedBalls | None = None,
+    ) -> "_Prover":
+        """Of checked images and labels."""
+        check_batch(x, y)
+        if start is not None and start.shape != x.shape:
+            raise ValueError(f"start= holds images of shape {list(start.shape)}, the images are {list(x.shape)}.")
+        shape = tuple(x.shape[1:])
+        with torch.no_grad():
+            network = lipschitz.read(model, shape) if in_float32 else read_exactly(model, shape, x[:1])
+            layers = lipschitz.layerwise(network, shape)
+            gaps = gaps_of(network, shape, layers)
+            check_labels(y, len(gaps))
+            nothing = cls(model, network, layers, gaps)
+            if not bool(gaps.isfinite().all()) or (in_float32 and why_not(model, x, network)):
+                return nothing
+            exact = copy.deepcopy(network).double()
+            try:
+                head = Head(exact, shape, layers) if in_float32 else None
+            except Unbounded:
+                return nothing
+            return cls(model, network, layers, gaps, Passes(exact, shape, layers), head, known)
+
+    def parts(
+        self,
+        x: Tensor,
+        y: Tensor,
+        steps: int,
+        start: Tensor | None,
+        batch_size: int | None,
+        progress: Callable[..., Progress],
+        count: Callable[[int], object],
+    ) -> Iterator[InscribedBalls]:
+        """The balls of the images, part by part; none where nothing is known."""
+        if self.passes is None:
+            count(len(x))
+            return
+        rivals = min(RIVALS, len(self.gaps) - 1)
+        size = batch_size or images_at_once(x.shape[1:], 2 * VALUES // rivals)
+        with progress(len(x)) as bar:
+            for rows in torch.arange(len(x), device=x.device).split(size):
+                first = None if start is None else start[rows].to(x)
+                with undisturbed(self.model):
+                    known = None if self.known is None else self.known.of(rows)
+                    balls = self._balls(self.passes, x[rows], y[rows], steps, first, known, count)
+                bar.update(len(rows))
+                yield balls
+
+    def _balls(
+        self,
+        passes: Passes,
+        x: Tensor,
+        y: Tensor,
+        steps: int,
+        start: Tensor | None,
+        known: InscribedBalls | None,
+        count: Callable[[int], object],
+    ) -> InscribedBalls:
+        """Of one part of the images."""
+        at_x, rounding = self._at_x(passes, x, y)
+        pairs = _nearest_rivals(at_x)
+        if not len(pairs):
+            count(len(x))
+            return _without_balls(x, y, at_x)
+        image, rival = pairs.unbind(1)
+        label, scale = y[image], self.gaps[y[image], rival].to(x.dtype)
+
+        def value(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            points = points.detach().requires_grad_()
+            logits = with_gradient(self.model, points.view(-1, *x.shape[1:]))
+            found = _difference(logits, label[rows], rival[rows]) / scale[rows]
+            return found.detach(), gradient_of(found.sum(), points)
+
+        first = None if start is None else self._starts(x, start, image, rival)
+        flat = x.flatten(1)[image]
+        centres = None if known is None else known.centres(image, rival).to(x.dtype)
+        search = Search(value, flat, image, at_x[image, rival].to(x.dtype), first, centres)
+        searched = search.run(steps)
+        moved = (search.centre != flat).any(1).nonzero()[:, 0]
+        image, rival, centre = image[moved], rival[moved], search.centre[moved].double()
+        # The rounding of float32 is that of the images within `reach`, so a larger radius does not count.
+        reach = search.rho[moved].double() * REACH
+        share = (reach / math.sqrt(flat.shape[1])).clamp(max=1)
+        lost = rounding.at[image, rival] + rounding.slope[image, rival] * share
+        count(len(x) + searched + len(moved))
+        depth = self._depth(passes, centre.view(-1, *x.shape[1:]), y[image], rival, lost * OUTWARD)
+        wide = flat[moved].double()
+        t = best_t(wide, centre - wide, depth)
+        if self.head is not None:
+            depth = depth.masked_fill(ball_radius(wide, centre, depth, t) > reach, 0.0)
+        return InscribedBalls(x.double(), at_x, image, rival, centre.view(-1, *x.shape[1:]), depth, t)
+
+    @torch.no_grad()
+    def _at_x(self, passes: Passes, x: Tensor, y: Tensor) -> tuple[Tensor, Affine]:
+        """[N, K] radii of the balls around x, and [N, K] what float32 rounding can take off a margin."""
+        said = logits_of(self.model, x)
+        logits, slack = passes(x.clone().double())
+        if self.network is not self.model and is_another(said, logits):
+            nothing = torch.zeros_like(logits)
+            return nothing, Affine(nothing, nothing)
+        if self.head is None:
+            nothing = torch.zeros_like(logits)
+            radii, rounding = rival_radii(logits, y, self.gaps, slack), Affine(nothing, nothing)
+        else:
+            radii, rounding = float_radii(self.head, x, y, self.gaps)
+        wrong = said.argmax(1) != y
+        return radii.masked_fill(wrong[:, None], 0.0), rounding
+
+    @torch.no_grad()
+    def _depth(self, passes: Passes, centre: Tensor, y: Tensor, rival: Tensor, rounding: Tensor) -> Tensor:
+        """Lower bounds of h at the centres, [M] float64."""
+        depth = []
+        size = images_at_once(centre.shape[1:])
+        for q, label, other, lost in zip(*(part.split(size) for part in (centre, y, rival, rounding)), strict=True):
+            logits, slack = passes(q.clone())
+            margins = _difference(logits, label, other) - slack - lost
+            depth.append(margins.clamp_min(0) / self.gaps[label, other] / OUTWARD)
+        return torch.cat(depth).nan_to_num(nan=0.0, posinf=0.0) if depth else rounding.new_zeros(0)
+
+    @torch.no_grad()
+    def _starts(self, x: Tensor, start: Tensor, image: Tensor, rival: Tensor) -> Tensor:
+        """Of each pair the image that the search begins at: the given one where the rival wins there, else x. [M, n]"""
+        known = start.isfinite().flatten(1).all(1)
+        start = torch.where(per_image(known, x), start, x)
+        wins = (logits_of(self.model, start).argmax(1)[image] == rival)[:, None]
+        return torch.where(wins, start.flatten(1)[image], x.flatten(1)[image])
+
+
+def _nearest_rivals(at_x: Tensor) -> Tensor:
+    """Image and class of the `RIVALS` nearest rivals of each image, [M, 2]; of none that has no ball around x."""
+    count = min(RIVALS, at_x.shape[1] - 1)
+    radii, classes = at_x.topk(count, dim=1, largest=False)
+    positive = (radii > 0) & radii.isfinite() & (at_x > 0).all(1, keepdim=True)
+    image, place = positive.nonzero().unbind(1)
+    return torch.stack([image, classes[image, place]], 1)
+
+
+def _difference(logits: Tensor, label: Tensor, rival: Tensor) -> Tensor:
+    """z_y - z_k, [M]."""
+    rows = torch.arange(len(logits), device=logits.device)
+    return logits[rows, label] - logits[rows, rival]
+
+
+def _without_balls(x: Tensor, y: Tensor, at_x: Tensor) -> InscribedBalls:
+    """What is known of x itself alone."""
+    none = at_x.new_zeros(0)
+    rows = none.long()
+    own = at_x.scatter(1, y[:, None], torch.inf) if at_x.numel() else at_x
+    return InscribedBalls(x.double(), own, rows, rows, x.double()[:0], none, none)

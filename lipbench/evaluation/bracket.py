@@ -1,0 +1,160 @@
+"""Both sides at once: certificate and attack, each from what the other found, until they meet."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lipbench.attacks import lipbench, tangent
+from lipbench.attacks.engine.boundary import nearest, to_boundary
+from lipbench.certificate import InscribedBalls, certify, inscribed_balls
+from lipbench.data.dataset import tensors_of
+from lipbench.evaluation.bounds import less_rounding
+from lipbench.evaluation.evaluate import Images, _baked
+from lipbench.geometry import per_image
+from lipbench.images import as_pixels, check_batch, model_images, to_device
+from lipbench.judge import Classifier, Judge, distance
+from lipbench.margins import predict
+from lipbench.modules import undisturbed
+from lipbench.precision import float32_products
+
+# Passes of the first search for a centre, of each later one, and of each search of the boundary from an exit point.
+FIRST, LATER, ATTACK = 20, 30, 30
+# An image whose gap shrinks by less than this share in a round of both searches leaves, unless `lipbench` is to come.
+STALLED = 0.03
+# An adversarial image that is nearer by this share is where the next search for a centre begins.
+NEARER = 1e-4
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The distance of each image to its nearest adversarial image, from both sides.
+
+    Attributes:
+        lower: certified radius, [N] float64 in L2.
+        upper: distance of the adversarial image, [N] float64; inf where none was found, 0 for misclassified images.
+        images: the adversarial images [N, C, H, W]; the image itself where there is none.
+        proof: of the lower bounds, those of `certify` aside; None where the model has no finite Lipschitz bound.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    images: Tensor
+    proof: InscribedBalls | None
+
+    def solved(self, gap: float = 1e-3) -> Tensor:
+        """Images whose distance is known up to this share, bool [N]."""
+        return self.upper <= (1 + gap) * self.lower
+
+    def __str__(self) -> str:
+        shares = ", ".join(
+            f"{100 * float(self.solved(gap).double().mean()):.1f} % to {gap:.1%}" for gap in (1e-3, 1e-2)
+        )
+        return f"distances of {len(self.lower)} images known: {shares}"
+
+
+@float32_products()
+@torch.inference_mode(False)
+def bracket(
+    model: nn.Module,
+    images: Images,
+    labels: Tensor | np.ndarray | None = None,
+    gap: float = 1e-3,
+    *,
+    rounds: int = 4,
+) -> Bracket:
+    """The distance of each image to its nearest adversarial image from both sides, each from what the other found.
+
+    The point in which the ray from x leaves its inscribed ball is where the attack begins. The search for the next
+    centre begins behind the adversarial image. An image leaves when upper <= (1 + gap) lower, or
+    when neither side moves any more.
+
+    Args:
+        model: as in `lipbench.evaluate`; a copy is baked.
+        images: as in `lipbench.evaluate`.
+        labels: integers [N]; None: those of the data, else the model's predictions.
+        gap: the share by which the two may differ.
+        rounds: at most. The attack `lipbench` runs once, on what is open after the first half of them.
+
+    Raises:
+        TypeError, ValueError: as `lipbench.certify`; a gap or rounds of less than 0.
+    """
+    if not (gap >= 0 and rounds >= 0):
+        raise ValueError(f"gap and rounds are 0 or more; got gap={gap} and rounds={rounds}.")
+    given, truth = tensors_of(images, labels)
+    check_batch(given, truth)
+    with _baked(model, given) as baked:
+        x = model_images(baked, given)
+        y = predict(baked, x) if truth is None else to_device(baked, truth.long())
+        predict(baked, x[:1], labels=y[:1])
+        with undisturbed(baked):
+            sides = _Sides(Classifier(baked), x, y, gap)
+            for number in range(rounds + 1):
+                if not sides.step(number, rounds // 2):
+                    break
+    wide = to_device(baked, as_pixels(given))
+    upper = torch.where(sides.upper > 0, distance(wide, sides.images), 0.0).where(sides.upper.isfinite(), torch.inf)
+    return Bracket(less_rounding(sides.lower, given, x), upper, sides.images, sides.proof)
+
+
+class _Sides:
+    """What is known of every image."""
+
+    def __init__(self, model: Classifier, x: Tensor, y: Tensor, gap: float):
+        self.model, self.x, self.y, self.gap = model, x, y, gap
+        self.images = x.clone()
+        self.lower = certify(model.model, x, y)
+        self.upper = torch.full_like(self.lower, torch.inf).masked_fill(Judge(model)(x, y), 0.0)
+        self.proof: InscribedBalls | None = None
+        # Images whose adversarial image is news to the search for a centre; images that no search moves any more.
+        self.is_news = torch.zeros_like(y, dtype=torch.bool)
+        self.is_stalled = torch.zeros_like(self.is_news)
+
+    def step(self, number: int, last: int) -> bool:
+        """One round of the images that are open; whether there were any. `lipbench` attacks in the round `last`."""
+        open_ = self.upper > (1 + self.gap) * self.lower
+        rows = (open_ & ~self.is_stalled if number > last else open_).nonzero()[:, 0]
+        if not len(rows):
+            return False
+        before = self.upper[rows] / self.lower[rows]
+        exits = self._inscribe(rows, LATER if number else FIRST)
+        self._attack(rows, exits, number == last)
+        after = self.upper[rows] / self.lower[rows]
+        self.is_stalled[rows] = after - 1 > (1 - STALLED) * (before - 1)
+        return True
+
+    def _inscribe(self, rows: Tensor, steps: int) -> Tensor:
+        """Searches centres, behind the adversarial image where it is new, else from the best one: exit points."""
+        x, y = self.x[rows], self.y[rows]
+        start = torch.where(per_image(self.is_news[rows], x), self.images[rows], x)
+        known = None if self.proof is None else self.proof.of(rows)
+        balls = inscribed_balls(self.model.model, x, y, steps=steps, start=start, known=known)
+        self.lower[rows] = torch.maximum(self.lower[rows], balls.radius())
+        self.is_news[rows] = False
+        self._keep(balls, rows)
+        assert self.proof is not None
+        return self.proof.of(rows).exits().to(x)
+
+    def _attack(self, rows: Tensor, exits: Tensor, thoroughly: bool) -> None:
+        """Searches adversarial images, from the exit points."""
+        x, y, known = self.x[rows], self.y[rows], self.images[rows]
+        first = nearest(x, to_boundary(self.model, x, exits, y), known)
+        found = tangent(self.model, x, y, start=first, steps=ATTACK)
+        if thoroughly:
+            found = lipbench(self.model, x, y, start=found, lower=self.lower[rows])
+        found = nearest(x, found, known)
+        length = distance(x, found)
+        self.images[rows] = found
+        self.is_news[rows] = (length > 0) & (length < (1 - NEARER) * self.upper[rows])
+        self.upper[rows] = torch.where(length > 0, length, self.upper[rows])
+
+    def _keep(self, balls: InscribedBalls, rows: Tensor) -> None:
+        if self.proof is None:  # the first round is of all images that are not misclassified
+            whole = torch.zeros(len(self.x), balls.at_x.shape[1], dtype=torch.float64, device=self.x.device)
+            whole[rows] = balls.at_x
+            self.proof = replace(balls, x=self.x.double(), at_x=whole, image=rows[balls.image])
+            return
+        names = ("rival", "centre", "depth", "t")
+        joined = {name: torch.cat([getattr(self.proof, name), getattr(balls, name)]) for name in names}
+        self.proof = replace(self.proof, image=torch.cat([self.proof.image, rows[balls.image]]), **joined)

@@ -1,0 +1,131 @@
+"""The gap between certificate and attack, image by image: what the inscribed ball closes, and what is left."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lipbench.figures.recipes import Recipe
+from lipbench.figures.sandwich import LOOSE
+from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
+from lipbench.results import best
+from lipbench.results.looks import BLUE, ORANGE
+from lipbench.results.runs import Runs
+from lipbench.results.selection import first_seeds
+
+# Column of the table -> how it is drawn. The two certificates are these methods.
+CERTIFICATES = {"certificate": "|f(x)| / L", "certificate_inscribed": "inscribed ball"}
+COLORS = {"certificate": "0.45", "certificate_inscribed": BLUE, "distance": "black"}
+LINES = {"certificate": "--", "certificate_inscribed": "-"}
+# Between the inscribed ball and the distance.
+LEFT = ORANGE
+# Gaps below are drawn here.
+SMALLEST = 1e-4
+COLUMNS = 4
+
+
+def gap(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
+    """Both certificates and the distance of every attacked image that is labelled right, sorted by the distance, a
+    panel per network; below each, the share of images whose gap (distance / certificate - 1) is at most so large. The
+    numbers say how much of the median gap the inscribed ball closes, which is the part of the box, and how much is
+    left: layers that do not keep the norm of gradients, kinks, rivals, and the attack.
+
+    Returns:
+        the figure, and columns dataset, experiment, index, certificate, certificate_inscribed, distance (L2); None
+        where no network has both certificates, or every certificate is loose.
+    """
+    drawn = gap_of({name: run.table for name, run in first_seeds(results).items()})
+    if drawn is None:
+        return None
+    figure, table = drawn
+    table.insert(0, "dataset", results.datasets[0])
+    return figure, table
+
+
+def gap_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataFrame] | None:
+    """`gap` of networks that need no folder: name -> the rows of its methods."""
+    tables = {name: found for name, rows in networks.items() if (found := _bounds(rows)) is not None}
+    if not tables:
+        return None
+    columns, lines = min(COLUMNS, len(tables)), -(-len(tables) // COLUMNS)
+    with style():
+        figure = Figure(figsize=(TWO_COLUMNS, 0.5 + 3.3 * lines))
+        axes = figure.subplots(2 * lines, columns, sharey="row", squeeze=False)
+        upper, lower = axes[::2].ravel(), axes[1::2].ravel()
+        for above, below, (name, rows) in zip(upper, lower, tables.items(), strict=False):
+            _bracket(above, rows)
+            _shares(below, rows)
+            above.set_title(f"{network_look(name).label}\n({name})")
+        for axis in (*upper[len(tables) :], *lower[len(tables) :]):
+            axis.set_visible(False)
+        for first, second in zip(axes[::2, 0], axes[1::2, 0], strict=True):
+            first.set_ylabel("distance (L2)")
+            second.set_ylabel("images (%)")
+        lines_drawn = {line.get_label(): line for line in upper[0].get_lines()}
+        legend_below(figure, lines_drawn)
+    return figure, pd.concat([rows.assign(experiment=name) for name, rows in tables.items()])[
+        ["experiment", "index", *CERTIFICATES, "distance"]
+    ]
+
+
+def _bounds(table: pd.DataFrame) -> pd.DataFrame | None:
+    """index, both certificates and the distance, sorted by the distance; None where there is nothing to compare."""
+    found = {name: best(table[table["method"] == name], "lower") for name in CERTIFICATES}
+    both = pd.concat({**found, "distance": best(table, "upper")}, axis=1, join="inner")
+    rows = both.rename_axis("index").reset_index().sort_values(["distance", "index"], ignore_index=True)
+    rows = rows[(rows["distance"] > 0) & np.isfinite(rows["distance"])]
+    if rows.empty or _median_gap(rows, "certificate_inscribed") > LOOSE - 1:
+        return None
+    return rows.reset_index(drop=True)
+
+
+def _gaps(rows: pd.DataFrame, certificate: str) -> np.ndarray:
+    """distance / certificate - 1, sorted; inf where nothing is certified."""
+    lower = rows[certificate].to_numpy()
+    return np.sort(np.divide(rows["distance"], lower, out=np.full(len(rows), np.inf), where=lower > 0) - 1)
+
+
+def _median_gap(rows: pd.DataFrame, certificate: str) -> float:
+    gaps = _gaps(rows, certificate)
+    return float(gaps[(len(gaps) - 1) // 2])
+
+
+def _bracket(axis: Axes, rows: pd.DataFrame) -> None:
+    """The three bounds over the images."""
+    share = 100 * (np.arange(len(rows)) + 0.5) / len(rows)
+    flat, ball, distance = (rows[name] for name in (*CERTIFICATES, "distance"))
+    axis.fill_between(share, flat, ball, color=COLORS["certificate_inscribed"], alpha=0.25, linewidth=0)
+    axis.fill_between(share, ball, distance, color=LEFT, alpha=0.6, linewidth=0)
+    axis.plot(share, distance, color=COLORS["distance"], linewidth=1.1, label="attack")
+    for name in reversed(CERTIFICATES):
+        axis.plot(share, rows[name], LINES[name], color=COLORS[name], linewidth=0.9, label=CERTIFICATES[name])
+    axis.set(xlim=(0, 100), ylim=(0, None), xlabel="images, by distance (%)")
+
+
+def _shares(axis: Axes, rows: pd.DataFrame) -> None:
+    """Of each certificate the share of images by gap, and the two median gaps in words."""
+    for name, label in CERTIFICATES.items():
+        gaps = np.maximum(_gaps(rows, name), SMALLEST)
+        share = 100 * np.arange(1, len(gaps) + 1) / len(gaps)
+        axis.step([SMALLEST, *gaps], [0, *share], LINES[name], where="post", color=COLORS[name], label=label)
+    flat, ball = (f"{100 * _median_gap(rows, name):.2g} %" for name in CERTIFICATES)
+    words = f"median gap\n{flat} of |f(x)| / L\n{ball} inscribed"
+    axis.text(0.03, 0.97, words, transform=axis.transAxes, va="top", fontsize=6.5)
+    axis.set_xscale("log")
+    axis.set(xlim=(SMALLEST, 1), ylim=(0, 102), xlabel="distance / certificate - 1")
+    axis.set_xticks([0.0001, 0.001, 0.01, 0.1, 1], ["0.01 %", "0.1 %", "1 %", "10 %", ""])
+    axis.minorticks_off()
+
+
+RECIPES = (
+    Recipe(
+        "gap",
+        "The gap between certificate and attack",
+        "A column per network. Above, the test images sorted by their distance: the certificate |f(x)| / L, the "
+        "inscribed ball above it and the distance under the combined attack, with the gaps shaded. Below, the share of "
+        "images whose gap is at most so large, a line per certificate.",
+        gap,
+    ),
+)

@@ -1,0 +1,56 @@
+"""Names of data sets and networks in words, and what has to be said of some networks."""
+
+from lipbench.results.looks import NETWORKS, network_look
+
+DATASETS = {
+    "digits": "Digits",
+    "digits08": "Digits 0 vs 8",
+    "mnist": "MNIST",
+    "mnist08": "MNIST 0 vs 8",
+    "mnist_oneclass": "MNIST, one class against the others",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cifar10_jpeg": "CIFAR-10 (JPEG)",
+    "two_moons": "Two moons",
+    "two_circles": "Two circles",
+    "two_spirals": "Two spirals",
+}
+FACES = {"celeba_drawn_": "Drawn faces", "celeba_": "CelebA"}
+BODIES = {"mlp": "MLP", "cnn": "CNN", "resnet": "ResNet"}
+KINDS = {
+    "plain": "classical",
+    "adversarial": "adversarially trained",
+    "ce": "1-Lipschitz cross-entropy",
+    "margin": "1-Lipschitz margin",
+    "hkr": "HKR",
+    "kr": "KR",
+}
+# By the first word of an experiment: what its numbers do not say by themselves.
+NOTES = {
+    "kr": (
+        "is trained with the Kantorovich-Rubinstein loss alone. It estimates the Wasserstein distance of the two "
+        "classes and is no classifier: nothing places its decision boundary between them."
+    ),
+}
+
+
+def dataset_name(dataset: str) -> str:
+    """In words, such as "MNIST 0 vs 8"; a data set that is not known keeps its name."""
+    for beginning, words in FACES.items():
+        if dataset.startswith(beginning):
+            return f"{words}, {dataset.removeprefix(beginning).replace('_', ' ')}"
+    return DATASETS.get(dataset, dataset)
+
+
+def network_name(experiment: str, variant: str = "default") -> str:
+    """In words, such as "HKR MLP"; a network that is not known keeps its name."""
+    kind, _, body = experiment.partition("_")
+    known = kind in NETWORKS and body in BODIES
+    name = f"{KINDS.get(kind, network_look(experiment).label)} {BODIES[body]}" if known else experiment
+    return name if variant == "default" else f"{name}, {variant}"
+
+
+def note(experiment: str) -> str:
+    """A sentence about a network whose numbers need one; "" for all others."""
+    text = NOTES.get(experiment.split("_", maxsplit=1)[0], "")
+    return f"{experiment} {text}" if text else ""

@@ -1,0 +1,121 @@
+"""A budget of propagations per image, which the classifier counts and enforces."""
+
+import pytest
+import torch
+from helpers.hyperplanes import SHAPE, Hyperplane, interior, judged
+from torch import nn
+
+from lipbench import attacks
+from lipbench.judge import BudgetSpent, Classifier, Judge, Meter, distance
+from lipbench.margins import margin_and_gradient
+
+
+class Counting(nn.Module):
+    """Counts by itself what goes through it forwards and backwards."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.counts = model, [0, 0]
+
+    def forward(self, x):
+        self.counts[0] += len(x)
+        logits = self.model(x)
+        if logits.requires_grad and x.requires_grad:
+            logits.register_hook(self._backward)
+        return logits
+
+    def _backward(self, gradient):
+        self.counts[1] += len(gradient)
+
+
+def test_passes_are_counted_in_both_directions():
+    classifier, x = Classifier(Hyperplane(classes=10)), interior(5)
+    margin_and_gradient(classifier, x, torch.zeros(5, dtype=torch.long))
+    assert (classifier.passes, classifier.backward_passes) == (5, 5)
+
+
+@pytest.mark.parametrize("attack", [attacks.ddn, attacks.deepfool, attacks.carlini_wagner, attacks.hop_skip_jump])
+def test_no_attack_spends_more(attack):
+    model, x = Hyperplane(classes=10), interior(3)
+    y = model(x).argmax(1)
+    for row in range(3):
+        classifier = Classifier(model)
+        classifier.meter = Meter(x[row : row + 1], y[row : row + 1], 30)
+        with pytest.raises(BudgetSpent):
+            attack(classifier, x[row : row + 1], y[row : row + 1])
+        assert classifier.meter.spent <= 30
+        assert classifier.passes + classifier.backward_passes <= 30
+
+
+def test_an_attack_that_catches_everything_is_stopped_too():
+    model, x = Hyperplane(), interior(2)
+    y = model(x).argmax(1)
+
+    def stubborn(model, x, y):
+        for _ in range(10**6):
+            try:
+                model((x + 0.4).clamp(0, 1))
+            except Exception:
+                continue
+        return x
+
+    found = attacks.within(stubborn, 20)(model, x, y)
+    assert found.shape == x.shape
+
+
+def test_the_best_image_passed_is_returned_when_the_budget_is_spent():
+    model, x = Hyperplane(), interior(8)
+    y = model(x).argmax(1)
+    passed = attacks.within(attacks.ddn, 120)(model, x, y)
+    whole = judged(model, x, attacks.ddn(model, x, y), y)
+    short = judged(model, x, passed, y)
+    found = short.isfinite()
+    assert found.sum() >= 6
+    assert (short[found] >= 0.999 * whole[found]).all()
+    assert (short[found] <= 1.5 * whole[found]).all()
+
+
+def test_a_larger_budget_is_never_worse_and_enough_changes_nothing():
+    model, x = Hyperplane(classes=10), interior(6)
+    y = model(x).argmax(1)
+    lengths = [distance(x, attacks.within(attacks.ddn, budget)(model, x, y)) for budget in (120, 200, 10_000)]
+    lengths = [length.where(length > 0, torch.inf) for length in lengths]
+    assert (lengths[1] <= lengths[0]).all()
+    assert (lengths[2] <= lengths[1]).all()
+    assert torch.allclose(lengths[2], distance(x, attacks.ddn(model, x, y)), rtol=1e-3)
+
+
+def test_anytime_falls_and_ends_at_the_result():
+    model, x = Hyperplane(), interior(3)
+    y = model(x).argmax(1)
+    for trace, image, label in zip(attacks.anytime(attacks.ddn, model, x, y), x, y, strict=True):
+        costs, lengths = zip(*trace, strict=True)
+        assert list(costs) == sorted(costs)
+        assert list(lengths) == sorted(lengths, reverse=True)
+        found = attacks.ddn(model, image[None], label[None])
+        assert lengths[-1] == pytest.approx(float(distance(image[None], found)), rel=1e-4)
+
+
+def test_what_the_classifier_counts_is_what_the_model_sees():
+    model = Counting(Hyperplane(classes=10))
+    x = torch.rand(1, *SHAPE)
+    y = model(x).argmax(1)
+    model.counts = [0, 0]
+    classifier = Classifier(model)
+    attacks.deepfool(classifier, x, y)
+    exact = classifier._float64[0].counts
+    assert classifier.passes == model.counts[0] + exact[0]
+    assert classifier.backward_passes == model.counts[1]
+    assert classifier.backward_passes > 0
+
+
+def test_misclassified_images_cost_nothing():
+    model, x = Hyperplane(), interior(4)
+    y = 1 - model(x).argmax(1)
+    assert torch.equal(attacks.within(attacks.ddn, 10)(model, x, y), x)
+    assert Judge(model)(x, y).all()
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="budget=0"):
+        attacks.within(attacks.ddn, 0)

@@ -1,0 +1,78 @@
+"""README.md and docs/: the numbers are those of the committed results, the code runs, and no link is broken."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import lipbench
+from lipbench.results.storage import read_bounds
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+REFERENCE = ROOT / "results/reference/mnist08"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
+
+pytestmark = pytest.mark.skipif(not README.exists(), reason="the documentation is not there")
+
+
+def rows() -> dict[str, list[str]]:
+    """Experiment -> the cells of its row in the table of results."""
+    table = re.findall(r"^\| .*\(`(\w+)`\) \| (.*) \|$", README.read_text(), re.M)
+    return {name: [cell.strip(" %") for cell in cells.split("|")] for name, cells in table}
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the committed results are not there")
+@pytest.mark.parametrize("experiment", ["hkr_cnn", "ce_cnn", "adversarial_cnn", "plain_cnn"])
+def test_the_results_are_those_of_the_committed_tables(experiment):
+    table = read_bounds(REFERENCE / experiment / "default/0")
+    table = table[table["norm"] == "l2"]
+    assert "lipbench" in set(table["method"])
+    found = table[table["side"] == "upper"].groupby("index")["distance"].min()
+    proven = table[table["method"] == "certificate"].set_index("index")["distance"].loc[found.index]
+    assert len(found) == 500
+    shares = [100 * (values > radius).mean() for values, radius in ((found, 0), (proven, 1), (found, 1))]
+    expected = [f"{share:.1f}" for share in shares] + [f"{proven.median():.2f}", f"{found.median():.2f}"]
+    assert rows()[experiment] == expected
+
+
+def test_the_code_runs():
+    scope: dict = {}
+    for code in re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S):
+        exec(code, scope)
+    assert (scope["radii"] >= 0).all()
+    assert set(scope["table"]["side"]) == {"lower", "upper"}
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "CITATION.cff"])
+def test_the_version_is_named(name):
+    assert lipbench.__version__ in (ROOT / name).read_text()
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.strip().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_link_is_broken(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for target, anchor in LINK.findall(text):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        path = page.parent / target if target else page
+        assert path.exists(), f"{target} does not exist"
+        assert not anchor or path.suffix != ".md" or anchor in anchors(path), f"{target}#{anchor}: no such heading"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "Makefile"], ids=lambda page: page.name)
+def test_files_of_tests_that_are_named_exist(page):
+    for name in re.findall(r"\btests/[\w/]+\.py", page.read_text()):
+        assert (ROOT / name).exists(), name
