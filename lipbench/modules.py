@@ -21,10 +21,14 @@ X86 = ("x86_64", "amd64", "i386", "i686", "x86")
 
 @torch.no_grad()  # the parameters of a scripted module's copy would remember where they come from
 def duplicate(model: nn.Module) -> nn.Module:
-    """A deep copy, without the warnings of torch's own deprecated calls on the way to it."""
+    """A deep copy, without the warnings of torch's own deprecated calls on the way to it. Tensors that a training pass
+    left in its modules with a gradient, which torch refuses to copy, are copied without it.
+    """
+    left = [t for part in model.modules() for t in (*vars(part).values(), *part.buffers(recurse=False))]
+    memo = {id(t): t.detach().clone() for t in left if isinstance(t, Tensor) and not t.is_leaf}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, memo)
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -136,7 +136,7 @@ def test_planted_unsound_modules_are_refused():
         poisoned.weight[0, 0] = math.nan
     live = layers.constrain(nn.Linear(4, 4), layers.Orthogonal).eval()
     doubled = Doubled(4, 4).eval()
-    assert lipschitz(doubled, (4,)) == pytest.approx(2 * float(torch.linalg.matrix_norm(doubled.weight, 2)))
+    assert lipschitz(doubled, (4,)) == pytest.approx(2 * float(torch.linalg.matrix_norm(doubled.weight.detach(), 2)))
     cases = {
         "hook": hooked,
         "hook, ": prehooked,

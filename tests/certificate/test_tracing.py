@@ -17,6 +17,8 @@ from lipbench.certificate import (
     Affine,
     certify,
     certify_float,
+    certify_inscribed,
+    certify_inscribed_float,
     float_layerwise,
     follow,
     gaps,
@@ -172,7 +174,7 @@ REFUSED = {
     "item": (lambda m, x: x * x.max().item(), "looks at the numbers"),
     "numpy": (lambda m, x: torch.from_numpy(x.numpy()) * 2, "memory"),
     "tolist": (lambda m, x: torch.tensor(x.tolist()), "memory"),
-    "storage": (lambda m, x: torch.zeros(1, 16).set_(x.untyped_storage()), "memory"),
+    "storage": (lambda m, x: torch.zeros(0).set_(x.untyped_storage(), 0, (len(x), 16)), "memory"),
     "out=": (lambda m, x: torch.cat((x, x), 1, out=torch.zeros(1, 2, 4, 4)), "out="),
     "a product": (lambda m, x: x * x, "activations by activations"),
     "attention": (lambda m, x: x @ x.transpose(-1, -2), "activations by activations"),
@@ -247,10 +249,23 @@ def test_code_that_does_something_else_for_a_batch_is_not_certified():
     assert "several images" in layer_table(always, SQUARE)["why"][0]
     assert (certify(always, x, always(x).argmax(1)) == 0).all()
     sometimes = Code(lambda m, x: m.head(x.flatten(1)) * (9 if len(x) == 5 else 1), head=head).eval()
-    for method in (certify, certify_float):
+    for method in (certify, certify_float, certify_inscribed, certify_inscribed_float):
         with pytest.warns(TracedWarning, match="other logits on 5 of 5 images"):
             assert (method(sometimes, x, sometimes(x).argmax(1)) == 0).all()
     assert (certify(sometimes, x[:4], sometimes(x[:4]).argmax(1)) > 0).all()
+
+
+def test_inscribed_balls_of_code_are_those_of_its_layers():
+    torch.manual_seed(0)
+    conv, head, x = nn.Conv2d(1, 4, 3), nn.Linear(16, 3), images(8, SQUARE)
+    code = Code(lambda m, x: m.head(torch.relu(m.conv(x)).flatten(1)), conv=conv, head=head).eval()
+    chain = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), head).eval()
+    labels = chain(x).argmax(1)
+    for method, around in ((certify_inscribed, certify), (certify_inscribed_float, certify_float)):
+        radii = method(code, x, labels)
+        assert torch.allclose(radii, method(chain, x, labels), rtol=1e-6)
+        assert (radii >= around(code, x, labels)).all()
+        assert (radii > 1.001 * around(code, x, labels)).any()
 
 
 def test_weights_of_the_forward_pass_are_not_certified_in_float32():

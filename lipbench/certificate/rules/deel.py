@@ -2,7 +2,6 @@
 them that is met, never before.
 """
 
-import copy
 import importlib
 import math
 from types import FunctionType
@@ -17,6 +16,7 @@ from lipbench.certificate.rounding import LIBRARY, UNIT, Step, relative, roundin
 from lipbench.certificate.rules.equal import centered, plain_conv, plain_linear, pooled, shifted
 from lipbench.certificate.tracing.steps import Combination
 from lipbench.layers import AdaptiveL2Pool2d, FullSort, GroupSort, ScaledAvgPool2d
+from lipbench.modules import duplicate
 
 deel: Any = importlib.import_module("deel.torchlip.modules")
 
@@ -106,7 +106,7 @@ def _batch_lip_norm(layer: Any, shape: Shape) -> nn.Module:
     """(x - mean) * scale + bias in evaluation: one scale for all channels, as the layer itself computes it. A factory
     that shares scales among layers is for their product alone.
     """
-    own = copy.deepcopy(layer)
+    own = duplicate(layer)
     own.factory = None
     mean, scale = own._get_mean_and_update(training=False), own.get_scaling_factor(training=False)
     steps = [shifted(-mean, shape), Combination((float(scale),))]

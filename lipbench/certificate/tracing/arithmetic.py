@@ -32,7 +32,7 @@ def _alike(tape: Tape, *values: Any) -> list[Any]:
     return [
         copies(tape, aten.expand.default, value, list(shape))
         if isinstance(value, Image)
-        else torch.as_tensor(value, device=tape.device).to(tape.dtype).expand(shape)
+        else torch.as_tensor(value, dtype=tape.dtype, device=tape.device).expand(shape)
         for value in values
     ]
 

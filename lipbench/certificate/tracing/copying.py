@@ -78,7 +78,7 @@ def _copied(tape: Tape, name: str, made: Tensor, images: Sequence[Image], consta
     together again are no more than a permutation.
     """
     index, shape = made.flatten().long() - 1, tuple(made.shape)
-    sources, index = _traced_back(tape, [image.node for image in images], index, constant)
+    sources, index = _used(tape, *_traced_back(tape, [image.node for image in images], index, constant))
     size, before = _size(tape, sources[0]), tape.nodes[sources[0]].shape
     step: nn.Module = Copies(index.to(tape.device), seen(shape), constant)
     if len(sources) == 1 and torch.equal(index, torch.arange(size)):
@@ -125,6 +125,19 @@ def _traced_back(tape: Tape, nodes: list[int], index: Tensor, constant: float) -
         places.append(torch.where(found < 0, -1, table[found.clamp_min(0)]) if len(table) else found)
     joined = torch.cat(places) if places else index
     return sources, torch.where(index < 0, -1, joined[index.clamp_min(0)]) if len(joined) else index
+
+
+def _used(tape: Tape, sources: list[int], index: Tensor) -> tuple[list[int], Tensor]:
+    """Without the sources of which nothing is copied, as where the last step of a sequence is taken; one stays."""
+    if len(sources) == 1:
+        return sources, index
+    sizes = torch.tensor([_size(tape, source) for source in sources])
+    owner = torch.arange(len(sources)).repeat_interleave(sizes)[index.clamp_min(0)]
+    kept = torch.zeros(len(sources), dtype=torch.bool)
+    kept[owner[index >= 0]] = True
+    kept[0] |= not kept.any()
+    before = (sizes * ~kept).cumsum(0)
+    return [s for s, k in zip(sources, kept, strict=True) if k], torch.where(index < 0, -1, index - before[owner])
 
 
 @reads("constant_pad_nd")

@@ -224,14 +224,9 @@ def _named(tape: Tape, name: str, module: nn.Module, forward: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         tape.inside.append(name)
         try:
-            if (
-                isinstance(module, nn.RNNBase)
-                and exactly(module, nn.RNN, nn.GRU, nn.LSTM)
-                and len(args) == 1
-                and not kwargs
-                and args[0].ndim == 3
-            ):
-                args = (args[0], _at_rest(tape, module, args[0]))
+            recurrent = isinstance(module, nn.RNNBase) and exactly(module, nn.RNN, nn.GRU, nn.LSTM)
+            if recurrent and len(args) == 1 and not kwargs and args[0].ndim == 3:
+                return _recurrent(tape, forward.__self__, args[0], forward)
             return forward(*args, **kwargs)
         finally:
             tape.inside.pop()
@@ -239,9 +234,23 @@ def _named(tape: Tape, name: str, module: nn.Module, forward: Any) -> Any:
     return call
 
 
+def _recurrent(tape: Tape, layer: nn.RNNBase, x: Image, forward: Any) -> Any:
+    """Of the copy of a recurrent layer. Its batch comes second meanwhile, since torch's code would turn its output in
+    place.
+    """
+    first = layer.batch_first
+    layer.batch_first = False
+    try:
+        x = x.transpose(0, 1) if first else x
+        out, states = forward(x, _at_rest(tape, layer, x))
+    finally:
+        layer.batch_first = first
+    return (out.transpose(0, 1) if first else out), states
+
+
 def _at_rest(tape: Tape, layer: nn.RNNBase, x: Image) -> Any:
     """The zeros that a recurrent layer starts from, as activations: it adds to them in place."""
-    shape = (layer.num_layers * (1 + layer.bidirectional), x.shape[0 if layer.batch_first else 1], layer.hidden_size)
+    shape = (layer.num_layers * (1 + layer.bidirectional), x.shape[1], layer.hidden_size)
     nowhere = torch.full((math.prod(shape),), -1, device=tape.device)
     states = [tape.add("zeros", Copies(nowhere, seen(shape)), [x], shape) for _ in range(2)]
     return tuple(states) if isinstance(layer, nn.LSTM) else states[0]
@@ -283,7 +292,8 @@ def _in_parts(nodes: list[Node], output: int) -> nn.Sequential:
             name += "'"
         parts._modules[name] = step  # the name of a layer may have dots, which add_module refuses
         start, reach = i, last[i]
-    return in_evaluation(parts)
+    in_evaluation(parts)
+    return parts
 
 
 def _part(nodes: list[Node], places: list[int]) -> tuple[str, nn.Module]:

@@ -15,7 +15,7 @@ from lipbench.certificate.exactness import Unbounded
 Shape = tuple[int, ...]
 
 
-def in_evaluation[M: nn.Module](step: M) -> M:
+def in_evaluation(step: nn.Module) -> nn.Module:
     """Sets the mode of what this package makes, and leaves alone the modules of the network in it, which have a mode or
     refuse one.
     """
@@ -43,7 +43,9 @@ def dense(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def convolution(weight: Tensor, bias: Tensor | None, groups: int, **options: Any) -> nn.Conv2d:
     """A convolution of these very tensors, [C, D / groups, H, W] and [C]; `options` are those of `nn.Conv2d`."""
-    layer = nn.Conv2d(groups, groups, tuple(weight.shape[2:]), groups=groups, bias=bias is not None, **options)
+    layer = nn.Conv2d(
+        groups, groups, (weight.shape[2], weight.shape[3]), groups=groups, bias=bias is not None, **options
+    )
     layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1] * groups
     return _filled(layer, weight, bias)
 

@@ -137,7 +137,7 @@ class Tape:
         if any(leaf.tape is not self for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Image)):
             raise Unbounded("it keeps activations from one call to the next", "compute from the images of a call alone")
         if kwargs.get("out") is not None:
-            raise Unbounded(f"{name} writes into a tensor that it is given as out=", PRIVATE)
+            raise self.at_line(Unbounded(f"{name} writes into a tensor that it is given as out=", PRIVATE))
         in_place = name.endswith("_") and not name.startswith("_")
         operation = self.operations.get(name.removesuffix("_") if in_place else name)
         if operation is None and func._can_decompose():
