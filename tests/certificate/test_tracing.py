@@ -186,6 +186,7 @@ REFUSED = {
     "a tensor that is still used": (still_used, "writes into"),
     "rounding": (lambda m, x: x.round(), "jumps"),
     "a comparison": (lambda m, x: torch.where(x > 0.5, x, 0), "jump"),
+    "a count": (lambda m, x: x * (1 + len(torch.nonzero(x > 0.9999))), "nonzero"),
     "places": (lambda m, x: x.argsort(1).float(), "places"),
     "half precision": (lambda m, x: x.half().float(), "rounded to torch.float16"),
     "unknown": (lambda m, x: torch.special.i0(x), "is not read"),
@@ -228,11 +229,21 @@ def test_hooks_modes_and_replaced_methods_are_refused():
     def make():
         return Code(lambda m, x: m.head(x.flatten(1)), head=nn.Linear(16, 3)).eval()
 
+    def halved(module, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return module.head(x.flatten(1)).float()
+
     hooked, training, replaced = make(), make(), make()
+    autocast = Code(halved, head=nn.Linear(16, 3)).eval()
     hooked.head.register_forward_hook(lambda module, inputs, output: output * 2)
     training.head.train()
     replaced.head.forward = lambda x: x[:, :3] * 9
-    for model, why in ((hooked, "hook"), (training, "training"), (replaced, "replaced")):
+    for model, why in (
+        (hooked, "hook"),
+        (training, "training"),
+        (replaced, "replaced"),
+        (autocast, "autocast"),
+    ):
         assert math.isinf(lipschitz(model, SQUARE))
         assert why in layer_table(model, SQUARE)["why"][0]
 
@@ -257,9 +268,9 @@ def test_code_that_does_something_else_for_a_batch_is_not_certified():
 
 def test_inscribed_balls_of_code_are_those_of_its_layers():
     torch.manual_seed(0)
-    conv, head, x = nn.Conv2d(1, 4, 3), nn.Linear(16, 3), images(8, SQUARE)
-    code = Code(lambda m, x: m.head(torch.relu(m.conv(x)).flatten(1)), conv=conv, head=head).eval()
-    chain = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), head).eval()
+    head, x = nn.Linear(16, 3), images(8, SQUARE).round()
+    code = Code(lambda m, x: m.head(torch.flatten(x, 1)), head=head).eval()
+    chain = nn.Sequential(nn.Flatten(), head).eval()
     labels = chain(x).argmax(1)
     for method, around in ((certify_inscribed, certify), (certify_inscribed_float, certify_float)):
         radii = method(code, x, labels)

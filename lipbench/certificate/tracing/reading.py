@@ -116,6 +116,8 @@ def _compare(model: nn.Module, network: nn.Module, shape: Shape) -> None:
                 continue
         else:
             continue
+        if said.dtype not in (torch.float32, torch.float64):
+            raise Unbounded(f"its logits are {said.dtype}", "return logits of float32 or float64")
         found = network(x.to(said.dtype))
         change, scale = (found - said).abs().amax(1), said.abs().amax(1)
         if not bool((change <= TOLERANCE * scale.clamp_min(1e-30)).all()) and bool(said.isfinite().all()):

@@ -177,7 +177,12 @@ class Tape:
             images: its inputs, or their nodes.
             shape: of its output as the code sees it.
             like: an image whose memory the output may share.
+
+        Raises:
+            Unbounded: torch rounds the numbers of layers to half precision here.
         """
+        if torch.is_autocast_enabled(self.device.type):
+            raise self.at_line(Unbounded("it computes in half precision by torch.autocast", "leave autocast out"))
         title = ".".join(filter(None, (self.inside[-1] if self.inside else "", name)))
         inputs = tuple(image if isinstance(image, int) else image.node for image in images)
         self.nodes.append(Node(title, _ready(step), inputs, seen(shape), self.line()))
@@ -209,7 +214,10 @@ class Tape:
         Raises:
             Unbounded: the shape of its output is not known either.
         """
-        error, images = self.at_line(error), [a for a in tree_leaves((args, kwargs)) if isinstance(a, Image)]
+        error = self.at_line(error)
+        if {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
+            raise error  # what it gives for zeros says nothing of other numbers
+        images = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Image)]
         try:
             # Not on the "meta" device, whose import takes seconds.
             made = func(*_filled(args), **_filled(kwargs))
