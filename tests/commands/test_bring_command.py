@@ -120,7 +120,7 @@ def test_a_model_without_certificate_is_explained(file, tmp_path, capsys):
     run(f"model={file}:normed", f"results={tmp_path}", *QUICK)
     printed = capsys.readouterr().out
     assert "what would make it certifiable" in printed
-    table = pd.read_csv(tmp_path / "digits/net/default/0/layers.csv", keep_default_na=False)
+    table = pd.read_csv(tmp_path / "digits/net/default/0/layers.csv", keep_default_na=False, dtype={"layer": str})
     assert table["layer"].tolist() == ["0", "1", "2"]
     assert np.isinf(table["bound"]).tolist() == [False, True, False]
     assert "statistic of the image" in table["why"][1]

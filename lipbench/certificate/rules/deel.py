@@ -106,7 +106,7 @@ def _batch_lip_norm(layer: Any, shape: Shape) -> nn.Module:
     """(x - mean) * scale + bias in evaluation: one scale for all channels, as the layer itself computes it. A factory
     that shares scales among layers is for their product alone.
     """
-    own = duplicate(layer)
+    own: Any = duplicate(layer)
     own.factory = None
     mean, scale = own._get_mean_and_update(training=False), own.get_scaling_factor(training=False)
     steps = [shifted(-mean, shape), Combination((float(scale),))]

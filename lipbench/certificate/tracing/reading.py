@@ -243,8 +243,8 @@ def _recurrent(tape: Tape, layer: nn.RNNBase, x: Image, forward: Any) -> Any:
     first = layer.batch_first
     layer.batch_first = False
     try:
-        x = x.transpose(0, 1) if first else x
-        out, states = forward(x, _at_rest(tape, layer, x))
+        turned: Any = x.transpose(0, 1) if first else x
+        out, states = forward(turned, _at_rest(tape, layer, turned))
     finally:
         layer.batch_first = first
     return (out.transpose(0, 1) if first else out), states
