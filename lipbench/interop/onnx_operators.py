@@ -42,8 +42,10 @@ def _gemm(
     transA: int = 0,
     transB: int = 0,
 ) -> Tensor:
-    product = alpha * (a.T if transA else a) @ (b.T if transB else b)
-    return product if c is None else product + beta * c
+    # A product with 1 would be weights that the forward pass computes, whose float32 rounding is not known.
+    a, c = (x if x is None or factor == 1 else factor * x for x, factor in ((a, alpha), (c, beta)))
+    product = (a.T if transA else a) @ (b.T if transB else b)
+    return product if c is None else product + c
 
 
 def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:

@@ -87,8 +87,11 @@ def test_it_is_judged_as_the_network_is(tmp_path):
         assert np.allclose(*distances, rtol=1e-3)
         assert not tables[1].attrs["flags"]
         expected, found = (t.loc[(t["side"] == "lower") & (t["norm"] == "l2"), "distance"] for t in tables)
-        copied = 1 if batch == "dynamic" else batch**0.5  # a batch of three is three copies of one image
-        assert np.allclose(found * copied, expected, rtol=1e-3)
+        if batch == "dynamic":
+            assert np.allclose(found, expected, rtol=1e-3)
+        else:  # read as three copies of one image, of whose logits a slice is taken: the rows of the head do not count
+            assert (found.to_numpy() * batch**0.5 <= expected.to_numpy() * 1.001).all()
+            assert (found > 0).all()
 
 
 def graph(*nodes, inputs=("images",), size=(None, 1, 4, 4), constants=(), opset=18, rank=None):
