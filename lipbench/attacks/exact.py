@@ -73,7 +73,7 @@ def exact_attack(model: nn.Module, x: Tensor, y: Tensor, *, seconds: float = 60.
 
 @torch.no_grad()
 def _inside(
-    judge: Judge, model: nn.Module, x: Tensor, y: Tensor, points: Tensor, images: Tensor, **limits: float
+    judge: Judge, model: nn.Module, x: Tensor, y: Tensor, points: Tensor, images: Tensor, **limits: Any
 ) -> Tensor:
     """Nearer images where none of `images` is close to the points of the boundary: those of a search for a margin.
 
