@@ -3,7 +3,7 @@
 Needs the extra `exact`: pip install lipbench[exact]
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
