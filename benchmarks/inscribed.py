@@ -141,7 +141,7 @@ def main() -> None:
         tables[1].append(row)
         tables[2].append(inside(name, model, model_images(model, x), y, known, options.pairs))
     for rows in tables:
-        print(pd.DataFrame(rows).fillna("").to_markdown(index=False), end="\n\n")
+        print(pd.DataFrame(rows).astype(object).fillna("").to_markdown(index=False, disable_numparse=True), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Needs the extra `exact`: pip install lipbench[exact]
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from lipbench.modules import undisturbed
 
 # Steps beyond the boundary, relative to the distance, until both precisions agree that the image is adversarial.
 OUTWARDS = tuple(4.0**k * 1e-9 for k in range(13))
-# Where the region of the adversarial images is so thin that no ray enters it, a second search asks for a margin, relative
+# Where the region of adversarial images is so thin that no ray enters it, a second search asks for a margin, relative
 # to the logits.
 MARGINS = (3e-7, 1e-6, 1e-5, 1e-4)
 # An image that is farther than the boundary by a larger share asks for it.
@@ -73,7 +73,7 @@ def exact_attack(model: nn.Module, x: Tensor, y: Tensor, *, seconds: float = 60.
 
 @torch.no_grad()
 def _inside(
-    judge: Judge, model: nn.Module, x: Tensor, y: Tensor, points: Tensor, images: Tensor, **limits: float
+    judge: Judge, model: nn.Module, x: Tensor, y: Tensor, points: Tensor, images: Tensor, **limits: Any
 ) -> Tensor:
     """Nearer images where none of `images` is close to the points of the boundary: those of a search for a margin.
 

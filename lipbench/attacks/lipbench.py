@@ -130,7 +130,7 @@ def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Ro
     def towards(place: int) -> tuple[Tensor, Tensor]:
         near = reached[:, place] <= FAR * torch.maximum(best.distance, reached[:, 0])
         rows = near.nonzero()[:, 0]
-        share = 0.3 if place else 1.0
+        share = 0.3 if place in (1, 2) else 1.0
         return rows, approach(model, x[rows], y[rows], steps=15, share=share, rival=order[rows, place])
 
     def few_pixels(draw: int) -> tuple[Tensor, Tensor]:

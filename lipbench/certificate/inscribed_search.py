@@ -7,19 +7,20 @@ from torch import Tensor
 
 from lipbench.certificate.inscribed_ball import best_t
 
+# These numbers were chosen on validation images (docs/theory.md).
 # The first centre lies this share of h(x) behind x; of the first move, and of the moves before in each.
-FIRST, PACE, MEMORY = 0.1, 1.0, 0.8
+FIRST, PACE, MEMORY = 0.1, 1.0, 0.9
 # From an image near the frontier: the first centre lies this share of its distance behind x.
 BEHIND = 0.3
 # Factors of the pace after a step that was accepted, and after one that was not.
-FASTER, SLOWER = 1.2, 0.5
+FASTER, SLOWER = 1.1, 0.5
 # With a slope s of h at x, rho is h(x) / sqrt(1 - s^2) at most as far as h is linear: below this there is nothing to
 # gain, as for most networks that were not made for certificates.
 FLATTEST = 0.05
 # A pair whose pace fell below is finished, and one whose radius hardly grows: each step counts half of the one before.
 SLOWEST, STALLED = 2e-3, 1e-5
 # Steps of Newton's method in a trial: it begins at the t of the centre before.
-NEWTON = 3
+NEWTON = 2
 
 # (points [M, n], pairs [M]) -> h [M] and its gradient [M, n].
 Value = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -19,8 +19,9 @@ from lipbench.margins import predict
 from lipbench.modules import undisturbed
 from lipbench.precision import float32_products
 
-# Passes of the first search for a centre, of each later one, and of each search of the boundary from an exit point.
-FIRST, LATER, ATTACK = 20, 30, 30
+# Passes of the first search for a centre, of each later one, and of each search of the boundary from an exit point:
+# chosen on validation images (docs/design.md).
+FIRST, LATER, ATTACK = 40, 30, 30
 # An image whose gap shrinks by less than this share in a round of both searches leaves, unless `lipbench` is to come.
 STALLED = 0.03
 # An adversarial image that is nearer by this share is where the next search for a centre begins.

@@ -111,8 +111,7 @@ def _shares(axis: Axes, rows: pd.DataFrame) -> None:
         share = 100 * np.arange(1, len(gaps) + 1) / len(gaps)
         axis.step([SMALLEST, *gaps], [0, *share], LINES[name], where="post", color=COLORS[name], label=label)
     flat, ball = (f"{100 * _median_gap(rows, name):.2g} %" for name in CERTIFICATES)
-    words = f"median gap\n{flat} of |f(x)| / L\n{ball} inscribed"
-    axis.text(0.03, 0.97, words, transform=axis.transAxes, va="top", fontsize=6.5)
+    axis.set_title(f"median: |f| {flat}, ball {ball}", fontsize=6.5)
     axis.set_xscale("log")
     axis.set(xlim=(SMALLEST, 1), ylim=(0, 102), xlabel="distance / certificate - 1")
     axis.set_xticks([0.0001, 0.001, 0.01, 0.1, 1], ["0.01 %", "0.1 %", "1 %", "10 %", ""])

@@ -122,6 +122,18 @@ def test_cancellation_is_subtracted():
     assert (found[2] == 0).all()
 
 
+def test_the_rounding_of_a_sort_does_not_grow_with_its_length():
+    """A sort of 40 numbers is 40 steps of max(a, b) = b + relu(a - b). Its outputs are its inputs with their errors."""
+    x, radius = torch.rand(1, 40, dtype=torch.float64), torch.tensor([1.0], dtype=torch.float64)
+    for layer in (FullSort(), MaxMin(), Abs(), nn.ReLU()):
+        error = Relaxed(steps_of(nn.Sequential(nn.Flatten(), layer).eval(), (1, 1, 40)), x, radius).error
+        assert (error > 0).all()
+        assert (error < 1e-10).all()
+    # A slope of 3 does triple the errors of its inputs.
+    steep = nn.Sequential(nn.Flatten(), *(nn.LeakyReLU(3.0) for _ in range(20))).eval()
+    assert (Relaxed(steps_of(steep, (1, 1, 40)), x, radius).error > 3.0**20 * 1e-15).all()
+
+
 def test_on_digits_it_certifies_what_the_product_of_norms_does_not():
     data = lipbench.data.digits(keep=(0, 8))
     model = lipbench.models.mlp((1, 8, 8), 2, widths=(32, 16))

@@ -61,20 +61,18 @@ def solve(
 ) -> tuple[Tensor, Tensor]:
     """The distance of each image to the nearest adversarial one in [0, 1]^n, proved, and where that one lies.
 
-    Branch and bound: within the distance of the nearest adversarial image known, all but a few relus have a known
-    sign (MaxMin, sorts and max pooling are relus of differences). A quadratic program relaxes the others by their
-    triangles. Its dual value, rounded down, is the bound of a part; the signs of one relu make two parts of it. Before
-    the first branch, programs over the ball narrow what goes into each relu. Nothing that the solver returns is
-    trusted. Tjeng et al. (2019, 1711.07356) solve the same problem as a mixed-integer program.
+    Branch and bound: within the distance of the nearest adversarial image known, most relus have a known sign (MaxMin,
+    sorts and max pooling are relus of differences). A quadratic program relaxes the others by their triangles. Its dual
+    value, rounded down, is the bound of a part; the signs of one relu make two parts of it. First, programs over the
+    ball narrow what goes into the relus. Tjeng et al. (2019, 1711.07356) solve a mixed-integer program.
 
     Args:
         model: baked, in evaluation mode: nested `nn.Sequential` of layers that `piecewise` knows.
-        x: images [N, C, H, W] in [0, 1].
-        y: labels [N].
+        x, y: images [N, C, H, W] in [0, 1], labels [N].
         start: adversarial images known, [N, C, H, W]; an image equal to x counts as none. None: none is known.
         seconds: at most, of each image.
         gap: an image is solved when its lower bound is within this share of the distance found.
-        margins: [N]; only images whose other logit is larger by so much count as adversarial. None: 0.
+        margins: [N]; an image counts as adversarial where another logit is larger by so much. None: 0.
 
     Returns:
         lower: [N] float64: no image nearer is misclassified by the float64 network; 0 where the model does not say y.
@@ -93,8 +91,7 @@ def solve(
     lower, points = torch.zeros(len(x), dtype=torch.float64, device=x.device), x.double().clone()
     with progress(len(rows)) as bar:
         for i in rows.tolist():
-            first = None if start is None else start[i]
-            margin = 0.0 if margins is None else float(margins[i])
+            first, margin = (None if known is None else known[i] for known in (start, margins))
             found = _found(steps, x[i], int(y[i]), logits[i], first, gap, time.monotonic() + seconds, margin)
             lower[i] = found.lower / OUTWARD
             if found.delta is not None:
@@ -119,7 +116,7 @@ def _found(
     start: Tensor | None,
     gap: float,
     until: float,
-    margin: float,
+    margin: Tensor | None,
 ) -> Found:
     """What `search` finds for one image within the distance that is known, or within radii that grow until an image is
     found.
@@ -128,11 +125,12 @@ def _found(
     # The nearest class first: what it finds bounds the search of the others.
     others = [k for k in logits.argsort(descending=True).tolist() if k != label]
     proved = float(radii_of(steps, flat[None], torch.tensor([label]), 12)[0])
+    beyond = 0.0 if margin is None else float(margin)
     known = 0.0 if start is None else float((start.double() - x.double()).norm())
     largest = 1.01 * math.sqrt(len(flat))  # beyond the diagonal of the box
     radius = known * OUTWARD if known else min(largest, FIRST * proved or SMALL)
     while True:
-        found = search(steps, flat.numpy(), label, others, Found(radius), gap, until, margin)
+        found = search(steps, flat.numpy(), label, others, Found(radius), gap, until, beyond)
         found.lower = proved = max(proved, found.lower)
         if found.delta is not None or known or proved < radius * (1 - gap):
             return found

@@ -187,8 +187,8 @@ def _most(step: Step, size: Tensor, shift: bool = True) -> Tensor:
     """How large the outputs of a step can be, [N, m], where no input is larger than `size`, [N, n]. Without the shift:
     how far apart two outputs are, of inputs that are no farther apart.
 
-    Of b + relu(a - b) it is the larger of two numbers, where `_size_of` is the sum of three: for an output with one relu,
-    the larger of what its two linear pieces give.
+    An output with one relu has two linear pieces, and the larger bound holds: of b + relu(a - b) the larger of two
+    numbers, where `_size_of` adds three.
     """
     if isinstance(step, Affine):
         return _size_of(step, size, shift=shift)[0]
