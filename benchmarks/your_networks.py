@@ -196,17 +196,29 @@ def _exported(model: nn.Module) -> nn.Module:
 
 # Name -> the network, what is made of it once it is trained, and what would give a larger certificate.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], nn.Module], str]] = {
-    "deel-torchlip, dense": (_deel_mlp, bake, "nothing: each layer has constant 1"),
-    "deel-torchlip, exported": (_deel_mlp, lambda m: m.vanilla_export(), "nothing: each layer has constant 1"),
+    "deel-torchlip, dense": (
+        _deel_mlp,
+        bake,
+        "little: the layers before the head have constant 1, each row of the head norm 1",
+    ),
+    "deel-torchlip, exported": (
+        _deel_mlp,
+        lambda m: m.vanilla_export(),
+        "little: the layers before the head have constant 1, each row of the head norm 1",
+    ),
     "deel-torchlip, CNN": (_deel_cnn, bake, "`BatchCentering` for `BatchLipNorm`, whose scale counts"),
-    "orthogonium, CNN": (_orthogonium_cnn, bake, "nothing: each layer has constant 1"),
+    "orthogonium, CNN": (
+        _orthogonium_cnn,
+        bake,
+        "little: the layers before the head have constant 1, each row of the head norm 1",
+    ),
     "ResNet (torchvision's code)": (ResNet, lambda m: m, "Lipschitz layers, no batch normalisation"),
     "example of PyTorch, log_softmax": (Plain, lambda m: m, "Lipschitz layers"),
-    "small ViT": (ViT, lambda m: m, ""),
-    "MLP-Mixer": (lambda: Mixer(lambda: nn.LayerNorm(32)), lambda m: m, ""),
+    "small ViT": (ViT, lambda m: m, "another architecture: attention has no global bound"),
+    "MLP-Mixer": (lambda: Mixer(lambda: nn.LayerNorm(32)), lambda m: m, "`lipbench.layers.LayerCentering`, next row"),
     "MLP-Mixer with `LayerCentering`": (lambda: Mixer(LayerCentering), lambda m: m, "Lipschitz layers"),
     "LSTM over rows": (Recurrent, lambda m: m, "fewer steps: constants of all rows multiply"),
-    "GroupNorm": (Normed, lambda m: m, ""),
+    "GroupNorm": (Normed, lambda m: m, "`lipbench.layers.LayerCentering`"),
     "weight_norm": (WeightNormed, bake, "a constraint on the spectral norm instead of the rows'"),
     "TorchScript": (Plain, _scripted, "Lipschitz layers"),
     "torch.export": (Plain, _exported, "Lipschitz layers"),
@@ -244,8 +256,10 @@ def row(name: str, model: nn.Module, x: Tensor, y: Tensor, helps: str) -> dict[s
         right = model(x).argmax(1) == y
     before, now = certified(model, x[right], y[right])
     table = layer_table(model, tuple(x.shape[1:]))
-    refused = table[table["bound"] == math.inf]
-    why = "; ".join(dict.fromkeys(refused["why"])) or f"constant {lipschitz(model, tuple(x.shape[1:])):.3g}"
+    # Its steps follow a graph with their own reasons, each with its line of code.
+    refused = table[(table["bound"] == math.inf) & (table["type"] != "Graph")]
+    reasons = refused["why"].str.replace(r" \(\S+, line \d+\)", "", regex=True)
+    why = "; ".join(dict.fromkeys(reasons)) or f"constant {lipschitz(model, tuple(x.shape[1:])):.3g}"
     remedy = helps or "; ".join(dict.fromkeys(filter(None, refused["remedy"])))
     return {
         "network": name, "accuracy": f"{float(right.float().mean()):.0%}", "before": f"{before:.2g}",
@@ -322,7 +336,9 @@ def main() -> None:
     table = networks(options.steps, options.onnx, tuple(options.shape))
     head, _, rest = PAGE.read_text().partition(MARK)
     tail = rest.partition(MARK)[2] if MARK in rest else rest
-    write_text(PAGE, f"{head}{MARK}\n\n{table.to_markdown(index=False)}\n\n{MARK}{tail}")
+    lines = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    write_text(PAGE, f"{head}{MARK}\n\n{rows}\n\n{MARK}{tail}")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def test_layers(name):
     assert (radii > 0).all()
     assert (rounded > 0.95 * radii).all()
     first, second = layer_table(model, SHAPE)["layer"][:2]
-    assert first == "sub" and (second.startswith("layer") or name == "ChannelShuffle"), "its code is read, not it"
+    assert first == "sub"
+    assert second.startswith("layer") or name == "ChannelShuffle", "of that one the code is read"
 
 
 def test_blocks_of_sdp_based_lipschitz_layers():

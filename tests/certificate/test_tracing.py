@@ -134,6 +134,7 @@ EXACT = {
     "each row": (lambda m, x: x.view(4, 4).mean(1, keepdim=True).view(1, 4) if len(x) == 1 else x.mean(3)[:, 0], 0.5),
     "in place": (lambda m, x: F.relu(x * 2, inplace=True).mul_(2).add_(1), 4.0),
     "one dimension": (lambda m, x: F.conv1d(x[:, 0], torch.eye(4)[:, :, None] * 3), 3.0),
+    "one number": (lambda m, x: torch.stack((-x.flatten(1).mean(1), x.flatten(1).mean(1)), 1), math.sqrt(2) / 4),
     "softmax": (lambda m, x: x.flatten(1).softmax(1), 0.5),
 }
 

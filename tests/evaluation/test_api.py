@@ -128,7 +128,7 @@ def test_parameterless_and_float64_models():
     assert table.loc[(table["method"] == "deepfool") & (table["norm"] == "l2"), "distance"].max() < 1
     double = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).double()
     table = lipbench.evaluate(double, x, torch.zeros(6, dtype=torch.long), progress=False)
-    assert len(table) == 144
+    assert len(table) == 180
 
 
 def test_the_package_shows_what_is_public_and_nothing_else():

@@ -292,8 +292,10 @@ RUN = "run_on_tape"
 
 
 def seen(shape: Shape) -> Shape:
-    """The shape of an activation as a step sees it, behind the batch: a leading 1 stands for the image."""
-    return tuple(shape[1:]) if tuple(shape[:1]) == (1,) else tuple(shape)
+    """The shape of an activation as a step sees it, behind the batch: a leading 1 stands for the image. One number is
+    (1,).
+    """
+    return (tuple(shape[1:]) if tuple(shape[:1]) == (1,) else tuple(shape)) or (1,)
 
 
 def _filled(value: Any) -> Any:
