@@ -125,7 +125,7 @@ def test_a_network_of_deel_torchlip_before_and_after_its_export():
     model.train()
     model(x)  # which leaves a tensor with a gradient in it
     model.eval()
-    exported = model.vanilla_export().eval()
+    exported = duplicate(model).vanilla_export().eval()
     layers = [exported[0], nn.Identity(), GroupSort(2), L2Pool2d(2), nn.Flatten(), exported[5], FullSort(), exported[7]]
     ours = nn.Sequential(*layers).eval()
     labels = model(x).argmax(1)

@@ -118,7 +118,10 @@ def _compare(model: nn.Module, network: nn.Module, shape: Shape) -> None:
             continue
         if said.dtype not in (torch.float32, torch.float64):
             raise Unbounded(f"its logits are {said.dtype}", "return logits of float32 or float64")
-        found = network(x.to(said.dtype))
+        try:
+            found = network(x.to(said.dtype))
+        except RuntimeError as error:
+            raise Unbounded(f"it mixes precisions ({told(error)})", "keep all of it in one precision") from error
         change, scale = (found - said).abs().amax(1), said.abs().amax(1)
         if not bool((change <= TOLERANCE * scale.clamp_min(1e-30)).all()) and bool(said.isfinite().all()):
             raise Unbounded("it does something else for several images than for one", "treat each image by itself")
