@@ -204,9 +204,9 @@ def test_one_float64_copy_judges_a_whole_run():
     model = Copied().eval()
     Copied.copies = 0
     chosen = ["deepfool", "fgm", "l2_pgd"]
-    lipbench.evaluate(model, X, model(X).argmax(1), chosen, progress=False, batch_size=5)
-    # One is baked, one certified in float64, one judges.
-    assert Copied.copies <= 3
+    lipbench.evaluate(model, X, model(X).argmax(1), chosen, [], progress=False, batch_size=5)
+    # One is baked, one judges. Certificates, which read the forward pass of copies, are left out.
+    assert Copied.copies <= 2
 
 
 @pytest.mark.parametrize("attack", [deepfool, lipbench.attacks.lipbench, chain(fgm, deepfool), best_of(fgm, deepfool)])
