@@ -43,9 +43,9 @@ def _gemm(
     transB: int = 0,
 ) -> Tensor:
     # A product with 1 would be weights that the forward pass computes, whose float32 rounding is not known.
-    a, c = (x if x is None or factor == 1 else factor * x for x, factor in ((a, alpha), (c, beta)))
+    a = a if alpha == 1 else alpha * a
     product = (a.T if transA else a) @ (b.T if transB else b)
-    return product if c is None else product + c
+    return product if c is None else product + (c if beta == 1 else beta * c)
 
 
 def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
