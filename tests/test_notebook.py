@@ -84,8 +84,11 @@ def test_a_notebook_of_the_documentation_runs(path, tmp_path, monkeypatch):
     assert sum("image/png" in output.get("data", {}) for cell in results for output in cell) >= 1
     if path.stem == "certify":
         before, after = text(results[2]), text(results[4])
-        assert float(re.findall(r"^certificate +(\S+)", before, re.M)[0]) == 0
-        assert float(re.findall(r"[\d.]+", after)[0]) > 0
+        radius = float(re.findall(r"^certificate +(\S+)", before, re.M)[0])
+        assert radius > 0
+        assert (
+            float(re.findall(r"[\d.]+", after)[0]) >= 0.95 * radius
+        )  # of an even number of images it is the lower middle one
     if path.stem == "train":
         last = text(results[3]).split("\n")[-1].split()
         assert 1 <= float(last[-1]) < 1.2, "the tightness after the last epoch"

@@ -245,6 +245,9 @@ class _Prover:
         search = Search(value, flat, image, at_x[image, rival].to(x.dtype), first, centres)
         searched = search.run(steps)
         moved = (search.centre != flat).any(1).nonzero()[:, 0]
+        if not len(moved):  # some layers of torch refuse a batch of no images
+            count(len(x) + searched)
+            return _without_balls(x, y, at_x)
         image, rival, centre = image[moved], rival[moved], search.centre[moved].double()
         # The rounding of float32 is that of the images within `reach`, so a larger radius does not count.
         reach = search.rho[moved].double() * REACH

@@ -313,3 +313,12 @@ def test_the_model_is_left_as_it_was() -> None:
     assert torch.equal(x, given)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_where_no_centre_is_better_no_batch_is_empty() -> None:
+    """`nn.PixelUnshuffle` returns a batch of no images as it is."""
+    torch.manual_seed(0)
+    layers = (nn.PixelUnshuffle(2), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    model, x = nn.Sequential(*layers).eval(), torch.full((3, 1, 8, 8), 0.5)
+    y = model(x).argmax(1)
+    assert torch.equal(certify_inscribed(model, x, y, steps=0), certify(model, x, y))
