@@ -81,4 +81,4 @@ def drawing() -> str:
 
 
 if __name__ == "__main__":
-    (Path(__file__).parents[1] / "docs" / "inscribed.svg").write_text(drawing())
+    (Path(__file__).parents[1] / "docs" / "inscribed.svg").write_text(drawing(), encoding="utf-8")

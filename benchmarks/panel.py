@@ -96,7 +96,7 @@ class Best:
 
     def __init__(self, path: Path = BEST):
         self.path = path
-        self.known: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
+        self.known: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def update(self, network: str, distances: np.ndarray) -> None:
         """Keeps the smaller number of each image. A distance of 6 digits is rounded up, so it stays an upper bound."""

@@ -334,7 +334,7 @@ def main() -> None:
     if options.random:
         sys.exit(int(random_networks(options.random, options.first) > 0))
     table = networks(options.steps, options.onnx, tuple(options.shape))
-    head, _, rest = PAGE.read_text().partition(MARK)
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
     tail = rest.partition(MARK)[2] if MARK in rest else rest
     lines = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)

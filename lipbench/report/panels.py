@@ -1,5 +1,6 @@
 """What the page shows of one data set: its answer, its board, its figures, its networks."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,9 @@ def by_dataset(pictures: Sequence[Picture], datasets: Sequence[str]) -> dict[str
     """Data set -> its pictures, by their names "<kind>_<dataset>..."; "": those of no data set or of several."""
     found: dict[str, list[Picture]] = {"": []}
     for picture in pictures:
-        rest = picture.name.removeprefix(f"{picture.kind}_")
+        # In a C locale names of files are not text.
+        name = os.fsencode(picture.name).decode("utf-8", "replace")
+        rest = name.removeprefix(f"{picture.kind}_")
         fitting = [name for name in datasets if rest == name or rest.startswith(f"{name}_")]
         found.setdefault(max(fitting, key=len, default="") if picture.kind else "", []).append(picture)
     return found

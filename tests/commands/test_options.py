@@ -14,6 +14,7 @@ from lipbench.commands.main import main
 from lipbench.commands.mistakes import CommandError
 from lipbench.commands.options import check_overrides, quoted
 from lipbench.commands.suites import CONF
+from lipbench.files import ResultsError
 
 PEERS = ("adv_lib", "foolbox", "torchattacks")
 COMMANDS = ("config", "evaluate", "export", "report", "reproduce")
@@ -100,7 +101,7 @@ def test_epsilons_are_radii(value: Any) -> None:
     if value == []:
         assert checked(changed(options, ("epsilons",), value))["epsilons"] == []
         return
-    with pytest.raises(OptionError, match="epsilons is a list, each a number, 0 or more"):
+    with pytest.raises((OptionError, ResultsError), match=r"epsilons(:| is a list, each a number, 0 or more)"):
         checked(changed(options, ("epsilons",), value))
 
 

@@ -61,4 +61,4 @@ def test_the_wheel_runs_an_experiment_elsewhere(wheel, tmp_path):
     subprocess.run([python, "-m", "lipbench", "run", *options], cwd=elsewhere, check=True, capture_output=True)
     assert (elsewhere / "results/runs/digits08/hkr_mlp/training.epochs=1/0/summary.json").exists()
     subprocess.run([python, "-m", "lipbench", "report"], cwd=elsewhere, check=True, capture_output=True)
-    assert (elsewhere / "results/runs/figures/accuracy_digits08.png").exists()
+    assert (elsewhere / "results/runs/figures/overview_digits08.png").exists()
