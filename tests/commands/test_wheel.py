@@ -57,8 +57,8 @@ def test_the_wheel_runs_an_experiment_elsewhere(wheel, tmp_path):
     code = "import lipbench; print(lipbench.__file__)"
     where = subprocess.run([python, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=True)
     assert str(site) in where.stdout
-    options = ["experiment=digits08/hkr_mlp", "training.epochs=1", "images=4", "attack=[fgm]"]
+    options = ["experiment=digits08/hkr_mlp", "training.epochs=1", "images=4", "attack=[fgm,deepfool]"]
     subprocess.run([python, "-m", "lipbench", "run", *options], cwd=elsewhere, check=True, capture_output=True)
     assert (elsewhere / "results/runs/digits08/hkr_mlp/training.epochs=1/0/summary.json").exists()
     subprocess.run([python, "-m", "lipbench", "report"], cwd=elsewhere, check=True, capture_output=True)
-    assert (elsewhere / "results/runs/figures/overview_digits08.png").exists()
+    assert (elsewhere / "results/runs/figures/accuracy_digits08.png").exists()
