@@ -59,6 +59,7 @@ def test_the_reference_names_every_public_function():
                 assert f"{source}.{name}" in named
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of foolbox, when it is imported
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_the_names_on_a_page_exist(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
