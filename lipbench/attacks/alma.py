@@ -68,7 +68,7 @@ def alma(
     return best
 
 
-# The search alone: its nearest misclassified images, not brought to the boundary; x where it passed none.
+# The search alone: its nearest misclassified images, not moved to the boundary; x where it passed none.
 descend = inspect.unwrap(alma)
 
 

@@ -61,7 +61,7 @@ def deepfool(
     return images
 
 
-# The search alone: its last images, not brought to the boundary; those that were never misclassified included.
+# The search alone: its last images, not moved to the boundary; those that were never misclassified included.
 walk = inspect.unwrap(deepfool)
 
 

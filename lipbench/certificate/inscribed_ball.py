@@ -92,8 +92,8 @@ def ball_radius(x: Tensor, centre: Tensor, depth: Tensor, t: Tensor) -> Tensor:
 class InscribedBalls:
     """What proves inscribed radii: for each image and rival class a ball without an image that the rival wins.
 
-    Whoever trusts `at_x` and `depth`, lower bounds of h_k = (z_y - z_k) / gap[y, k] at x and at the centres, checks the
-    radii by one formula (`ball_radius`).
+    `at_x` and `depth` are lower bounds of h_k = (z_y - z_k) / gap[y, k] at x and at the centres. From them one formula
+    checks the radii (`ball_radius`).
 
     Attributes:
         x: images [N, C, H, W], float64.

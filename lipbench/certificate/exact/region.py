@@ -112,7 +112,7 @@ def region(relaxed: Relaxed, own: int, other: int, most: int, margin: float = 0.
         walk.take(step, limits)
     logits = walk.now
     cut = (logits.rows[own] - logits.rows[other])[None]
-    # What the forward pass of whoever judges may round, and what this expression has rounded.
+    # What the forward pass of the judge may round, and what this expression has rounded.
     float64 = float(relaxed.error[0, own] + relaxed.error[0, other])
     level = -(logits.shift[own] - logits.shift[other]) - margin + float64 + logits.error[own] + logits.error[other]
     level += unit * (
