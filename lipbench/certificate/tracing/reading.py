@@ -149,7 +149,7 @@ def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape
     own = frozenset(t.untyped_storage().data_ptr() for t in mine if t.layout == torch.strided)
     tape = Tape(shape, dtype, floats[0].device, OPERATIONS, own)
     try:
-        with _wrapped(tape, copy, parts), _without_mkldnn():
+        with _wrapped(tape, copy, parts), _without_fast_paths():
             logits = copy(tape.image)
     except Unbounded:
         raise
@@ -164,14 +164,18 @@ def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape
 
 
 @contextmanager
-def _without_mkldnn() -> Iterator[None]:
-    """Inside, recurrent layers are computed by operations that are read, not by one of oneDNN's."""
-    before = torch._C._get_mkldnn_enabled()
+def _without_fast_paths() -> Iterator[None]:
+    """Inside, recurrent layers and transformers are computed by operations that are read, not by one of oneDNN's, nor
+    by one for a whole layer.
+    """
+    mkldnn, transformers = torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()
     torch._C._set_mkldnn_enabled(False)
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch._C._set_mkldnn_enabled(before)
+        torch._C._set_mkldnn_enabled(mkldnn)
+        torch.backends.mha.set_fastpath_enabled(transformers)
 
 
 @contextmanager
