@@ -220,7 +220,7 @@ def test_what_holds_on_the_box_is_refused_where_centres_leave_it(monkeypatch):
 def test_what_has_no_local_bound_is_said():
     class Quotient(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return (x / x.sum()).flatten(1)[:, :3]
+            return (x / x.sum((1, 2, 3), keepdim=True)).flatten(1)[:, :3]
 
     x, y = torch.rand(2, *SHAPE), torch.zeros(2, dtype=torch.long)
     with pytest.warns(LocalWarning, match="divides by an activation"):

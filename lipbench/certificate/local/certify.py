@@ -61,6 +61,8 @@ def certify_local(
         return radii
     found, widest = torch.zeros(len(x), dtype=torch.float64), max(math.prod(op.shape) for op in steps[0])
     rows = (logits.argmax(1) == y).nonzero()[:, 0].cpu()
+    if not len(rows):
+        return radii
     with progress(len(rows)) as bar:
         for batch in rows.split(max(1, min(64, HELD // (64 * widest)))):
             found[batch] = _radii(steps, x[batch].double().cpu(), y[batch].cpu(), rounds)

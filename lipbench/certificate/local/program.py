@@ -24,6 +24,7 @@ from lipbench.certificate.tracing.steps import (
     LogSoftmax,
     Matmul,
     Product,
+    Refused,
     Rows,
     Shift,
     Standardized,
@@ -136,8 +137,10 @@ class _Writer:
             step = step.layer  # which computes the same of all rows at once
         if exactly(step, *NEUTRAL):
             return inputs[0]
-        if len(inputs) > 1 or exactly(step, *LOCAL):
+        if exactly(step, *LOCAL) or (len(inputs) > 1 and exactly(step, Combination, Copies)):
             return self.add(step, inputs)
+        if len(inputs) > 1:  # of all others a bound of one input says nothing
+            raise step.reason if isinstance(step, Refused) else Unbounded(f"{type(step).__name__} has several inputs")
         for kinds, write in self._several.items():
             if exactly(step, *kinds):
                 return write(step, inputs, shape)

@@ -64,7 +64,7 @@ class Relaxed:
 
     def _at_once(self) -> int:
         widest = max(ranges.at.numel() for ranges in self.ranges)
-        return max(1, HELD // (2 * widest))
+        return max(1, HELD // (2 * max(1, widest)))
 
     def both(self, place: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Below and above <rows, change of the output of step `place`> on the region, rounding included, [N, R].
@@ -187,4 +187,4 @@ def margins_of(steps: Prepared, region: Region, y: Tensor) -> LocalBound:
     margins = logits.gather(1, y.cpu()[:, None]) - logits + below
     # Two logits are subtracted, and the bound added.
     margins = margins - (logits.abs().amax(1, keepdim=True) + below.abs()) * (UNIT * OTHERS)
-    return LocalBound(region, margins.masked_fill(own.bool(), torch.inf).nan_to_num(nan=-torch.inf))
+    return LocalBound(region, margins.nan_to_num(nan=-torch.inf).masked_fill(own.bool(), torch.inf))

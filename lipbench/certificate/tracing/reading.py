@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -165,17 +165,23 @@ def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape
 
 @contextmanager
 def _without_fast_paths() -> Iterator[None]:
-    """Inside, recurrent layers and transformers are computed by operations that are read, not by one of oneDNN's, nor
-    by one for a whole layer.
+    """Inside, recurrent layers, transformers and attention are computed by operations that are read, not by one of
+    oneDNN's, nor by one for a whole layer.
     """
-    mkldnn, transformers = torch._C._get_mkldnn_enabled(), torch.backends.mha.get_fastpath_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    torch.backends.mha.set_fastpath_enabled(False)
+    switches: list[tuple[Callable[[], bool], Callable[[bool], object]]] = [
+        (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
+        (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
+        (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+        (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+    ]
+    before = [now() for now, _ in switches]
     try:
+        for _, switch in switches:
+            switch(False)
         yield
     finally:
-        torch._C._set_mkldnn_enabled(mkldnn)
-        torch.backends.mha.set_fastpath_enabled(transformers)
+        for (_, switch), value in zip(switches, before, strict=True):
+            switch(value)
 
 
 @contextmanager
