@@ -49,7 +49,7 @@ def chain(*layers: nn.Module, outputs: int) -> nn.Module:
 
 conv = partial(nn.Conv2d, kernel_size=3, padding=1)
 NETWORKS = {
-    "relu": lambda: chain(conv(1, 3), nn.ReLU(), conv(3, 2), nn.ReLU(), outputs=32),
+    "relu": lambda: chain(nn.PixelUnshuffle(2), conv(4, 3), nn.ReLU(), conv(3, 2), nn.ReLU(), outputs=8),
     "max_pool": lambda: chain(conv(1, 3), nn.MaxPool2d(3, 2, padding=1), nn.BatchNorm2d(3), outputs=12),
     "sorts": lambda: chain(conv(1, 4), MaxMin(), conv(4, 4), GroupSort(4), nn.AvgPool2d(2), FullSort(), outputs=16),
     "curves": lambda: chain(

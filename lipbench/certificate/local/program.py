@@ -156,6 +156,7 @@ class _Writer:
             (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d): self._normalised,
             (MaxMin, GroupSort, FullSort): self._sorted,
             (nn.MaxPool2d, Extreme): self._largest,
+            (nn.PixelShuffle, nn.PixelUnshuffle): self._moved,
         }
 
     def _constant(self, step: nn.Module, shape: Shape) -> float:
@@ -238,6 +239,11 @@ class _Writer:
             table = torch.arange(halves[0].numel()).view_as(halves[0])
         index = table[:, 0]
         return self.add(Copies(index, out), (place,), 1.0, whole=(step, inputs[0]))
+
+    def _moved(self, step: nn.Module, inputs: tuple[int, ...], shape: Shape) -> int:
+        """A permutation of the entries; the gradient of torch's own refuses batches of some shapes."""
+        places = step(torch.arange(math.prod(shape), dtype=torch.float64).view(1, *shape))[0]
+        return self.add(Copies(places.flatten().long(), tuple(places.shape)), inputs, 1.0)
 
     def _matrix(self, weight: Tensor, place: int) -> int:
         return self.write(dense(weight, None), (place,))
