@@ -1,6 +1,7 @@
 """Figures: tables in, matplotlib figures out. Nothing here imports torch."""
 
 from lipbench.figures import (
+    conformal,
     constructions,
     curves,
     explanations,
@@ -34,6 +35,7 @@ RECIPES = (
     *tradeoff.RECIPES,
     *explanations.RECIPES,
     *one_class.RECIPES,
+    *conformal.RECIPES,
     *curves.RECIPES,
     *training.RECIPES,
     *constructions.RECIPES,

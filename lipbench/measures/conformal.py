@@ -88,7 +88,7 @@ def conformal(
     Returns:
         the columns score ("logit", "margin"), sets ("vanilla", "robust"), images ("clean", "attacked"), epsilon,
         coverage, size, p_value (probability of so many covered labels or fewer where validation and test images are
-        exchangeable), lipschitz (largest constant of the score), classes, calibration, test (numbers of images).
+        exchangeable), lipschitz (largest constant of the score), alpha, classes, calibration, test (numbers of images).
 
     Raises:
         ValueError: an alpha out of (0, 1).
@@ -143,21 +143,21 @@ class _Logits:
     def __init__(self, model: nn.Module, x: Tensor):
         shape = tuple(x.shape[1:])
         self._model, self._classifier = model, Classifier(model)
-        self._network = read_exactly(model, shape, x[:1])
-        layers = layerwise(self._network, shape)
-        constants = {
-            "logit": logit_bounds(self._network, shape, layers),
-            "margin": gaps_of(self._network, shape, layers),
-        }
+        network = read_exactly(model, shape, x[:1])
+        layers = layerwise(network, shape)
+        constants = {"logit": logit_bounds(network, shape, layers), "margin": gaps_of(network, shape, layers)}
         self._passes: Passes | None = None
-        if all(bool(c.isfinite().all()) for c in constants.values()) and self._is_read(x):
-            self._passes = Passes(copy.deepcopy(self._network).double(), shape, layers)
-        else:
+        if all(bool(c.isfinite().all()) for c in constants.values()):
+            self._passes = Passes(copy.deepcopy(network).double(), shape, layers)
+        if self._passes is not None and network is not model and self._is_misread(x[:500]):
+            self._passes = None
+        if self._passes is None:
             constants = {name: torch.full_like(c, torch.inf) for name, c in constants.items()}
         self.constants = constants
 
-    def _is_read(self, x: Tensor) -> bool:
-        return self._network is self._model or not is_another(self._model(x[:500]), self._network(x[:500]))
+    def _is_misread(self, x: Tensor) -> bool:
+        with torch.no_grad():
+            return is_another(self._model(x.clone()), self(x)[0])
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +186,7 @@ class _Sets:
         self._score, self._constants = score, constants
         own = _of(self._largest(logits, 0.0), labels)
         self._vanilla, self._robust = smallest_kept(own, alpha), smallest_kept(own - slack, alpha)
-        self._count, self._rank = len(labels), _rank(len(labels), alpha)
+        self._alpha, self._count, self._rank = alpha, len(labels), _rank(len(labels), alpha)
 
     def _largest(self, logits: Tensor, epsilon: float) -> Tensor:
         return self._score(logits, self._constants * epsilon * OUTWARD if epsilon else None)
@@ -215,6 +215,7 @@ class _Sets:
                         "size": float(held.sum(1).double().mean()),
                         "p_value": self._chance(count, len(labels)),
                         "lipschitz": float(self._constants.max()),
+                        "alpha": self._alpha,
                         "classes": held.shape[1],
                         "calibration": self._count,
                         "test": len(labels),

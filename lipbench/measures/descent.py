@@ -19,7 +19,9 @@ def descend(value: Callable[[Tensor], Tensor], x: Tensor, *, epsilon: float, ste
         value: images [N, C, H, W] -> what is to become small, [N].
         x: images in [0, 1]. An image whose best iterate rounding left out of the ball is returned as it was.
     """
-    radius = torch.full((len(x),), epsilon * (1 - 1e-6), dtype=x.dtype, device=x.device)
+    # Less what rounding adds to a distance, pixel by pixel.
+    inner = epsilon * (1 - 1e-6) - torch.finfo(x.dtype).eps / 2 * x[0].numel() ** 0.5
+    radius = torch.full((len(x),), max(0.0, inner), dtype=x.dtype, device=x.device)
     point, best, lowest = x, x, torch.full_like(radius, torch.inf)
     for step in range(steps + 1):
         point = point.detach().requires_grad_()
