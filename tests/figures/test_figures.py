@@ -336,5 +336,11 @@ def test_figures_know_no_network():
                 assert name.split(".")[0] != "torch", path.name
                 if name.startswith("lipbench"):
                     assert name.startswith(
-                        ("lipbench.figures", "lipbench.results", "lipbench.escapes", "lipbench.files")
+                        (
+                            "lipbench.figures",
+                            "lipbench.results",
+                            "lipbench.escapes",
+                            "lipbench.files",
+                            "lipbench.outlines",
+                        )
                     ), f"{path.name}: {name}"
