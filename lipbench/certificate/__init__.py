@@ -9,7 +9,7 @@ from lipbench.certificate.inscribed import certify_inscribed, certify_inscribed_
 from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t
 from lipbench.certificate.lipschitz import LayerBound, lipschitz, product
 from lipbench.certificate.local import LocalBound, LocalWarning, certify_local, margins_near
-from lipbench.certificate.radius import certify, gaps, gaps_of, radius
+from lipbench.certificate.radius import certify, gaps, gaps_of, logit_bounds, radius
 from lipbench.certificate.relaxation.crown import CrownWarning, certify_crown
 from lipbench.certificate.rounding import Affine, follow, rounding
 from lipbench.certificate.rules.linear import convolution_norm, spectral_norm
@@ -44,6 +44,7 @@ __all__ = [
     "layer_table",
     "layerwise",
     "lipschitz",
+    "logit_bounds",
     "margins_near",
     "number",
     "product",

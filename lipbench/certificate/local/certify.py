@@ -80,7 +80,7 @@ def _radii(steps: Prepared, x: Tensor, y: Tensor, rounds: int) -> Tensor:
     value = margin(low)
     above = value
     # How fast the margin falls at x says where to begin; no image of the box is farther than its diagonal.
-    ahead = value / ((value - margin(tiny)) / tiny)
+    ahead = value / ((value - margin(tiny)) / tiny).clamp_min(0)
     high = (2 * ahead).nan_to_num(nan=0.0, posinf=math.inf).clamp(0, math.sqrt(x[0].numel())).masked_fill(value <= 0, 0)
     below = torch.full_like(value, -torch.inf)
     for _ in range(rounds):
