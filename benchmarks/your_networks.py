@@ -5,7 +5,7 @@
     python benchmarks/your_networks.py --random 2000            # random networks against Jacobians and attacks
 
 Each network is trained for a few seconds on the 8x8 digits of scikit-learn and certified on 100 test images. "Before"
-is the certificate where forward code is not read, "local" that of `certificate_local` on ten of the images.
+is the certificate where forward code is not read, "local" that of `certificate_local` on four of the images.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from lipbench.layers import LayerCentering, bake
 PAGE = Path(__file__).parent.parent / "docs" / "your_model.md"
 MARK = "<!-- networks -->"
 SHAPE = (1, 8, 8)
-# Images of `certificate_local`, which takes up to 5 seconds for each.
-LOCAL = 10
+# Images of `certificate_local`, which takes seconds for each.
+LOCAL = 4
 
 
 class Block(nn.Module):
