@@ -24,6 +24,7 @@ from lipbench.interop.load import FORMS, ModelError, default_name, load_model
 from lipbench.results import LawViolation
 from lipbench.results.facts import facts_of
 from lipbench.results.layout import run_folder_of
+from lipbench.runs.ending import run_end
 from lipbench.runs.experiment import Experiment
 from lipbench.runs.external import External
 from lipbench.runs.outcome import attempt
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     cfg = configured(words, "evaluate", NAMES)
     if cfg.threads is not None:
         torch.set_num_threads(int(cfg.threads))
+    told = run_end(cfg.on_run_end)
     external = external_of(cfg)
     name = "/".join(external.folder.parts[-4:-2])
 
@@ -96,6 +98,8 @@ def main(arguments: Sequence[str]) -> int:
         say(layers_text(pd.read_csv(external.folder / "layers.csv", keep_default_na=False)))
         seconds = None if before == stamp(external.folder) else time.monotonic() - began
         say(run_lines(name, external.folder, summary, seconds))
+        if seconds is not None:
+            told(external.folder, summary)
         say(f"Tables and figures: lipbench report results={cfg.results}")
 
     command = shlex.join(["lipbench", "evaluate", *arguments])

@@ -18,6 +18,7 @@ KINDS: dict[str, Any] = {
     **{"results": str, "data_root": str | None, "device": str, "epsilons": Sequence[float]},
     **{"force": bool, "progress": bool, "tensorboard": bool, "figures": bool},
     **{"model.source": str | None, "checkpoint": str | None, "name": str | None},
+    **{"on_run_end": str | None},
     **{"input_layout": str | None, "input_mean": float | Sequence[float] | None},
     **{"input_std": float | Sequence[float] | None},
     **{"run": str | None, "out": str | None, "source": str | None, "trust": Sequence[str]},
