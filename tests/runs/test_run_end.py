@@ -68,7 +68,8 @@ def test_a_training_tells_its_end(judge, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # of MLflow's own dependencies
-def test_the_example_for_mlflow(judge, tmp_path):
+def test_the_example_for_mlflow(judge, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow = pytest.importorskip("mlflow")
     code = next(part for part in re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S) if "import mlflow" in part)
     (tmp_path / "my_log.py").write_text(code)
