@@ -1,4 +1,6 @@
-"""Python files of users, such as those of models: run as Python itself would run them, their errors told with the line that raised them."""
+"""Python files of users, such as those of models: run as Python itself would run them, their errors told with the line
+that raised them.
+"""
 
 import hashlib
 import importlib

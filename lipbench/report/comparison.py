@@ -97,10 +97,11 @@ def _change(rows: pd.DataFrame, words: str) -> str:
         return f"the {words} changes clearly in none of {networks}"
     up = int((clear["difference"] > 0).sum())
     counts = [f"{verb} in {n}" for verb, n in (("rises", up), ("falls", len(clear) - up)) if n]
-    row = clear.loc[clear["difference"].abs().idxmax()]
+    row = max(clear.to_dict("records"), key=lambda row: abs(row["difference"]))
     who = network_name(str(row["experiment"]), str(row["variant"]))
+    values = f"{row['second']:.1f} to {row['first']:.1f} %"
     return (
-        f"the {words} {' and '.join(counts)} of {networks} (most in {who}: {row['second']:.1f} to {row['first']:.1f} %, "
+        f"the {words} {' and '.join(counts)} of {networks} (most in {who}: {values}, "
         f"95 % interval of the change {row['low']:+.1f} to {row['high']:+.1f})"
     )
 

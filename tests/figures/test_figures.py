@@ -354,6 +354,6 @@ def test_certificates_that_prove_more_are_a_thin_line(tmp_path):
     inscribed, margin = curves["hkr_cnn certified"], curves["hkr_cnn margin / L"]
     assert (inscribed.get_ydata() >= margin.get_ydata()).all()
     assert (inscribed.get_ydata() > margin.get_ydata()).any()
-    assert inscribed.get_linestyle() == "-" and margin.get_linestyle() == "--"
+    assert (inscribed.get_linestyle(), margin.get_linestyle()) == ("-", "--")
     assert inscribed.get_linewidth() < margin.get_linewidth()
     assert curves["ce_cnn certified"].get_linestyle() == "--"
