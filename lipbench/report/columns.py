@@ -192,7 +192,7 @@ def leader(rows: pd.DataFrame, name: str) -> Any:
     if column is None or not column.larger_is_better or rows[name].notna().sum() < 2:
         return None
     values = rows[name].astype(float)
-    best = values.idxmax()
+    best: Any = values.idxmax()
     others = values.drop(best).dropna().index
     margins = rows.reindex(columns=[name + OVER_IMAGES, name + OVER_SEEDS]).astype(float).max(axis=1)
     leads = values[best] - values[others] > np.hypot(margins[best], margins[others])

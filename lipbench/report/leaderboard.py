@@ -77,7 +77,7 @@ def board_radii(rows: pd.DataFrame) -> list[float]:
     """The radii of the board of one data set (see `main_radii`): of those that all its rows have, where there are."""
     known = rows[[name for name in rows if str(name).startswith("test cert @ ")]].notna()
     for shared in (known.all(), known.any()):
-        if found := [split(str(name))[1] for name in known if shared[name]]:
+        if found := [split(name)[1] for name in map(str, known) if shared[name]]:
             return main_radii(found)
     return []
 
