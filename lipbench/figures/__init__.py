@@ -1,6 +1,7 @@
 """Figures: tables in, matplotlib figures out. Nothing here imports torch."""
 
 from lipbench.figures import (
+    conformal,
     constructions,
     curves,
     explanations,
@@ -10,6 +11,7 @@ from lipbench.figures import (
     plane,
     robustness,
     sandwich,
+    shapes,
     spectra,
     tradeoff,
     training,
@@ -27,6 +29,7 @@ RECIPES = (
     *robustness.RECIPES,
     *galleries.RECIPES,
     *plane.RECIPES,
+    *shapes.RECIPES,
     *spectra.RECIPES,
     *transport.RECIPES,
     *sandwich.RECIPES,
@@ -34,6 +37,7 @@ RECIPES = (
     *tradeoff.RECIPES,
     *explanations.RECIPES,
     *one_class.RECIPES,
+    *conformal.RECIPES,
     *curves.RECIPES,
     *training.RECIPES,
     *constructions.RECIPES,

@@ -30,7 +30,7 @@ ATTACKED: dict[str, Any] = {"linewidth": 1.6}
 BEST: dict[str, Any] = {"linewidth": 0.7}
 MARGIN: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (4, 1.5))}
 # Points of the plane have figures of their own.
-TOYS = ("two_moons", "two_circles", "two_spirals")
+TOYS = ("two_moons", "two_circles", "two_spirals", "shapes")
 
 
 def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
