@@ -88,13 +88,13 @@ COMMANDS = {
     "export": Command(
         "Write a trained network, properties for verifiers, or distances for AttackBench.",
         "run=FOLDER [option=value ...]",
-        (f"export run={RUN}", f"export {RUN} --onnx --vnnlib 20", f"export {RUN} --attackbench"),
+        (f"export run={RUN}", f"export run={RUN} formats=[onnx] vnnlib=20", f"export run={RUN} attackbench=true"),
         "export",
     ),
     "import": Command(
-        "Read verdicts of a verifier into a finished run: proofs as lower bounds, witnesses as upper bounds.",
+        "Read the verdicts of a verifier into a finished run, as bounds.",
         "run=FOLDER verdicts=FILE method=NAME [option=value ...]",
-        (f"import run={RUN} verdicts=results.csv method=sdp_crown",),
+        (f"import run={RUN} verdicts=out.csv method=sdp_crown",),
         "import",
         interrupted="lipbench run finishes the run again; then import once more.",
     ),

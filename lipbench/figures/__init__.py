@@ -1,6 +1,7 @@
 """Figures: tables in, matplotlib figures out. Nothing here imports torch."""
 
 from lipbench.figures import (
+    anytime,
     constructions,
     curves,
     explanations,
@@ -35,6 +36,7 @@ RECIPES = (
     *explanations.RECIPES,
     *one_class.RECIPES,
     *curves.RECIPES,
+    *anytime.RECIPES,
     *training.RECIPES,
     *constructions.RECIPES,
 )

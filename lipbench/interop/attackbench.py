@@ -134,5 +134,5 @@ def _rows(path: Path, method: str, norm: str, hashes: Any, values: Any, known: p
     except (TypeError, ValueError) as error:
         raise ResultsError(f"{path}: a distance in {norm} is no number.") from error
     found = pd.DataFrame({"hash": hashes, "distance": distances}).merge(known, on="hash")
-    facts = (found[name].to_numpy() for name in FACTS)
-    return bounds_table(*facts, method, "upper", found["distance"].to_numpy(), norm)
+    index, label, prediction = (found[name].to_numpy() for name in FACTS)
+    return bounds_table(index, label, prediction, method, "upper", found["distance"].to_numpy(), norm)

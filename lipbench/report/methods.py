@@ -1,4 +1,4 @@
-"""The table of the methods of one network: how near each attack comes, and what each method costs. One entry per column."""
+"""The table of the methods of one network: how near each attack comes, what each method costs. A column is an entry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,9 @@ COLUMNS = (
     MethodColumn("unbroken", "unbroken", ".0f", "images for which the attack found no adversarial image"),
     MethodColumn("outside the box", "outside", ".0f", "images that the attack returned with pixels outside [0, 1]"),
     MethodColumn("seconds", "seconds", ".1f", "seconds"),
-    MethodColumn("images through the network", "passes", ".0f", "forward passes per image; of the training, in all"),
+    MethodColumn(
+        "passes", "passes", ".0f", "images that went forward through the network, per image; of the training, in all"
+    ),
 )
 
 

@@ -134,6 +134,7 @@ def _checked(run: Path, verdicts: Sequence[Verdict], table: pd.DataFrame) -> pd.
     """
     mark = network_mark(run)
     known = table.drop_duplicates("index").set_index("index")[["label", "prediction"]]
+    wrong = set(known.index[known["label"] != known["prediction"]])
     for asked in (verdict.asked for verdict in verdicts):
         if asked.network != mark:
             raise ResultsError(
@@ -142,7 +143,7 @@ def _checked(run: Path, verdicts: Sequence[Verdict], table: pd.DataFrame) -> pd.
             )
         if asked.index not in known.index:
             raise ResultsError(f"{asked}: the tables of {run} have no image {asked.index}.")
-        if known.loc[asked.index, "label"] != known.loc[asked.index, "prediction"]:
+        if asked.index in wrong:
             raise ResultsError(
                 f"{asked}: the network labels image {asked.index} wrongly, so there is nothing to prove."
             )
