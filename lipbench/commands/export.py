@@ -67,31 +67,23 @@ def _data_at_hand(run: Path, trust: Sequence[str]) -> Dataset | None:
     return data
 
 
-def write_properties(
-    run: Path, out: Path, number: int, radius: float | None, timeout: int, test: Split
-) -> tuple[list[Path], float]:
+def write_properties(run: Path, out: Path, number: int, radius: float, timeout: int, test: Split) -> list[Path]:
     """Writes `vnnlib/<property>.vnnlib` for the first attacked images that are classified rightly, and `instances.csv`
     with a line (onnx, vnnlib, timeout) for each, as VNN-COMP has it.
 
     Args:
         out: folder of the ONNX file.
         number: of properties, at most.
-        radius: L2; None: the middle radius of the run.
+        radius: L2.
         timeout: seconds.
         test: the test images of the run.
 
     Returns:
-        the files, `instances.csv` first, and the radius.
+        the files, `instances.csv` first.
 
     Raises:
-        ExportError: no attacked image is classified rightly, a file is no VNN-LIB 2.0 query, or the radius is 0.
+        ExportError: no attacked image is classified rightly, or a file is no VNN-LIB 2.0 query.
     """
-    if radius is None:
-        summary = read_json(run / "summary.json")
-        curve = summary.get("robust_accuracy") or summary.get("certified_accuracy") or {}
-        radius = main_radii(curve)[-1] if curve else 1.0
-    if not 0 < radius < math.inf:
-        raise ExportError(f"radius={radius}: the radius of a property is larger than 0.")
     table, classes = read_bounds(run), read_json(run / "model.json")["classes"]
     attacked = table[table["side"] == "upper"] if (table["side"] == "upper").any() else table
     right = attacked[attacked["label"] == attacked["prediction"]].drop_duplicates("index").sort_values("index")
@@ -107,7 +99,23 @@ def write_properties(
     texts[INSTANCES] = "".join(f"{FILES['onnx']},{name},{timeout}\n" for name in texts)
     for name, text in texts.items():
         write_text(out / name, text)
-    return [out / name for name in (INSTANCES, *(name for name in texts if name != INSTANCES))], radius
+    return [out / name for name in (INSTANCES, *(name for name in texts if name != INSTANCES))]
+
+
+def property_radius(run: Path, given: str | float | None) -> float:
+    """The radius of the properties: the given one; None: the middle radius of the run, as on the leaderboard.
+
+    Raises:
+        ExportError: it is not larger than 0.
+    """
+    if given is None:
+        summary = read_json(run / "summary.json")
+        curve = summary.get("robust_accuracy") or summary.get("certified_accuracy") or {}
+        return main_radii(curve)[-1] if curve else 1.0
+    radius = radius_of(given)
+    if not 0 < radius < math.inf:
+        raise ExportError(f"radius={given}: the radius of a property is larger than 0.")
+    return radius
 
 
 def spelled(arguments: Sequence[str]) -> list[str]:
@@ -158,14 +166,13 @@ def main(arguments: Sequence[str]) -> int:
         need_checker()
         if "onnx" not in formats:
             raise ExportError(f"vnnlib={cfg.vnnlib} needs the network as ONNX: formats=[onnx].")
+        radius, test = property_radius(run, cfg.radius), dataset_of(run, trust, **places).test
     written = export_run(run, out, trust, formats=formats, opset=cfg.opset, batch=cfg.batch)
     certificate = read_json(written[0])
     if not certificate["certified"]:
         say(f"Without a certificate, every radius is 0: {certificate['unbounded']}", sys.stderr)
     say("\n".join(["Written and verified:", *(f"  {path}" for path in written)]))
     if cfg.vnnlib:
-        test = dataset_of(run, trust, **places).test
-        given = None if cfg.radius is None else radius_of(cfg.radius)
-        properties, radius = write_properties(run, out, cfg.vnnlib, given, cfg.timeout, test)
+        properties = write_properties(run, out, cfg.vnnlib, radius, cfg.timeout, test)
         say(f"  {properties[0]}: {len(properties) - 1} properties of the L2 radius {radius_text(radius)}")
     return 0

@@ -51,7 +51,9 @@ def anytime_of(records: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataFram
                 line.set(markevery=(0.1, 0.2), markersize=3.5)
                 handles[look.label] = line
             plain_log(axis.xaxis)
-            axis.set(ylim=(0.98, TOP), xlabel="passes per image", title=network_look(str(name)).label)
+            axis.set(
+                ylim=(0.98, TOP), xlabel="forward and backward passes per image", title=network_look(str(name)).label
+            )
         for axis in axes[len(records) :]:
             axis.set_visible(False)
         axes[0].set_ylabel("distance / best (median)")

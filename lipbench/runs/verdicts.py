@@ -97,22 +97,13 @@ def import_verdicts(
     images = _checked(run, verdicts, table)
     done = Imported(len(images))
     test = dataset_of(run, trust, data_root, source).test
-    proved = dict.fromkeys(images.index, 0.0)
-    for verdict in verdicts:
-        if verdict.proves:
-            proved[verdict.asked.index] = max(proved[verdict.asked.index], verdict.asked.radius)
     found = _witnesses(verdicts, file.parent, test, done)
     broken = _replayed(load(run, trust), found, test, method + WITNESS, done) if found else None
-    done.proved = sum(radius > 0 for radius in proved.values())
-    lower = _lower(images, proved, method, test.images[0].numel())
+    lower = _lower(verdicts, images, method, test.images[0].numel())
+    done.proved = int(((lower["norm"] == "l2") & (lower["distance"] > 0)).sum())
     with locked(run, methods=[method], measures=[]):
         (run / MANIFEST).unlink()
-        made_of = {"network": _network(run), "imported": digest(file)}
-        for name, rows in ((method, lower), (method + WITNESS, broken)):
-            table_path(run, name).unlink(missing_ok=True)
-            table_path(run, name).with_suffix(".json").unlink(missing_ok=True)
-            if rows is not None and len(rows):
-                done.tables.append(write_bounds(run, rows, {**made_of, "method": name}))
+        done.tables = _write(run, digest(file), {method: lower, method + WITNESS: broken})
         add_cost(run, method, sum(verdict.seconds for verdict in verdicts), 0.0)
         _finish(run, manifest, partial(_pairs, test, found))
     return done
@@ -150,8 +141,12 @@ def _checked(run: Path, verdicts: Sequence[Verdict], table: pd.DataFrame) -> pd.
     return known.loc[sorted({verdict.asked.index for verdict in verdicts})]
 
 
-def _lower(images: pd.DataFrame, proved: Mapping[int, float], method: str, pixels: int) -> pd.DataFrame:
-    """The rows of the proofs, in every norm."""
+def _lower(verdicts: Sequence[Verdict], images: pd.DataFrame, method: str, pixels: int) -> pd.DataFrame:
+    """The rows of the proofs, in every norm: the largest radius of each image that is proved, else 0."""
+    proved = dict.fromkeys(images.index, 0.0)
+    for verdict in verdicts:
+        if verdict.proves:
+            proved[verdict.asked.index] = max(proved[verdict.asked.index], verdict.asked.radius)
     distances = np.array([proved[index] for index in images.index])
     facts = (images.index.to_numpy(), images["label"].to_numpy(), images["prediction"].to_numpy(), method, "lower")
     return pd.concat(
@@ -192,6 +187,17 @@ def _replayed(
     nearest = kept.loc[kept.groupby(["norm", "index"], sort=False)["distance"].idxmin()].reset_index(drop=True)
     done.broken = nearest["index"].nunique()
     return nearest
+
+
+def _write(run: Path, verdicts: str, tables: Mapping[str, pd.DataFrame | None]) -> list[Path]:
+    """Writes each table that has rows in the place of an earlier one of its name."""
+    made_of, written = {"network": _network(run), "imported": verdicts}, []
+    for name, rows in tables.items():
+        for path in (table_path(run, name), table_path(run, name).with_suffix(".json")):
+            path.unlink(missing_ok=True)
+        if rows is not None and len(rows):
+            written.append(write_bounds(run, rows, {**made_of, "method": name}))
+    return written
 
 
 def _network(run: Path) -> str:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from helpers.linear_run import IMAGES, dataset, make_linear_run
 
-from lipbench.commands.export import spelled, write_properties
+from lipbench.commands.export import property_radius, spelled, write_properties
 from lipbench.commands.main import main
 from lipbench.files import ResultsError, read_json
 from lipbench.interop.attackbench import read_distances
+from lipbench.interop.formats import ExportError
 from lipbench.interop.vnnlib import Property, property_text
 from lipbench.report.cards import cards
 from lipbench.report.find import find_runs
@@ -200,9 +201,16 @@ def test_the_distances_of_a_run_are_written_and_read_back(run, capsys):
     assert back.set_index(keys)["distance"].to_dict() == own.set_index(keys)["distance"].to_dict()
 
 
+def test_the_radius_of_a_property_is_the_middle_one_of_the_run(run):
+    assert property_radius(run, None) == 1.0
+    assert property_radius(run, "36/255") == 36 / 255
+    with pytest.raises(ExportError, match="larger than 0"):
+        property_radius(run, 0)
+
+
 def test_properties_are_of_the_first_attacked_images_that_are_classified_rightly(run, tmp_path):
     pytest.importorskip("vnnlib", reason="the extra lipbench[vnnlib] is not installed")
-    files, radius = write_properties(run, tmp_path / "out", IMAGES + 5, 0.25, 60, dataset().test)
+    files = write_properties(run, tmp_path / "out", IMAGES + 5, 0.25, 60, dataset().test)
     table = read_bounds(run).query("method == 'fgm' and norm == 'l2' and label == prediction")
     asked = [Property.of(path.name) for path in files[1:]]
     assert [one.index for one in asked if one] == table["index"].tolist()
@@ -210,8 +218,6 @@ def test_properties_are_of_the_first_attacked_images_that_are_classified_rightly
     assert rows == [["model.onnx", f"vnnlib/{path.name}", "60"] for path in files[1:]]
     x, y = dataset().test.images[0].numpy().astype(np.float32) / np.float32(255), int(dataset().test.labels[0])
     assert files[1].read_text() == property_text(x, y, 2, 0.25)
-    _, radius = write_properties(run, tmp_path / "out", 1, None, 60, dataset().test)
-    assert radius == 1.0, "the middle radius of the run"
 
 
 def test_the_command_writes_network_properties_and_list(run, capsys):
