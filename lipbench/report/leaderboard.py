@@ -111,8 +111,13 @@ def _row(found: Sequence[Run]) -> dict[str, Any]:
             row[name] = values[name].agg(column.combine) if whole else None
             if (column.name in BOUNDS or column.name == "accuracy") and whole:
                 row[name + OVER_IMAGES] = _over_images(name, found)
-                row[name + OVER_SEEDS] = float(values[name].std()) if len(found) > 1 else None
+                row[name + OVER_SEEDS] = _over_seeds(values[name]) if len(found) > 1 else None
     return row
+
+
+def _over_seeds(values: pd.Series) -> float:
+    """The standard deviation; inf where a seed's value is (the median distance, if half of the images resisted)."""
+    return float(values.std()) if np.isfinite(values).all() else float("inf")
 
 
 def _over_images(name: str, found: Sequence[Run]) -> float:

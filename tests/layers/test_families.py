@@ -37,11 +37,10 @@ def made(family, kind: str) -> tuple[nn.Module, tuple[int, ...]]:
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("lr", [1e-3, 1e-2])
-def test_norms_after_adam(family, kind, lr):
+def test_norms_after_adam(family, kind):
     layer, shape = made(family, kind)
     start = copy.deepcopy(layer)
-    train(layer, shape, lambda m: adam(m, lr=lr), steps=100)
+    train(layer, shape, lambda m: adam(m, lr=1e-2), steps=60)
     x = torch.rand(8, *shape)
     trained = layer(x)
     assert (trained - start(x)).abs().max() > 1e-3, "a constraint that freezes its weight proves nothing"

@@ -88,7 +88,8 @@ def test_every_file_of_a_run_broken_in_every_way(tmp_path, signed):
     assert len(files) > len(held) > 10
     broken = {}
     for number, file in enumerate(files):
-        ways = dict(HOW)
+        # Each file in every second way here, in the others there.
+        ways = {how: damage for place, (how, damage) in enumerate(HOW.items()) if (place + number + signed) % 2 == 0}
         if file.suffix == ".json":
             ways["numbers as text"] = lambda path: path.write_text(json.dumps(_texts(json.loads(path.read_text()))))
         for how, damage in ways.items():
@@ -112,9 +113,8 @@ def test_every_file_of_a_run_broken_in_every_way(tmp_path, signed):
     told = {card.experiment: " ".join(card.cautions) for card in cards(find_runs(tmp_path))}
     for number, file in enumerate(files):
         if signed and file.name in ("config.yaml", "environment.json", "costs.csv"):
-            assert all(
-                f"{file} of seed 0" in told[f"{number}_{how}"] for how in ("missing", "empty", "folder", "bytes")
-            )
+            names = [f"{number}_{how}" for how in ("missing", "empty", "folder", "bytes")]
+            assert all(f"{file} of seed 0" in told[name] for name in names if name in broken)
         assert f"{file} of seed 0" not in told["sound"]
 
 

