@@ -35,8 +35,8 @@ RECIPES = (
     *tradeoff.RECIPES,
     *explanations.RECIPES,
     *one_class.RECIPES,
-    *curves.RECIPES,
     *anytime.RECIPES,
+    *curves.RECIPES,
     *training.RECIPES,
     *constructions.RECIPES,
 )
