@@ -8,7 +8,7 @@ from lipbench.certificate.float32 import certify_float, float_layerwise, why_not
 from lipbench.certificate.inscribed import certify_inscribed, certify_inscribed_float, inscribed_balls
 from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t
 from lipbench.certificate.lipschitz import LayerBound, lipschitz, product
-from lipbench.certificate.radius import certify, gaps, gaps_of, radius
+from lipbench.certificate.radius import certify, gaps, gaps_of, logit_bounds, radius
 from lipbench.certificate.relaxation.crown import CrownWarning, certify_crown
 from lipbench.certificate.rounding import Affine, follow, rounding
 from lipbench.certificate.rules.linear import convolution_norm, spectral_norm
@@ -40,6 +40,7 @@ __all__ = [
     "layer_table",
     "layerwise",
     "lipschitz",
+    "logit_bounds",
     "number",
     "product",
     "radius",

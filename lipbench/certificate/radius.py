@@ -66,6 +66,34 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
     return _full(_classes(model, shape), math.sqrt(2) * whole * OUTWARD, _device(model))
 
 
+@torch.no_grad()
+def logit_bounds(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Tensor:
+    """[K] float64: entry k bounds the Lipschitz constant of logit k; `inf` where it is unknown.
+
+    L(backbone) * ||w_k|| where the last layer is exactly an `nn.Linear`; L(f) / 2 where it is `Antipodal`; a `Scale`
+    after them counts once; else L(model).
+
+    Args:
+        model, shape, bounds: as of `gaps_of`.
+    """
+    model = lipschitz.read(model, shape)
+    head = (flat(model) or [model])[-1]
+    known = not any(map(unknown, (*_containers(model), head)))
+    if known and type(head) is Scale:
+        inner = logit_bounds(_without_head(model), shape, bounds[:-1])
+        return _known(inner * (bounds[-1].bound * OUTWARD), inner > 0)
+    if known and type(head) is nn.Linear:
+        # The norm of a row is its distance from a row of zeros.
+        rows = torch.cat([head.weight.detach(), torch.zeros_like(head.weight[:1])])
+        padded = nn.Linear(rows.shape[1], len(rows), bias=False, device=rows.device, dtype=rows.dtype)
+        padded.weight.copy_(rows)
+        return gaps_of(nn.Sequential(*_without_head(model), padded).eval(), shape, bounds)[:-1, -1]
+    pairs = gaps_of(model, shape, bounds)
+    if known and type(head) is Antipodal:
+        return pairs.amax(1) / 2
+    return torch.full_like(pairs[0], product(bounds) * OUTWARD)
+
+
 def row_distances(weight: Tensor) -> Tensor:
     """[K, K] float64: the distances of the rows of a weight [K, D], rounded outward; 0 where two rows are the same,
     `inf` where float64 cannot hold them. It takes memory for K K + K D numbers.

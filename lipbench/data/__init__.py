@@ -10,6 +10,7 @@ from lipbench.data.one_class import digits_one_class, mnist_one_class, one_class
 from lipbench.data.own.arrays import arrays
 from lipbench.data.own.folder import folder
 from lipbench.data.points import two_circles, two_moons, two_spirals
+from lipbench.data.shapes import shapes
 
 __all__ = [
     "DataError",
@@ -29,6 +30,7 @@ __all__ = [
     "mnist",
     "mnist_one_class",
     "one_class",
+    "shapes",
     "two_circles",
     "two_moons",
     "two_spirals",

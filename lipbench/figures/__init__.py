@@ -2,6 +2,7 @@
 
 from lipbench.figures import (
     anytime,
+    conformal,
     constructions,
     curves,
     explanations,
@@ -11,6 +12,7 @@ from lipbench.figures import (
     plane,
     robustness,
     sandwich,
+    shapes,
     spectra,
     tradeoff,
     training,
@@ -28,6 +30,7 @@ RECIPES = (
     *robustness.RECIPES,
     *galleries.RECIPES,
     *plane.RECIPES,
+    *shapes.RECIPES,
     *spectra.RECIPES,
     *transport.RECIPES,
     *sandwich.RECIPES,
@@ -36,6 +39,7 @@ RECIPES = (
     *explanations.RECIPES,
     *one_class.RECIPES,
     *anytime.RECIPES,
+    *conformal.RECIPES,
     *curves.RECIPES,
     *training.RECIPES,
     *constructions.RECIPES,

@@ -25,7 +25,7 @@ EPSILONS = 200
 END = 2.0
 CURVES = {"under attack": "upper", "certified": "lower"}
 # Points of the plane have figures of their own.
-TOYS = ("two_moons", "two_circles", "two_spirals")
+TOYS = ("two_moons", "two_circles", "two_spirals", "shapes")
 
 
 def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:

@@ -5,6 +5,7 @@ logit of class y. Metrics judge them; `explanations` is the table of both.
 """
 
 from lipbench.measures.attributions import gradient, integrated_gradients, logit_gradient, smooth_gradient
+from lipbench.measures.conformal import conformal
 from lipbench.measures.explanations import ATTRIBUTIONS, explanations
 from lipbench.measures.metrics import deletion, insertion, mu_fidelity, stability
 from lipbench.measures.one_class import one_class
@@ -12,6 +13,7 @@ from lipbench.measures.plane import plane
 
 __all__ = [
     "ATTRIBUTIONS",
+    "conformal",
     "deletion",
     "explanations",
     "gradient",

@@ -7,6 +7,7 @@ an inlier and raises that of an outlier, each by at most epsilon times the Lipsc
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from lipbench.certificate import gaps, layerwise
 from lipbench.certificate.float64 import Passes
-from lipbench.geometry import onto_ball, per_image, unit
 from lipbench.images import images_at_once, on_device
 from lipbench.judge import Classifier
 from lipbench.losses import binary_function
+from lipbench.measures.descent import descend
 from lipbench.modules import undisturbed
 from lipbench.precision import float32_products
 from lipbench.progress import SILENT, Progress
@@ -105,29 +106,20 @@ def one_class(
 
 
 def score_attack(model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int = 10) -> Tensor:
-    """Projected gradient descent on f = z_1 - z_0 where y = 1, ascent where y = 0, in the L2 ball of radius epsilon
-    around each image and in the box: the best of its iterates, [N, C, H, W].
-
-    Steps have the length 2 epsilon / steps: the boundary is reached halfway, and the rest goes along it.
+    """`descend` on f = z_1 - z_0 where y = 1, on -f where y = 0: images [N, C, H, W] of the L2 balls of radius epsilon
+    around the images, and of the box.
     """
     batch, parts = images_at_once(tuple(x.shape[1:])), []
     with undisturbed(model):
         for xs, ys in zip(x.split(batch), y.split(batch), strict=True):
-            sign = 1 - 2 * ys.to(xs)
-            radius = torch.full((len(xs),), epsilon * (1 - 1e-6), dtype=xs.dtype, device=xs.device)
-            point, best, gained = xs, xs, torch.full_like(sign, -torch.inf)
-            for step in range(steps + 1):
-                point = point.detach().requires_grad_()
-                gain = sign * binary_function(model(point.clone()))
-                better = gain.detach() > gained
-                best = torch.where(per_image(better, xs), point.detach(), best)
-                gained = torch.maximum(gained, gain.detach())
-                if step < steps:
-                    direction, _ = unit(torch.autograd.grad(gain.sum(), point)[0])
-                    pushed = point.detach() + 2 * epsilon / steps * direction
-                    point = onto_ball(xs, pushed, radius).clamp(0, 1)
-            parts.append(best)
+            sign = 2 * ys.to(xs) - 1
+            value = partial(_signed, model, sign)
+            parts.append(descend(value, xs, epsilon=epsilon, steps=steps))
     return torch.cat(parts)
+
+
+def _signed(model: nn.Module, sign: Tensor, x: Tensor) -> Tensor:
+    return sign * binary_function(model(x.clone()))
 
 
 @torch.no_grad()

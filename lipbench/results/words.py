@@ -14,6 +14,7 @@ DATASETS = {
     "two_moons": "Two moons",
     "two_circles": "Two circles",
     "two_spirals": "Two spirals",
+    "shapes": "Shapes",
 }
 FACES = {"celeba_drawn_": "Drawn faces", "celeba_": "CelebA"}
 BODIES = {"mlp": "MLP", "cnn": "CNN", "resnet": "ResNet"}

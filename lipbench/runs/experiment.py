@@ -2,6 +2,7 @@
 refused.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -35,7 +36,8 @@ from lipbench.runs.identity import described, read_back
 from lipbench.runs.illustrations import VERSION, illustrate, nearest_images
 from lipbench.runs.lock import locked
 
-# (model, images uint8 [N, C, H, W], labels [N]) -> a table. The images are those of the test set.
+# (model, images uint8 [N, C, H, W], labels [N]) -> a table. The images are those of the test set. A measure with a
+# parameter `validation` is given that split as well.
 Measure = Callable[[nn.Module, Tensor, Tensor], pd.DataFrame]
 
 
@@ -152,7 +154,8 @@ class Experiment:
         ):
             files.keep(judged, attacked)
         for name, measure in self.measures.items():
-            self._measure(files, name, partial(measure, model, test.images, test.labels))
+            given = partial(measure, model, test.images, test.labels)
+            self._measure(files, name, _with_validation(given, dataset.validation))
         facts = {
             **self.source.facts(self),
             "lipschitz": lipschitz(model, dataset.shape),
@@ -229,3 +232,9 @@ class Experiment:
             arrays |= nearest_images(read_arrays(gallery), read_bounds(self.folder), model)
         arrays["classes"] = np.array(dataset.classes)
         write_npz(path, {**arrays, "identity": np.array(identity)})
+
+
+def _with_validation(measure: Callable[..., pd.DataFrame], validation: Split) -> Callable[..., pd.DataFrame]:
+    """The measure; where it has a parameter `validation`, with that split."""
+    known = inspect.signature(measure).parameters
+    return partial(measure, validation=validation) if "validation" in known else measure

@@ -20,7 +20,7 @@ from lipbench.results.runs import Runs
 from lipbench.results.selection import main_networks
 
 # Tested where they are measured; of several data sets.
-MEASURED = {"anytime", "explanations", "gap", "one_class", "plane", "plane_lambda", "robustness"}
+MEASURED = {"anytime", "conformal", "explanations", "gap", "one_class", "plane", "plane_lambda", "robustness", "shapes"}
 # Tested with the histories and summaries that they need; and with the accuracies.
 ELSEWHERE = {"accuracy", "training", "constructions"}
 RECIPES = {recipe.name: recipe for recipe in EVERY if recipe.name not in ELSEWHERE}
@@ -336,5 +336,11 @@ def test_figures_know_no_network():
                 assert name.split(".")[0] != "torch", path.name
                 if name.startswith("lipbench"):
                     assert name.startswith(
-                        ("lipbench.figures", "lipbench.results", "lipbench.escapes", "lipbench.files")
+                        (
+                            "lipbench.figures",
+                            "lipbench.results",
+                            "lipbench.escapes",
+                            "lipbench.files",
+                            "lipbench.outlines",
+                        )
                     ), f"{path.name}: {name}"
