@@ -44,6 +44,7 @@ def apgd_linf(
     for each image on its own.
 
     Its image is near in L-infinity; the distances of this image in L2 and L1 are upper bounds that are not tight.
+    `within`, `chain` and `best_of` compare images in L2.
 
     Args:
         steps, rounds, start: as in `apgd`.

@@ -75,8 +75,8 @@ def evaluate(
             (model, x, y) -> L2 distances [N]; None: `CERTIFICATES`.
 
     Returns:
-        the table with the columns index, label, prediction, method, side, norm, distance. Attacks minimise and
-            certificates bound the norm l2; linf and l1 follow from it (see `norms`). `table.attrs["flags"]` lists the
+        the table with the columns index, label, prediction, method, side, norm, distance. Certificates
+            bound the norm l2, and most attacks minimise it; linf and l1 follow from it (see `norms`). `table.attrs["flags"]` lists the
             health flags as dictionaries; those of severity "warning" are issued as `HealthWarning` as well.
 
     Raises:
