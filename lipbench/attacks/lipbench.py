@@ -18,18 +18,21 @@ from lipbench.randomness import keys, normal, uniform
 
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
 # distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
-# rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
-ROUNDS, HALF = 30, 2
+# rounds or more, rounds that were given up not counted, and as many as `_Best.rows` says; or after all rounds.
+ROUNDS, HALF = 20, 2
 # On straight boundaries (the fewest rounds) many minima differ by a percent or two: more rounds would gain as little.
 SAME, STRAIGHT = 1e-2, 3e-2
 FEWEST, MOST, CURVED = 2, 6, 4
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
-# Steps of the augmented Lagrangian.
-ALMA = 60
-# Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, and from near.
-FAR_SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (10, 0.1, 0.002)
+# Steps of the augmented Lagrangian, and of an oscillation.
+ALMA, OSCILLATION = 60, 30
+# Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, from an
+# oscillation, and from near.
+FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
+# Share of the pixels that become black or white.
+SALT = 0.3
 # The last slide, from the best image of those that needed more than the first rounds.
 POLISH = (20, 0.02, 0.0005)
 
@@ -43,9 +46,9 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
 
     One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
     ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
-    kind: DeepFool to each of the nearest classes, an augmented Lagrangian, oscillation around the boundary from x and
-    from noise, DeepFool in few pixels, a part of the best perturbation. An image leaves the search when enough rounds
-    have ended in the same minimum.
+    kind: DeepFool to each of the nearest classes, an augmented Lagrangian, and oscillation around the boundary from x,
+    from noise around x, from noise far from x, from black and white pixels, and from around the best image. An image
+    leaves the search when enough rounds have ended in the same minimum.
 
     Args:
         start: images to begin at as well; None: a cold start.
@@ -94,26 +97,27 @@ class _Best:
         self.distance = self.distance.where(self.distance > 0, torch.inf)
         self.rounds = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.same = torch.zeros_like(self.rounds)
-        self.needed = torch.full_like(self.rounds, FEWEST)
+        self.linear = torch.full_like(self.distance, torch.inf)
 
     def rows(self) -> Tensor:
         """The images whose best minimum was not found often enough to be trusted."""
-        return ((self.same < self.needed) | (HALF * self.same < self.rounds)).nonzero()[:, 0]
+        return ((self.same < self.needed()) | (HALF * self.same < self.rounds)).nonzero()[:, 0]
 
-    def expect(self, linear: Tensor) -> None:
-        """The less the linearised distance [N] says about the best one, the more often its minimum has to be found:
-        twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
+    def needed(self) -> Tensor:
+        """How often the best minimum has to be found, [N]: the less the linearised distance at x says about the best
+        one, the more often. Twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as
+        long as farther on.
         """
-        ratio = self.distance / linear
+        ratio = self.distance / self.linear
         curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio - 1) - 1)).nan_to_num(nan=MOST)
-        self.needed = curved.clamp(FEWEST, MOST).floor().long()
+        return curved.clamp(FEWEST, MOST).floor().long()
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
         """What a round found for these rows."""
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
-        close = torch.where(self.needed[rows] > FEWEST, SAME, STRAIGHT)
+        close = torch.where(self.needed()[rows] > FEWEST, SAME, STRAIGHT)
         gain = distance < (1 - close) * known
         same = (distance <= (1 + close) * known) & distance.isfinite()
         self.same[rows] = torch.where(gain, 1, self.same[rows] + same.long())
@@ -133,44 +137,50 @@ def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Ro
         share = 0.3 if place in (1, 2) else 1.0
         return rows, approach(model, x[rows], y[rows], steps=15, share=share, rival=order[rows, place])
 
-    def few_pixels(draw: int) -> tuple[Tensor, Tensor]:
-        rows = best.rows()
-        pixels = uniform(key[rows], shape, draw).to(x) < 0.2
-        return rows, approach(model, x[rows], y[rows], steps=15, share=0.5, pixels=pixels)
+    def oscillation(rows: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return rows, oscillate(model, x[rows], y[rows], steps=OSCILLATION, start=start)
 
-    def noise(draw: int, length: float) -> tuple[Tensor, Tensor]:
-        rows = best.rows()
+    def noise(draw: int) -> tuple[Tensor, Tensor]:
+        return oscillation(rows := best.rows(), around(rows, x[rows], 2.0, draw))
+
+    def hop(draw: int) -> tuple[Tensor, Tensor]:
+        return oscillation(rows := best.rows(), around(rows, best.images[rows], 0.5, draw))
+
+    def around(rows: Tensor, centre: Tensor, length: float, draw: int) -> Tensor:
+        """Normal noise, its length relative to the best distance."""
         direction, _ = unit(normal(key[rows], shape, draw).to(x))
         known = best.distance[rows]
         known = known.where(known.isfinite(), 0.1 * x[0].numel() ** 0.5)
-        start = (x[rows] + per_image(length * known, x) * direction).clamp(0, 1)
-        return rows, oscillate(model, x[rows], y[rows], steps=20, start=start)
+        return (centre + per_image(length * known, x) * direction).clamp(0, 1)
 
-    def part(draw: int) -> tuple[Tensor, Tensor]:
+    def midway(draw: int) -> tuple[Tensor, Tensor]:
         rows = best.rows()
-        chosen = uniform(key[rows], shape, draw).to(x) < 0.5
-        return rows, torch.where(chosen, best.images[rows], x[rows])
+        return oscillation(rows, (x[rows] + uniform(key[rows], shape, draw).to(x)) / 2)
+
+    def salt(draw: int) -> tuple[Tensor, Tensor]:
+        rows = best.rows()
+        chosen, values = (uniform(key[rows], shape, number).to(x) for number in (draw, draw + 1))
+        return oscillation(rows, torch.where(chosen < SALT, values.round(), x[rows]))
 
     def lagrangian() -> tuple[Tensor, Tensor]:
-        return every, descend(model, x, y, steps=ALMA)
-
-    def cold() -> tuple[Tensor, Tensor]:
         rows = best.rows()
-        return rows, oscillate(model, x[rows], y[rows], steps=20)
+        if not len(rows):
+            return rows, x[rows]
+        return rows, descend(model, x[rows], y[rows], steps=ALMA)
 
-    every = torch.arange(len(x), device=x.device)
     order, reached = rivals(model, x, y, 9)
     key, shape = keys(x, 0), tuple(x.shape[1:])
+    best.linear = reached[:, 0]
     yield partial(towards, 0), (10, 0.5, 0.005)
-    best.expect(reached[:, 0])
     yield lagrangian, NEAR_SLIDE
+    yield partial(noise, 1), SLIDE
     for place in range(1, min(RIVALS, order.shape[1])):
         yield partial(towards, place), FAR_SLIDE
-    yield cold, FAR_SLIDE
-    for draw in count():
+    yield lambda: oscillation(best.rows()), SLIDE
+    for draw in count(2, step=5):
         if not len(best.rows()):
             break
-        yield partial(noise, 3 * draw, 2.0 if draw % 2 == 0 else 0.5), FAR_SLIDE
-        yield partial(few_pixels, 3 * draw + 1), FAR_SLIDE
-        if draw % 3 == 2:
-            yield partial(part, 3 * draw + 2), FAR_SLIDE
+        yield partial(midway, draw), SLIDE
+        yield partial(hop, draw + 1), SLIDE
+        yield partial(salt, draw + 2), SLIDE
+        yield partial(noise, draw + 4), SLIDE
