@@ -19,7 +19,7 @@ from lipbench.randomness import keys, normal, uniform
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
 # distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
 # rounds or more, rounds that were given up not counted, and as many as `_Best.rows` says; or after all rounds.
-ROUNDS, HALF = 20, 2
+ROUNDS, HALF = 24, 2
 # On straight boundaries (the fewest rounds) many minima differ by a percent or two: more rounds would gain as little.
 SAME, STRAIGHT = 1e-2, 3e-2
 FEWEST, MOST, CURVED = 2, 6, 4
@@ -31,6 +31,8 @@ ALMA, OSCILLATION = 60, 30
 # Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, from an
 # oscillation, and from near.
 FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
+# From around the best image.
+HOP_SLIDE = (15, 0.2, 0.0025)
 # Share of the pixels that become black or white.
 SALT = 0.3
 # The last slide, from the best image of those that needed more than the first rounds.
@@ -55,18 +57,18 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
     """
     best = _Best(x, start)
 
-    def add(rows: Tensor, images: Tensor, plan: Plan, known: Tensor | None = None) -> None:
+    def add(rows: Tensor, images: Tensor, plan: Plan, known: Tensor | None = None, votes: bool = True) -> None:
         if len(rows):
             steps, first, last = plan
             found = slide(model, x[rows], y[rows], images, steps=steps, first_reach=first, last_reach=last, known=known)
-            best.add(rows, found[0], _confirmed(model, x[rows], y[rows], *found))
+            best.add(rows, found[0], _confirmed(model, x[rows], y[rows], *found), votes)
 
     if start is not None:
         rows = best.distance.isfinite().nonzero()[:, 0]
         add(rows, best.images[rows], NEAR_SLIDE)
     for explore, plan in islice(_rounds(model, x, y, best), ROUNDS):
         rows, images = explore()
-        add(rows, images, plan, best.distance[rows])
+        add(rows, images, plan, best.distance[rows], votes=plan is not HOP_SLIDE)
     rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
     add(rows, best.images[rows], POLISH)
     return best.images
@@ -112,16 +114,16 @@ class _Best:
         curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio - 1) - 1)).nan_to_num(nan=MOST)
         return curved.clamp(FEWEST, MOST).floor().long()
 
-    def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
-        """What a round found for these rows."""
+    def add(self, rows: Tensor, images: Tensor, distance: Tensor, votes: bool) -> None:
+        """What a round found for these rows. A round that began near the best image says nothing for its minimum."""
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
         close = torch.where(self.needed()[rows] > FEWEST, SAME, STRAIGHT)
         gain = distance < (1 - close) * known
         same = (distance <= (1 + close) * known) & distance.isfinite()
-        self.same[rows] = torch.where(gain, 1, self.same[rows] + same.long())
-        self.rounds[rows] += (distance <= HOPELESS * known).long()
+        self.same[rows] = torch.where(gain, 1, self.same[rows] + votes * same.long())
+        self.rounds[rows] += votes * (distance <= HOPELESS * known).long()
 
 
 # A function that gives rows and images to slide from, and the slide.
@@ -172,8 +174,8 @@ def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Ro
     key, shape = keys(x, 0), tuple(x.shape[1:])
     best.linear = reached[:, 0]
     yield partial(towards, 0), (10, 0.5, 0.005)
-    yield lagrangian, NEAR_SLIDE
     yield partial(noise, 1), SLIDE
+    yield lagrangian, NEAR_SLIDE
     for place in range(1, min(RIVALS, order.shape[1])):
         yield partial(towards, place), FAR_SLIDE
     yield lambda: oscillation(best.rows()), SLIDE
@@ -181,6 +183,6 @@ def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Ro
         if not len(best.rows()):
             break
         yield partial(midway, draw), SLIDE
-        yield partial(hop, draw + 1), SLIDE
+        yield partial(hop, draw + 1), HOP_SLIDE
         yield partial(salt, draw + 2), SLIDE
         yield partial(noise, draw + 4), SLIDE
