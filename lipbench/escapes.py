@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import unicodedata
+from functools import lru_cache
 from typing import TextIO
 
 import pandas as pd
@@ -23,6 +24,8 @@ def printable(text: str, keep: str = "") -> str:
     Args:
         keep: control characters that stay, such as a newline in a text of several lines.
     """
+    if text.isascii() and text.isprintable():  # nearly all are
+        return text
     text = UNDECODED.sub(lambda found: _decoded(found[0]), text)
     return "".join(c if c in keep or _is_visible(c) else escaped(c) for c in text)
 
@@ -69,8 +72,11 @@ def _is_visible(character: str) -> bool:
 
 
 def _cell(value: object) -> object:
-    if not isinstance(value, str):
-        return value
+    return _word(value) if isinstance(value, str) else value
+
+
+@lru_cache(1024)  # tables say the same words on every line
+def _word(value: str) -> str:
     text = printable(value)
     # A spreadsheet passes over blanks, and reads the wide letters of Chinese and Japanese like the narrow ones.
     begins = unicodedata.normalize("NFKC", text.strip())

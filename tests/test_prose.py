@@ -30,12 +30,10 @@ AVOIDED = {
     r"keeps to its basin": "stays in its local basin",
     r"by its own means": "name the means",
 }
-# Pronouns that leave open who or what is meant. Pages that are wrapped have none.
+# Pronouns that leave open who or what is meant.
 PRONOUNS = re.compile(r"\b(whatever|whoever|(no|some|any|every)body)\b", re.IGNORECASE)
 BAD = re.compile(rf"\b(?:{'|'.join(AVOIDED)})(?!\w)", re.IGNORECASE)
 LONGEST = 100
-# Pages that are not rewritten yet.
-LONG_LINES = {"attacks", "design", "extending", "figures", "report", "results", "rounding", "theory", "your_model"}
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 RECORDS = sorted([*ROOT.glob("benchmarks/*.md"), *ROOT.glob("results/*.md")])
@@ -72,7 +70,7 @@ def test_pages(page):
     assert not found(prose(page))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in LONG_LINES], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_name_who_and_what(page):
     assert not PRONOUNS.findall(prose(page))
 
@@ -88,7 +86,7 @@ def test_comments_of_the_configuration(settings):
     assert not found("\n".join(comment.lstrip("# ") for comment in comments))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in LONG_LINES], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_are_short(page):
     free = ("|", "![", "* [", "](")  # tables and links
     long = [line for line in prose(page).splitlines() if len(line) > LONGEST and not line.lstrip().startswith(free)]

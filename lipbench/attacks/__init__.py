@@ -18,6 +18,7 @@ from lipbench.attacks.falsifier import falsifier, falsifier_float32
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
 from lipbench.attacks.hop_skip_jump import hop_skip_jump
 from lipbench.attacks.lipbench import lipbench
+from lipbench.attacks.passes import distance_by_passes
 from lipbench.attacks.projected_gradient import l2_pgd
 from lipbench.attacks.tangent import tangent
 
@@ -32,6 +33,7 @@ __all__ = [
     "chain",
     "ddn",
     "deepfool",
+    "distance_by_passes",
     "falsifier",
     "falsifier_float32",
     "fgm",

@@ -31,8 +31,6 @@ ALMA, OSCILLATION = 60, 30
 # Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, from an
 # oscillation, and from near.
 FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
-# From around the best image.
-HOP_SLIDE = (15, 0.2, 0.0025)
 # Share of the pixels that become black or white.
 SALT = 0.3
 # The last slide, from the best image of those that needed more than the first rounds.
@@ -66,9 +64,9 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
     if start is not None:
         rows = best.distance.isfinite().nonzero()[:, 0]
         add(rows, best.images[rows], NEAR_SLIDE)
-    for explore, plan in islice(_rounds(model, x, y, best), ROUNDS):
+    for explore, plan, votes in islice(_rounds(_Starts(model, x, y, best)), ROUNDS):
         rows, images = explore()
-        add(rows, images, plan, best.distance[rows], votes=plan is not HOP_SLIDE)
+        add(rows, images, plan, best.distance[rows], votes)
     rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
     add(rows, best.images[rows], POLISH)
     return best.images
@@ -115,7 +113,7 @@ class _Best:
         return curved.clamp(FEWEST, MOST).floor().long()
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor, votes: bool) -> None:
-        """What a round found for these rows. A round that began near the best image says nothing for its minimum."""
+        """What a round found for these rows, and whether it counts for trust."""
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
@@ -126,63 +124,85 @@ class _Best:
         self.rounds[rows] += votes * (distance <= HOPELESS * known).long()
 
 
-# A function that gives rows and images to slide from, and the slide.
-Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan]
+# A function that gives rows and images to slide from, the slide, and whether its minimum counts for trust.
+Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan, bool]
 
 
-def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Round]:
-    """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
+class _Starts:
+    """Where rounds begin: each method gives rows, and images of these rows to slide from. The rows are the images without
+    trust, except those of `towards`.
+    """
 
-    def towards(place: int) -> tuple[Tensor, Tensor]:
-        near = reached[:, place] <= FAR * torch.maximum(best.distance, reached[:, 0])
+    def __init__(self, model: Classifier, x: Tensor, y: Tensor, best: _Best):
+        self.model, self.x, self.y, self.best = model, x, y, best
+        self.key, self.shape = keys(x, 0), tuple(x.shape[1:])
+        self.order, self.reached = rivals(model, x, y, 9)
+        best.linear = self.reached[:, 0]
+
+    def towards(self, place: int) -> tuple[Tensor, Tensor]:
+        """DeepFool towards the class of this place in the order of the linearised distances, where it is near."""
+        near = self.reached[:, place] <= FAR * torch.maximum(self.best.distance, self.reached[:, 0])
         rows = near.nonzero()[:, 0]
         share = 0.3 if place in (1, 2) else 1.0
-        return rows, approach(model, x[rows], y[rows], steps=15, share=share, rival=order[rows, place])
+        rival = self.order[rows, place]
+        return rows, approach(self.model, self.x[rows], self.y[rows], steps=15, share=share, rival=rival)
 
-    def oscillation(rows: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return rows, oscillate(model, x[rows], y[rows], steps=OSCILLATION, start=start)
-
-    def noise(draw: int) -> tuple[Tensor, Tensor]:
-        return oscillation(rows := best.rows(), around(rows, x[rows], 2.0, draw))
-
-    def hop(draw: int) -> tuple[Tensor, Tensor]:
-        return oscillation(rows := best.rows(), around(rows, best.images[rows], 0.5, draw))
-
-    def around(rows: Tensor, centre: Tensor, length: float, draw: int) -> Tensor:
-        """Normal noise, its length relative to the best distance."""
-        direction, _ = unit(normal(key[rows], shape, draw).to(x))
-        known = best.distance[rows]
-        known = known.where(known.isfinite(), 0.1 * x[0].numel() ** 0.5)
-        return (centre + per_image(length * known, x) * direction).clamp(0, 1)
-
-    def midway(draw: int) -> tuple[Tensor, Tensor]:
-        rows = best.rows()
-        return oscillation(rows, (x[rows] + uniform(key[rows], shape, draw).to(x)) / 2)
-
-    def salt(draw: int) -> tuple[Tensor, Tensor]:
-        rows = best.rows()
-        chosen, values = (uniform(key[rows], shape, number).to(x) for number in (draw, draw + 1))
-        return oscillation(rows, torch.where(chosen < SALT, values.round(), x[rows]))
-
-    def lagrangian() -> tuple[Tensor, Tensor]:
-        rows = best.rows()
+    def lagrangian(self) -> tuple[Tensor, Tensor]:
+        """A short `alma`."""
+        rows = self.best.rows()
         if not len(rows):
-            return rows, x[rows]
-        return rows, descend(model, x[rows], y[rows], steps=ALMA)
+            return rows, self.x[rows]
+        return rows, descend(self.model, self.x[rows], self.y[rows], steps=ALMA)
 
-    order, reached = rivals(model, x, y, 9)
-    key, shape = keys(x, 0), tuple(x.shape[1:])
-    best.linear = reached[:, 0]
-    yield partial(towards, 0), (10, 0.5, 0.005)
-    yield partial(noise, 1), SLIDE
-    yield lagrangian, NEAR_SLIDE
-    for place in range(1, min(RIVALS, order.shape[1])):
-        yield partial(towards, place), FAR_SLIDE
-    yield lambda: oscillation(best.rows()), SLIDE
+    def cold(self) -> tuple[Tensor, Tensor]:
+        """Oscillation from x."""
+        return self._oscillation(self.best.rows(), None)
+
+    def noise(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from noise around x."""
+        rows = self.best.rows()
+        return self._oscillation(rows, self._around(rows, self.x[rows], 2.0, draw))
+
+    def hop(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from noise around the best image."""
+        rows = self.best.rows()
+        return self._oscillation(rows, self._around(rows, self.best.images[rows], 0.5, draw))
+
+    def midway(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from halfway to an image of noise: where gradients near x say little, its own say more."""
+        rows = self.best.rows()
+        return self._oscillation(rows, (self.x[rows] + uniform(self.key[rows], self.shape, draw).to(self.x)) / 2)
+
+    def salt(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from x with black and white pixels."""
+        rows = self.best.rows()
+        chosen, values = (uniform(self.key[rows], self.shape, number).to(self.x) for number in (draw, draw + 1))
+        return self._oscillation(rows, torch.where(chosen < SALT, values.round(), self.x[rows]))
+
+    def _oscillation(self, rows: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
+        return rows, oscillate(self.model, self.x[rows], self.y[rows], steps=OSCILLATION, start=start)
+
+    def _around(self, rows: Tensor, centre: Tensor, length: float, draw: int) -> Tensor:
+        """Normal noise, its length relative to the best distance."""
+        direction, _ = unit(normal(self.key[rows], self.shape, draw).to(self.x))
+        known = self.best.distance[rows]
+        known = known.where(known.isfinite(), 0.1 * self.x[0].numel() ** 0.5)
+        return (centre + per_image(length * known, centre) * direction).clamp(0, 1)
+
+
+def _rounds(starts: _Starts) -> Iterator[Round]:
+    """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
+    yield partial(starts.towards, 0), (10, 0.5, 0.005), True
+    yield partial(starts.noise, 1), SLIDE, True
+    yield starts.lagrangian, NEAR_SLIDE, True
+    for place in range(1, min(RIVALS, starts.order.shape[1])):
+        yield partial(starts.towards, place), FAR_SLIDE, True
+    yield starts.cold, SLIDE, True
     for draw in count(2, step=5):
-        if not len(best.rows()):
+        if not len(starts.best.rows()):
             break
-        yield partial(midway, draw), SLIDE
-        yield partial(hop, draw + 1), HOP_SLIDE
-        yield partial(salt, draw + 2), SLIDE
-        yield partial(noise, draw + 4), SLIDE
+        yield partial(starts.midway, draw), SLIDE, True
+        # It begins at the best image, so that it says nothing for its minimum.
+        yield partial(starts.hop, draw + 1), SLIDE, False
+        yield partial(starts.salt, draw + 2), SLIDE, True
+        yield partial(starts.noise, draw + 4), SLIDE, True

@@ -8,6 +8,7 @@ from lipbench.certificate.float32 import certify_float, float_layerwise, why_not
 from lipbench.certificate.inscribed import certify_inscribed, certify_inscribed_float, inscribed_balls
 from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t
 from lipbench.certificate.lipschitz import LayerBound, lipschitz, product
+from lipbench.certificate.local import LocalBound, LocalWarning, certify_local, margins_near
 from lipbench.certificate.radius import certify, gaps, gaps_of, logit_bounds, radius
 from lipbench.certificate.relaxation.crown import CrownWarning, certify_crown
 from lipbench.certificate.rounding import Affine, follow, rounding
@@ -22,6 +23,8 @@ __all__ = [
     "CrownWarning",
     "InscribedBalls",
     "LayerBound",
+    "LocalBound",
+    "LocalWarning",
     "Unbounded",
     "ball_radius",
     "best_t",
@@ -30,6 +33,7 @@ __all__ = [
     "certify_float",
     "certify_inscribed",
     "certify_inscribed_float",
+    "certify_local",
     "convolution_norm",
     "float_layerwise",
     "follow",
@@ -41,6 +45,7 @@ __all__ = [
     "layerwise",
     "lipschitz",
     "logit_bounds",
+    "margins_near",
     "number",
     "product",
     "radius",

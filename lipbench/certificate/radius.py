@@ -44,7 +44,15 @@ def gaps_of(model: nn.Module, shape: Shape, bounds: Sequence[LayerBound]) -> Ten
 
     Args:
         bounds: what `lipbench.certificate.layerwise(model, shape)` gives.
+
+    Raises:
+        TypeError: bounds of another type. Those of `lipbench.certificate.local` hold near an image alone, and the gaps
+            are used on all of R^n.
     """
+    if not all(type(bound) is LayerBound for bound in bounds):
+        raise TypeError(
+            "Gaps hold on all of R^n: they are computed from the LayerBound of each layer, not from others."
+        )
     model = lipschitz.read(model, shape)
     head = (flat(model) or [model])[-1]
     known = not any(map(unknown, (*_containers(model), head)))

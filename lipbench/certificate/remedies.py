@@ -16,7 +16,6 @@ INSTEAD = {
     "DistributedDataParallel": "evaluate the model inside it: model.module",
     "OptimizedModule": "evaluate the model before torch.compile: model._orig_mod",
     "MultiheadAttention": "none is known: attention with dot products has no finite Lipschitz constant",
-    "TransformerEncoderLayer": "none is known: attention with dot products has no finite Lipschitz constant",
 }
 # Modules around a network.
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")

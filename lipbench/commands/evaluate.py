@@ -20,10 +20,16 @@ from lipbench.commands.lines import run_lines, stamp
 from lipbench.commands.options import PATHS, configured, judging
 from lipbench.commands.suites import PLACES
 from lipbench.escapes import say
+from lipbench.files import read_json
 from lipbench.interop.load import FORMS, ModelError, default_name, load_model
-from lipbench.results import LawViolation
+from lipbench.report.methods import explained, method_cells, method_numbers
+from lipbench.results import LawViolation, read_bounds
+from lipbench.results.attacked import attacked_images
 from lipbench.results.facts import facts_of
+from lipbench.results.flags import Flag
 from lipbench.results.layout import run_folder_of
+from lipbench.runs.artifacts import read_costs
+from lipbench.runs.ending import run_end
 from lipbench.runs.experiment import Experiment
 from lipbench.runs.external import External
 from lipbench.runs.outcome import attempt
@@ -80,6 +86,16 @@ def layers_text(table: pd.DataFrame) -> str:
     return tabulate(shown, headers="keys", showindex=False, maxcolwidths=[24, 16, None, 40, 40], disable_numparse=True)
 
 
+def methods_text(folder: Path) -> str:
+    """Optimality and costs of each method of a run, for a terminal."""
+    attacked = attacked_images(read_bounds(folder))
+    costs = read_costs(folder).set_index("method")
+    flags = [Flag(**flag) for flag in read_json(folder / "summary.json")["flags"]]
+    headings, *rows = method_cells([method_numbers(attacked, costs, flags)])
+    text = tabulate(rows, headings, disable_numparse=True, colalign=("left", *["right"] * (len(headings) - 1)))
+    return "\n".join([text, explained([attacked])]).rstrip()
+
+
 def main(arguments: Sequence[str]) -> int:
     """The command `lipbench evaluate`. Its exit codes are those of `lipbench.runs.outcome`."""
     # `model` alone is a group of conf/ to Hydra.
@@ -87,6 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     cfg = configured(words, "evaluate", NAMES)
     if cfg.threads is not None:
         torch.set_num_threads(int(cfg.threads))
+    told = run_end(cfg.on_run_end)
     external = external_of(cfg)
     name = "/".join(external.folder.parts[-4:-2])
 
@@ -95,7 +112,10 @@ def main(arguments: Sequence[str]) -> int:
         summary = external.run()
         say(layers_text(pd.read_csv(external.folder / "layers.csv", keep_default_na=False)))
         seconds = None if before == stamp(external.folder) else time.monotonic() - began
+        say(methods_text(external.folder))
         say(run_lines(name, external.folder, summary, seconds))
+        if seconds is not None:
+            told(external.folder, summary)
         say(f"Tables and figures: lipbench report results={cfg.results}")
 
     command = shlex.join(["lipbench", "evaluate", *arguments])

@@ -86,10 +86,17 @@ COMMANDS = {
         interrupted="Only the files in out= are kept.",
     ),
     "export": Command(
-        "Write a trained network as ONNX and torch.export files, with its certificate.",
+        "Write a trained network, properties for verifiers, or distances for AttackBench.",
         "run=FOLDER [option=value ...]",
-        (f"export run={RUN}", f"export run={RUN} formats=[onnx] batch=1", f"export run={RUN} out=exported"),
+        (f"export run={RUN}", f"export run={RUN} formats=[onnx] vnnlib=20", f"export run={RUN} attackbench=true"),
         "export",
+    ),
+    "import": Command(
+        "Read the verdicts of a verifier into a finished run, as bounds.",
+        "run=FOLDER verdicts=FILE method=NAME [option=value ...]",
+        (f"import run={RUN} verdicts=out.csv method=sdp_crown",),
+        "import",
+        interrupted="lipbench run finishes the run again; then import once more.",
     ),
     "data": Command(
         "Download, check or draw the files of a data set.",

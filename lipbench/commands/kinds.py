@@ -18,15 +18,19 @@ KINDS: dict[str, Any] = {
     **{"results": str, "data_root": str | None, "device": str, "epsilons": Sequence[float]},
     **{"force": bool, "progress": bool, "tensorboard": bool, "figures": bool},
     **{"model.source": str | None, "checkpoint": str | None, "name": str | None},
+    **{"on_run_end": str | None},
     **{"input_layout": str | None, "input_mean": float | Sequence[float] | None},
     **{"input_std": float | Sequence[float] | None},
     **{"run": str | None, "out": str | None, "source": str | None, "trust": Sequence[str]},
     **{"formats": str | Sequence[str], "opset": int | None, "batch": int | str},
+    **{"vnnlib": int, "radius": float | str | None, "timeout": int, "attackbench": bool},
+    **{"verdicts": str | None, "method": str | None},
     **{"datasets": Sequence[str] | None, "compare": str | None, "training_curves": bool | Sequence[str]},
 }
 # The smallest value of an option.
 LEAST: dict[str, float] = {
     **{"seed": 0, "images": 1, "batch_size": 1, "threads": 1, "processes": 1},
+    **{"vnnlib": 0, "timeout": 1},
     **{"epsilons": 0, "training.epochs": 1, "training.batch_size": 1, "training.epsilon": 0},
 }
 # Whole numbers below this in size are those of numpy and torch.

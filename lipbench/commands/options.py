@@ -24,9 +24,9 @@ from lipbench.commands.mistakes import CommandError, unknown
 from lipbench.commands.suites import CONF, experiments
 
 # Options that hold a path or a name, as it is written.
-PATHS = ("results", "data_root", "dataset.root", "dataset.path", "dataset.name")
+PATHS = ("results", "data_root", "on_run_end", "dataset.root", "dataset.path", "dataset.name")
 # Of each file of `conf/`: the option that a word alone probably is; of "config" that depends on the word.
-BARE = {"config": "", "evaluate": "model", "report": "results", "reproduce": "run", "export": "run"}
+BARE = {"config": "", "evaluate": "model", "report": "results", "reproduce": "run", "export": "run", "import": "run"}
 # Hydra's own options.
 HYDRA = ("--multirun", "--run", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--config-dir", "-cd")
 

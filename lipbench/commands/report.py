@@ -56,7 +56,7 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
     if cfg.compare is not None:
         try:
             comparison = _compare(runs, Path(cfg.compare))
-            written.append(runs.root / "comparison.csv")
+            written += [runs.root / f"comparison.{kind}" for kind in ("csv", "md")]
         except (ResultsError, OSError) as error:
             failure = error
     if cfg.figures:

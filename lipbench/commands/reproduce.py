@@ -7,12 +7,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 
 from lipbench.commands.options import configured, judging
 from lipbench.commands.suites import CONF
@@ -21,8 +20,9 @@ from lipbench.escapes import say
 from lipbench.evaluation.bounds import COSTLY
 from lipbench.files import ResultsError, differences, fingerprint, read_config, read_json
 from lipbench.results import EPSILONS, MANIFEST, Equality, LawViolation, equalities, run_key, verify
+from lipbench.runs.dataset import dataset_of
 from lipbench.runs.experiment import Experiment
-from lipbench.runs.identity import described, read_back
+from lipbench.runs.identity import read_back
 from lipbench.runs.trained import Trained
 from lipbench.runs.trust import check_targets
 
@@ -73,8 +73,7 @@ def reproduce(
     folder = out / Path(*run.resolve().parts[-4:])
     if folder.exists():
         raise ResultsError(f"{folder} is there already: give another out=, or none for a temporary folder.")
-    dataset = _dataset(network["dataset"], data_root, source)
-    _check_data(run, dataset)
+    dataset = dataset_of(run, trust, data_root, source)
     _run_again(folder, network, dataset, methods, {"device": device, "progress": progress})
     return equalities(run, folder), _environments(run, folder)
 
@@ -139,25 +138,6 @@ def _of_conf(group: str, name: str) -> Any:
     """The options of a method in this installation's own configuration, which is trusted; None where it has none."""
     path = CONF / group / f"{name}.yaml"
     return read_config(path).get(name) if path.exists() else None
-
-
-def _dataset(options: Mapping[str, Any], data_root: str | None, source: str | None) -> Dataset:
-    taken = set(signature(get_method(options["_target_"])).parameters)
-    if "cache" in taken:
-        places = {"cache": data_root, "path" if "path" in taken else "root": source}
-    else:
-        places = {"root": data_root} if "root" in taken else {}
-    given = {place: value for place, value in places.items() if value is not None}
-    dataset: Dataset = instantiate({**options, **given, "_partial_": True}, _convert_="all")()
-    return dataset
-
-
-def _check_data(run: Path, dataset: Dataset) -> None:
-    path = run / "data.json"
-    if path.exists() and (lines := differences(read_json(path), read_back(described(dataset)))):
-        raise ResultsError(
-            f"{run} was made with other images. Differences (there -> now):\n  " + "\n  ".join(map(str, lines))
-        )
 
 
 def _environments(run: Path, again: Path) -> list[str]:

@@ -28,6 +28,7 @@ from lipbench.commands.sweeps import OUTCOMES, command_of, planned
 from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default, variant_of
 from lipbench.escapes import say
 from lipbench.results.facts import facts_of
+from lipbench.runs.ending import Told, run_end
 from lipbench.runs.experiment import Experiment
 from lipbench.runs.outcome import FAILED, FINISHED, Outcome, attempt, exit_code, summary_lines
 from lipbench.runs.trained import Trained
@@ -36,7 +37,7 @@ from lipbench.training import processes
 # Options that change no number of a run or are named apart.
 MACHINE = {
     *("experiment", "seed", "results", "data_root", "device", "threads", "batch_size", "force", "progress"),
-    *("tensorboard", *(f"dataset.{place}" for place in PLACES)),
+    *("tensorboard", "on_run_end", *(f"dataset.{place}" for place in PLACES)),
 }
 # Of the sweep whose runs this process makes one after the other.
 PACE = Pace()
@@ -86,9 +87,11 @@ def task(cfg: DictConfig) -> Outcome:
     name, overrides = str(hydra_config.runtime.choices["experiment"]), list(hydra_config.overrides.task)
 
     prepared: list[Experiment] = []
+    told: list[Told] = []
 
     def prepare() -> None:
         prepared.append(experiment_of(cfg, name, overrides))
+        told.append(run_end(cfg.on_run_end))
         if not processes.launched():  # else the first process reads the data before the others
             prepared[0].load_dataset()
 
@@ -106,6 +109,8 @@ def task(cfg: DictConfig) -> Outcome:
             seconds = None if before == stamp(folder) else time.monotonic() - began
             PACE.computed += [] if seconds is None else [seconds]
             say(run_lines(f"{PACE.head}{called(folder)}", folder, summary, seconds))
+            if seconds is not None:  # a run that was kept has been told of
+                told[0](folder, summary)
 
     try:
         folder = folder_of(cfg.results, name, overrides, cfg.seed)

@@ -28,7 +28,7 @@ PROBED = 4
 # Images that a certificate gets at once which does not report its progress.
 PART = 500
 # Certificates that cost up to minutes an image: in a run they judge the attacked images alone.
-COSTLY = ("certificate_crown", "certificate_exact")
+COSTLY = ("certificate_crown", "certificate_exact", "certificate_local")
 
 Attack = Callable[..., Tensor]
 Certificate = Callable[..., Tensor]

@@ -1,6 +1,7 @@
 """Figures: tables in, matplotlib figures out. Nothing here imports torch."""
 
 from lipbench.figures import (
+    anytime,
     conformal,
     constructions,
     curves,
@@ -37,6 +38,7 @@ RECIPES = (
     *tradeoff.RECIPES,
     *explanations.RECIPES,
     *one_class.RECIPES,
+    *anytime.RECIPES,
     *conformal.RECIPES,
     *curves.RECIPES,
     *training.RECIPES,

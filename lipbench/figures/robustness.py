@@ -23,7 +23,12 @@ PANELS = 3
 EPSILONS = 200
 # %: where the best curve is below it, the picture ends.
 END = 2.0
-CURVES = {"under attack": "upper", "certified": "lower"}
+# Curve -> the bound of its images. The last one is drawn where all certificates together, as that of inscribed balls,
+# prove more than the margin over the Lipschitz bound.
+CURVES = {"under attack": "upper", "certified": "lower", "margin / L": "certificate"}
+ATTACKED: dict[str, Any] = {"linewidth": 1.6}
+BEST: dict[str, Any] = {"linewidth": 0.7}
+MARGIN: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (4, 1.5))}
 # Points of the plane have figures of their own.
 TOYS = ("two_moons", "two_circles", "two_spirals", "shapes")
 
@@ -58,7 +63,8 @@ def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 def robustness_of_one(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Accuracy under all attacks (solid) and certified accuracy (dashed) against epsilon on one data set, one colour
     per main network (see `lipbench.results.selection`), with a band: the 95 % interval over the images, or the standard
-    deviation over the seeds where that is larger.
+    deviation over the seeds where that is larger. Where all certificates together prove more than `certificate`, the
+    margin over the Lipschitz bound, they are a thin line, and `certificate` is the dashed one.
 
     Both are of the attacked images alone, so that the two curves of a network can be compared; where their classes are
     of unequal size, each counts alike. Seeds that were attacked otherwise are left out, as on the leaderboard.
@@ -87,8 +93,12 @@ def _handles(table: pd.DataFrame) -> dict[str, Line2D | Patch]:
     looks = [network_look(name) for name in sorted(set(table["experiment"]))]
     looks.sort(key=lambda look: known.index(look) if look in known else len(known))
     handles: dict[str, Line2D | Patch] = {look.label: Patch(facecolor=look.color) for look in looks}
-    handles["under all attacks"] = Line2D([], [], color="black")
-    handles["certified"] = Line2D([], [], color="black", linestyle="--")
+    handles["under all attacks"] = Line2D([], [], color="black", **ATTACKED)
+    if "margin / L" in set(table["curve"]):
+        handles["certified, all certificates"] = Line2D([], [], color="black", **BEST)
+        handles["certified, margin / L"] = Line2D([], [], color="black", **MARGIN)
+    else:
+        handles["certified"] = Line2D([], [], color="black", **MARGIN)
     return handles
 
 
@@ -111,8 +121,13 @@ def _curves(results: Runs) -> list[pd.DataFrame]:
         )
         for name, runs in attacked.items()
         for curve, side in CURVES.items()
-        if all(run.attacked.images[side].notna().all() for run in runs)
+        if all(run.attacked.images[side].notna().all() for run in runs) and (side != "certificate" or _gained(runs))
     ]
+
+
+def _gained(runs: Sequence[Run]) -> bool:
+    """Whether all certificates together prove more than `certificate` does."""
+    return any((run.attacked.images["lower"] > run.attacked.images["certificate"]).any() for run in runs)
 
 
 def _reach(runs: Sequence[Run]) -> float:
@@ -138,14 +153,17 @@ def _shares(runs: Sequence[Run], side: str, epsilons: np.ndarray) -> dict[str, n
 
 
 def _panel(axis: Axes, table: pd.DataFrame) -> None:
+    both = set(table["experiment"][table["curve"] == "margin / L"])
     for (experiment, curve), rows in table.groupby(["experiment", "curve"], sort=False):
         color = network_look(str(experiment)).color
-        dashes = "--" if curve == "certified" else "-"
+        certified = BEST if curve == "certified" and experiment in both else MARGIN
+        line = ATTACKED if curve == "under attack" else certified
         low, high = (rows["accuracy"] + sign * rows["uncertainty"] for sign in (-1, 1))
         # Where nothing is left there is no band along the axis.
         shown: dict[str, Any] = {"where": rows["accuracy"] > 0, "color": color, "alpha": 0.15, "linewidth": 0}
-        axis.fill_between(rows["epsilon"], low.clip(0), high.clip(upper=100), **shown)
-        axis.plot(rows["epsilon"], rows["accuracy"], color=color, linestyle=dashes, label=f"{experiment} {curve}")
+        if curve != "margin / L":
+            axis.fill_between(rows["epsilon"], low.clip(0), high.clip(upper=100), **shown)
+        axis.plot(rows["epsilon"], rows["accuracy"], color=color, label=f"{experiment} {curve}", **line)
     axis.set_xlim(0, table["epsilon"].max())
     axis.set_ylim(0, 102)
     axis.set_xlabel("epsilon (L2, pixels in [0, 1])")
@@ -156,8 +174,9 @@ RECIPES = (
         "robustness",
         "Accuracy against epsilon",
         "One panel per data set, one colour per network: accuracy under all attacks (solid) and certified accuracy "
-        "(dashed) fall as the L2 norm of the perturbation grows. The narrower the gap between the two curves of a "
-        "network, the more is known. Bands are 95 % intervals.",
+        "(dashed) fall as the L2 norm of the perturbation grows. The narrower the gap between the curves of a network, "
+        "the more is known. A thin line: all certificates together, where they prove more than the margin over the "
+        "Lipschitz bound (then dashed). Bands are 95 % intervals.",
         robustness,
         each="all",
     ),
@@ -165,8 +184,9 @@ RECIPES = (
         "overview",
         "Accuracy against epsilon",
         "One colour per network: accuracy under all attacks (solid) and certified accuracy (dashed) fall as the L2 "
-        "norm of the perturbation grows. The truth lies between the two curves of a network. Bands are 95 % intervals "
-        "over the images, or the standard deviation over the seeds where that is larger.",
+        "norm of the perturbation grows. The truth lies between the curves of a network. A thin line: all certificates "
+        "together, where they prove more than the margin over the Lipschitz bound (then dashed). Bands are 95 % "
+        "intervals over the images, or the standard deviation over the seeds where that is larger.",
         robustness_of_one,
     ),
 )

@@ -1,4 +1,6 @@
-"""Python files of models: run as Python itself would run them, their errors told with the line that raised them."""
+"""Python files of users, such as those of models: run as Python itself would run them, their errors told with the line
+that raised them.
+"""
 
 import hashlib
 import importlib
@@ -7,7 +9,7 @@ import inspect
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -36,24 +38,57 @@ def built(path: str, function: str, known: dict[str, Any]) -> tuple[nn.Module, P
     Raises:
         ModelError: there is no such file or function, its code fails, or it gives no `nn.Module`.
     """
-    source = f"{path}:{function}"
-    file = None if is_module(path) else Path(path).expanduser()
-    if file is not None and not file.exists():
-        raise ModelError(f"There is no file {file}.")
-    if file is not None and file.suffix != ".py":
-        raise ModelError(not_what_was_expected(file, "Python code", kind_of(file)))
+    source, file = f"{path}:{function}", _file_of(path)
     with _as_started(file, path):
-        with explained(source):
-            module = importlib.import_module(path) if file is None else _imported(file)
-        if not hasattr(module, function):
-            names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-            raise ModelError(f"{path} has no {function}. It has: {', '.join(names) or 'no function'}.")
-        made = getattr(module, function)
+        module, made = _member(path, function, file)
         if not isinstance(made, nn.Module):
             made = _called(source, made, known)
     if not isinstance(made, nn.Module):
         raise ModelError(f"{source} gives a {type(made).__name__}, not an nn.Module.")
     return made, file or (Path(module.__file__) if module.__file__ else None)
+
+
+def function_of(source: str) -> Callable[..., Any]:
+    """The function that "file.py:function" or "package.module:function" names. Code is run as in `built`, now and
+    whenever the function is called.
+
+    Raises:
+        ModelError: there is no such file or function, or its code fails. The function raises it where it fails.
+    """
+    path, _, name = source.rpartition(":")
+    if not path or not name:
+        raise ModelError(f"{source} names no function: give file.py:function or package.module:function.")
+    file = _file_of(path)
+    with _as_started(file, path):
+        _, found = _member(path, name, file)
+    if not callable(found):
+        raise ModelError(f"{source} is a {type(found).__name__}, not a function.")
+
+    def call(*arguments: Any) -> Any:
+        with _as_started(file, path), explained(source):
+            return found(*arguments)
+
+    return call
+
+
+def _file_of(path: str) -> Path | None:
+    """The file of the code; None of a module."""
+    file = None if is_module(path) else Path(path).expanduser()
+    if file is not None and not file.exists():
+        raise ModelError(f"There is no file {file}.")
+    if file is not None and file.suffix != ".py":
+        raise ModelError(not_what_was_expected(file, "Python code", kind_of(file)))
+    return file
+
+
+def _member(path: str, name: str, file: Path | None) -> tuple[ModuleType, Any]:
+    """The module of a file (or of this name), and what it holds under a name."""
+    with explained(f"{path}:{name}"):
+        module = importlib.import_module(path) if file is None else _imported(file)
+    if not hasattr(module, name):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise ModelError(f"{path} has no {name}. It has: {', '.join(names) or 'no function'}.")
+    return module, getattr(module, name)
 
 
 @contextmanager

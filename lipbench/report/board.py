@@ -212,11 +212,11 @@ def _table(rows: pd.DataFrame, names: Sequence[str], bold: bool = False) -> str:
     best = {name: leader(rows, name) for name in known} if bold else {}
     plain = set(rows["variant"]) == {"default"}
     cells = []
-    for index, row in rows.iterrows():
+    for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
         line = {"network": markdown(str(row["experiment"]))}
         line |= {} if plain else {"variant": markdown(str(row["variant"]))}
         for name in known:
-            text = markdown(_cell(name, row.to_dict()) if bold else written(name, row[name]))
+            text = markdown(_cell(name, row) if bold else written(name, row[name]))
             line[heading(name)] = f"**{text}**" if best.get(name) is not None and best[name] == index else text
         cells.append(line)
     shown = pd.DataFrame(cells).rename(columns=markdown)

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from lipbench.files import read_config, read_json
 from lipbench.report.columns import COLUMNS, GROUP, split, written_with
 from lipbench.report.leaderboard import leaderboard, numbers
+from lipbench.report.methods import explained, method_cells, method_numbers
 from lipbench.results.flags import Flag
 from lipbench.results.layout import MANIFEST
 from lipbench.results.radii import radius_text
@@ -48,7 +49,8 @@ class Card:
         cautions: what the command may not give back; files that cannot be read.
         configuration: as YAML, of the first seed.
         environment: name -> value, of all seeds.
-        costs: one row per method, as text, the headings first.
+        methods: one row per method, its optimality and costs as text, the headings first.
+        reference: what the optimality is relative to, in a sentence.
         flags: run's seed and flag.
         is_violated: whether the sandwich law does not hold.
         violations: the first rows of `violations.csv`, the headings first.
@@ -64,7 +66,8 @@ class Card:
     cautions: list[str]
     configuration: str
     environment: list[tuple[str, str]]
-    costs: list[list[str]]
+    methods: list[list[str]]
+    reference: str
     flags: list[tuple[Any, Flag]]
     is_violated: bool
     violations: list[list[str]]
@@ -101,7 +104,8 @@ def _card(runs: Sequence[Run], row: Mapping[Any, Any]) -> Card:
         command=_command(runs, cautions),
         configuration=OmegaConf.to_yaml(OmegaConf.create(configuration)) if configuration else "",
         environment=_environment(runs, cautions),
-        costs=_costs(runs, cautions),
+        methods=_methods_table(runs, cautions),
+        reference=explained([run.attacked for run in runs]),
         flags=[(run.summary["seed"], flag) for run in runs for flag in run.flags],
         is_violated=any(run.summary["violations"] for run in runs),
         violations=_violations(runs, cautions),
@@ -171,7 +175,9 @@ def _methods(run: Run, cautions: list[str]) -> dict[str, int | None]:
     found = {}
     for path in sorted((run.folder / "bounds").glob("*.json")):
         identity = _part(_identity, run, f"bounds/{path.name}", cautions)
-        if identity is not None:
+        if identity is not None and "imported" in identity:
+            cautions.append(f"{path.stem} was imported: lipbench import reads its verdicts.")
+        elif identity is not None:
             found[path.stem] = identity.get("images")
     return found
 
@@ -206,15 +212,13 @@ def _machine(path: Path) -> dict[str, str]:
     return {k: str(value) for k, value in shown.items() if not isinstance(value, dict | list) and k != "torch_build"}
 
 
-def _costs(runs: Sequence[Run], cautions: list[str]) -> list[list[str]]:
-    """Seconds and passes of the training and of each method, means over the seeds."""
-    tables = [_part(_seconds, run, "costs.csv", cautions) for run in runs]
-    known = [table for table in tables if table is not None]
-    if not known:
-        return []
-    means = pd.concat(known).groupby(level=0, sort=False).mean()
-    rows = [[str(m), f"{row['seconds']:.1f}", f"{row['passes']:.0f}"] for m, row in means.iterrows()]
-    return [["method", "seconds", "images through the network"], *rows]
+def _methods_table(runs: Sequence[Run], cautions: list[str]) -> list[list[str]]:
+    """Optimality and costs of each method and of the training, means over the seeds."""
+    tables = []
+    for run in runs:
+        costs = _part(_seconds, run, "costs.csv", cautions)
+        tables += [] if costs is None else [method_numbers(run.attacked, costs, run.flags)]
+    return method_cells(tables) if tables else []
 
 
 def _seconds(path: Path) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from lipbench.report.checks import POSITIVE, SHARE, Check, is_count, is_curve, number, or_none
@@ -190,9 +191,9 @@ def leader(rows: pd.DataFrame, name: str) -> Any:
     column, _ = split(name)
     if column is None or not column.larger_is_better or rows[name].notna().sum() < 2:
         return None
-    best = rows[name].astype(float).idxmax()
-    (first,) = rows.loc[[best]].to_dict("records")
-    others = rows.drop(index=best).dropna(subset=name).to_dict("records")
-    own = uncertainty(first, name)
-    leads = all(first[name] - row[name] > math.hypot(own, uncertainty(row, name)) for row in others)
-    return best if leads else None
+    values = rows[name].astype(float)
+    best: Any = values.idxmax()
+    others = values.drop(best).dropna().index
+    margins = rows.reindex(columns=[name + OVER_IMAGES, name + OVER_SEEDS]).astype(float).max(axis=1)
+    leads = values[best] - values[others] > np.hypot(margins[best], margins[others])
+    return best if leads.all() else None

@@ -1,15 +1,20 @@
-"""Two results folders side by side: `comparison.csv`, a text for the terminal, a section of the page."""
+"""Two results folders side by side: a sentence per data set, `comparison.csv` and `.md`, a section of the page."""
 
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lipbench.escapes import csv, markdown
+from lipbench.escapes import csv, markdown, printable
 from lipbench.files import write_text
+from lipbench.report.board import WIDTH
 from lipbench.results import COMBINED, RUN_COLUMNS, Comparison, compare
+from lipbench.results.attacked import CERTIFICATE
+from lipbench.results.radii import main_radii, radius_text
 from lipbench.results.runs import Runs
+from lipbench.results.words import dataset_name, network_name
 
 NETWORK = RUN_COLUMNS[:3]
 HEADINGS = [
@@ -61,14 +66,69 @@ def explained(comparison: Comparison) -> str:
     )
 
 
+def changes(comparison: Comparison) -> list[str]:
+    """A sentence per data set, made from the numbers: in how many networks the certified and the robust accuracy at the
+    main radius (`main_radii`) changed clearly, so that the interval leaves out 0; and the largest clear change.
+    """
+    between = f"from {comparison.second} to {comparison.first}"
+    return [_sentence(rows, between) for _, rows in comparison.table.groupby("dataset", sort=True)]
+
+
+def _sentence(rows: pd.DataFrame, between: str) -> str:
+    name, radius = dataset_name(str(rows["dataset"].iloc[0])), main_radii(rows["epsilon"].dropna())[-1:]
+    if not radius:
+        return f"{name}, {between}: the two folders have no radius in common."
+    at = rows[(rows["metric"] == "accuracy") & (rows["epsilon"] == radius[0])]
+    # Of each network the certificate of that name and the nearest attack, where there are several.
+    best = at.assign(last=~at["method"].isin([CERTIFICATE, COMBINED])).sort_values("last", kind="stable")
+    best = best.drop_duplicates([*NETWORK, "side"])
+    kinds = {"lower": "certified accuracy", "upper": "robust accuracy"}
+    said = [_change(best[best["side"] == side], words) for side, words in kinds.items()]
+    return f"{name}, radius {radius_text(radius[0])}, {between}: {' and '.join(part for part in said if part)}."
+
+
+def _change(rows: pd.DataFrame, words: str) -> str:
+    """Of one accuracy, a row per network; "" where there is no row."""
+    if rows.empty:
+        return ""
+    clear = rows[(rows["low"] > 0) | (rows["high"] < 0)]
+    networks = f"{len(rows)} network{'s' if len(rows) > 1 else ''}"
+    if clear.empty:
+        return f"the {words} changes clearly in none of {networks}"
+    up = int((clear["difference"] > 0).sum())
+    counts = [f"{verb} in {n}" for verb, n in (("rises", up), ("falls", len(clear) - up)) if n]
+    row = max(clear.to_dict("records"), key=lambda row: abs(row["difference"]))
+    who = network_name(str(row["experiment"]), str(row["variant"]))
+    values = f"{row['second']:.1f} to {row['first']:.1f} %"
+    return (
+        f"the {words} {' and '.join(counts)} of {networks} (most in {who}: {values}, "
+        f"95 % interval of the change {row['low']:+.1f} to {row['high']:+.1f})"
+    )
+
+
 def write_comparison(comparison: Comparison, root: Path) -> str:
-    """`comparison.csv` with all methods; returns the rows of the certificates and the nearest attacks as Markdown."""
+    """`comparison.csv` with all methods, `comparison.md` with the certificates and the nearest attacks.
+
+    Returns:
+        what a terminal shows: the sentences of `changes`, and how much was not compared.
+    """
     write_text(root / "comparison.csv", csv(comparison.table, "%.6g"))
+    write_text(root / "comparison.md", _markdown(comparison) + "\n")
+    count = len(comparison.notes)
+    left = [f"{count} {'notes' if count > 1 else 'note'} in comparison.md: not compared, or not checked."]
+    return "\n".join(
+        textwrap.fill(printable(line), WIDTH, break_on_hyphens=False)
+        for line in [*changes(comparison), *(left if count else [])]
+    )
+
+
+def _markdown(comparison: Comparison) -> str:
     rows = compared_rows(comparison)
     table = pd.DataFrame([[markdown(cell) for cell in row.cells] for row in rows], columns=HEADINGS)
     numbers = ["left"] * 3 + ["right"] * (len(HEADINGS) - 3)
     parts = [
         "# Comparison",
+        "\n".join(f"* {markdown(line)}" for line in changes(comparison)),
         markdown(explained(comparison)),
         table.to_markdown(index=False, disable_numparse=True, colalign=numbers),
     ]

@@ -77,7 +77,7 @@ def _draw_part(runs: Runs, chosen: Sequence[str], dataset: str | None) -> tuple[
         problems.append(Problem.of(error, f"figure {name}", runs.root))
 
     # Copies: what a part has read is forgotten with it.
-    part = replace(runs, finished=[replace(run) for run in runs.finished if dataset in (None, run.summary["dataset"])])
+    part = replace(runs, finished=[run.fresh() for run in runs.finished if dataset in (None, run.summary["dataset"])])
     closely = replace(part, finished=[run for run in part.finished if run.summary["experiment"] in chosen])
     for recipe in RECIPES:
         if (recipe.each == "all") != (dataset is None):

@@ -75,10 +75,9 @@ def radii(run: Run) -> list[float]:
 
 def board_radii(rows: pd.DataFrame) -> list[float]:
     """The radii of the board of one data set (see `main_radii`): of those that all its rows have, where there are."""
-    for shared in (rows.dropna(axis=1), rows.dropna(axis=1, how="all")):
-        known = [split(str(name)) for name in shared]
-        found = [radius for column, radius in known if column is not None and column.name == "test cert"]
-        if found:
+    known = rows[[name for name in rows if str(name).startswith("test cert @ ")]].notna()
+    for shared in (known.all(), known.any()):
+        if found := [split(name)[1] for name in map(str, known) if shared[name]]:
             return main_radii(found)
     return []
 

@@ -14,7 +14,7 @@ from lipbench.escapes import printable
 from lipbench.files import write_text
 from lipbench.report.cards import Card, cards
 from lipbench.report.columns import COLUMNS
-from lipbench.report.comparison import HEADINGS, compared_rows, explained
+from lipbench.report.comparison import HEADINGS, changes, compared_rows, explained
 from lipbench.report.leaderboard import left_aside
 from lipbench.report.panels import by_dataset, panels
 from lipbench.report.pictures import IMAGES, pictures
@@ -100,7 +100,13 @@ def _range(low: int, high: int) -> str:
 
 def _compared(comparison: Comparison) -> dict[str, Any]:
     rows = compared_rows(comparison)
-    return {"explained": explained(comparison), "headings": HEADINGS, "rows": rows, "notes": comparison.notes}
+    return {
+        "changes": changes(comparison),
+        "explained": explained(comparison),
+        "headings": HEADINGS,
+        "rows": rows,
+        "notes": comparison.notes,
+    }
 
 
 def _environment() -> Environment:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lipbench.results.optimality import optimality
 from lipbench.results.table import FLOAT32_CERTIFICATES, balanced_survival, survival
 
 # Its images are those of a row, where it was run.
@@ -25,11 +26,13 @@ class Attacked:
             upper (the smallest distance of the attacks), L2; NaN where there is none. Empty without attacks.
         attacks: names of the attacks that were given all of these images.
         certificates: names of the certificates, without those of float32, which are never the largest ones.
+        optimality: of each attack, as `lipbench.results.optimality.optimality` returns it.
     """
 
     images: pd.DataFrame
     attacks: tuple[str, ...]
     certificates: tuple[str, ...]
+    optimality: pd.DataFrame
 
 
 def attacked_images(table: pd.DataFrame) -> Attacked:
@@ -63,7 +66,10 @@ def attacked_images(table: pd.DataFrame) -> Attacked:
         "lower": extreme(lower, "max"),
         "upper": extreme(attacks, "min"),
     }
-    return Attacked(facts.assign(**bounds), attacks, tuple(sorted(set(lower) - set(FLOAT32_CERTIFICATES))))
+    own = pd.DataFrame({name: distances[name] for name in attacks}, index=index, dtype=float)
+    right = facts["label"] == facts["prediction"]
+    known = tuple(sorted(set(lower) - set(FLOAT32_CERTIFICATES)))
+    return Attacked(facts.assign(**bounds), attacks, known, optimality(own, bounds["upper"], bounds["lower"], right))
 
 
 def attacked_numbers(images: pd.DataFrame, epsilons: Sequence[float], *, balanced: bool = False) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lipbench.files import ResultsError
 from lipbench.results.layout import table_paths
-from lipbench.results.storage import read_table
+from lipbench.results.storage import is_imported, read_table
 
 # Columns that are measured by a clock.
 CLOCK = ("seconds",)
@@ -37,8 +37,8 @@ def equalities(first: Path, second: Path) -> list[Equality]:
 
 
 def _bounds(folder: Path) -> dict[str, Path]:
-    """In the layout of this version, or of an older one."""
-    return {f"bounds/{path.stem}": path for path in table_paths(folder)}
+    """In the layout of this version, or of an older one; without imported ones, which no run makes."""
+    return {f"bounds/{path.stem}": path for path in table_paths(folder) if not is_imported(path)}
 
 
 def _others(folder: Path) -> dict[str, Path]:

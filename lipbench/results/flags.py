@@ -23,6 +23,12 @@ class Flag:
     def __str__(self) -> str:
         return f"{self.severity}: {self.name}{f' ({self.method})' if self.method else ''}: {self.message}"
 
+    @property
+    def count(self) -> int:
+        """How many images it is about, where the message begins with their number; else 0."""
+        first = self.message.partition(" ")[0]
+        return int(first) if first.isdecimal() else 0
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)

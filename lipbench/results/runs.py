@@ -69,6 +69,12 @@ class Run:
         # The table is read, not kept: of thousands of runs the attacked images alone fit into memory.
         return attacked_images(self.__dict__["table"] if "table" in self.__dict__ else read_bounds(self.folder))
 
+    def fresh(self) -> "Run":
+        """The same run; of what was read, its attacked images alone are kept."""
+        run = replace(self)
+        run.__dict__.update({name: self.__dict__[name] for name in ("attacked",) if name in self.__dict__})
+        return run
+
     @property
     def balanced(self) -> bool:
         """Whether accuracies are means over the classes, as the classes are of unequal size."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lipbench.files import ResultsError, atomic, write_json
+from lipbench.files import ResultsError, atomic, read_json, write_json
 from lipbench.results.layout import RUN_COLUMNS, check_seed, run_folders, run_key, table_paths
 from lipbench.results.manifest import MANIFEST, verify_tables
 from lipbench.results.table import COLUMNS, NORMS, SIDES, radii
@@ -79,6 +79,15 @@ def read_table(path: Path) -> pd.DataFrame:
         ResultsError: it has other columns or values.
     """
     return _of_file(path).cast(SCHEMA).to_pandas()
+
+
+def is_imported(path: Path) -> bool:
+    """Whether a table of bounds holds what a program outside of lipbench said (`lipbench import`): no run can make it
+    again.
+    """
+    made_of = path.with_suffix(".json")
+    held = read_json(made_of) if made_of.exists() else None
+    return isinstance(held, dict) and "imported" in held
 
 
 def read(root: str | Path) -> pd.DataFrame:

@@ -43,7 +43,7 @@ def test_a_mistake_is_answered_with_what_was_meant(line, tmp_path, monkeypatch, 
     [
         ("evaluate", "net.py:build", "model=net.py:build"),
         ("reproduce", "results/x", "run=results/x"),
-        ("export", "results/x", "run=results/x"),
+        ("import", "results/x", "run=results/x"),
         ("report", "results/x", "results=results/x"),
     ],
 )

@@ -17,7 +17,7 @@ from lipbench.commands.suites import CONF
 from lipbench.files import ResultsError
 
 PEERS = ("adv_lib", "foolbox", "torchattacks")
-COMMANDS = ("config", "evaluate", "export", "report", "reproduce")
+COMMANDS = ("config", "evaluate", "export", "import", "report", "reproduce")
 GROUPS = (
     *("dataset", "model", "constraint", "loss", "optimizer", "training"),
     *("attack", "certificate", "measure"),

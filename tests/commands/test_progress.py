@@ -4,6 +4,7 @@ import io
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from lipbench import progress
 from lipbench.commands.reproduce import reproduce
 from lipbench.commands.run import experiment_of
 from lipbench.commands.suites import CONF
+from lipbench.data import Split
 from lipbench.evaluation.bounds import attack_images, certify_images
 from lipbench.evaluation.evaluate import ATTACKS
 from lipbench.models import Smoothed
@@ -87,7 +89,9 @@ def test_every_attack_says_how_long_it_takes(name: str, impatient, capsys) -> No
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_reports_or_is_watched(name: str, capsys) -> None:
-    measure = method("measure", name)
+    validation = Split((255 * images(40)[0]).byte(), torch.arange(40) % 2)
+    own = {"anytime": {"number": 1, "budget": 30}, "conformal": {"validation": validation}}
+    measure = partial(method("measure", name), **own.get(name, {}))
     assert bool(reporting(measure, name, True)) == (name != "plane"), "a picture of the plane takes no time"
     if name != "plane":
         x, y = images(12)[0], torch.arange(12) % 2

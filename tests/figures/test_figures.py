@@ -18,9 +18,10 @@ from lipbench.figures.tradeoff import pareto
 from lipbench.results import best, bounds_table, run_folders, survival, write_bounds, write_manifest
 from lipbench.results.runs import Runs
 from lipbench.results.selection import main_networks
+from lipbench.results.storage import read_table
 
 # Tested where they are measured; of several data sets.
-MEASURED = {"conformal", "explanations", "gap", "one_class", "plane", "plane_lambda", "robustness", "shapes"}
+MEASURED = {"anytime", "conformal", "explanations", "gap", "one_class", "plane", "plane_lambda", "robustness", "shapes"}
 # Tested with the histories and summaries that they need; and with the accuracies.
 ELSEWHERE = {"accuracy", "training", "constructions"}
 RECIPES = {recipe.name: recipe for recipe in EVERY if recipe.name not in ELSEWHERE}
@@ -344,3 +345,21 @@ def test_figures_know_no_network():
                             "lipbench.outlines",
                         )
                     ), f"{path.name}: {name}"
+
+
+def test_certificates_that_prove_more_are_a_thin_line(tmp_path):
+    make_results(tmp_path)
+    folder = tmp_path / "made08" / "hkr_cnn" / "default" / "0"
+    rows = read_table(folder / "bounds" / "certificate.parquet")
+    rows = rows[rows["norm"] == "l2"].assign(method="certificate_inscribed", distance=lambda t: 1.02 * t["distance"])
+    write_bounds(folder, rows, {})
+    write_manifest(folder)
+    drawing = next(drawings(runs_in(tmp_path), (RECIPES["overview"],)))
+    curves = {line.get_label(): line for line in drawing.figure.axes[0].get_lines()}
+    assert [name for name in curves if name.endswith("margin / L")] == ["hkr_cnn margin / L"]
+    inscribed, margin = curves["hkr_cnn certified"], curves["hkr_cnn margin / L"]
+    assert (inscribed.get_ydata() >= margin.get_ydata()).all()
+    assert (inscribed.get_ydata() > margin.get_ydata()).any()
+    assert (inscribed.get_linestyle(), margin.get_linestyle()) == ("-", "--")
+    assert inscribed.get_linewidth() < margin.get_linewidth()
+    assert curves["ce_cnn certified"].get_linestyle() == "--"

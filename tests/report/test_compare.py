@@ -9,6 +9,7 @@ from helpers.tables import rewrite
 
 from lipbench.files import ResultsError, write_json
 from lipbench.report import compare_runs, find_runs, write_comparison
+from lipbench.report.comparison import changes
 from lipbench.results import COMBINED, compare, read_bounds, survival
 from lipbench.results.compare import _interval
 
@@ -97,7 +98,10 @@ def test_nothing_that_pairs_is_an_error_after_the_report(two, tmp_path, capsys):
 def test_the_report_tells_the_comparison(two, capsys):
     make(two[0], "extra")
     run_report(f"results={two[0]}", f"compare={two[1]}", "figures=false")
-    text = capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines()[:5])) <= 100
+    assert "data, radius 1, from old to new: the certified accuracy" in " ".join(said.split())
+    text = (two[0] / "comparison.md").read_text()
     assert "First: new; second: old" in text
     (line,) = [line for line in text.splitlines() if "data/better" in line and "certificate" in line and "mean" in line]
     assert "+0.500 to +0.500" in line
@@ -111,3 +115,21 @@ def test_the_report_tells_the_comparison(two, capsys):
     )
     comparison = compare_runs(*(find_runs(root) for root in two))
     assert write_comparison(comparison, two[0]) == write_comparison(comparison, two[0])
+
+
+def test_a_sentence_says_what_changed_clearly(two):
+    new, old = (find_runs(root) for root in two)
+    found = compare_runs(new, old)
+    (said,) = changes(found)
+    table = found.table[(found.table["metric"] == "accuracy") & (found.table["epsilon"] == 1)]
+    row = table[(table["experiment"] == "better") & (table["method"] == "certificate")].iloc[0]
+    assert row["low"] > 0
+    certified, robust = said.split(" and the robust accuracy ")
+    assert "certified accuracy rises in 1 of 2 networks (most in better: " in certified
+    assert f"{row['second']:.1f} to {row['first']:.1f} %" in certified
+    assert f"{row['low']:+.1f} to {row['high']:+.1f}" in certified
+    assert robust.startswith("rises in 1 of 2 networks")
+    (back,) = changes(compare_runs(old, new))
+    assert "from new to old: the certified accuracy falls in 1 of 2 networks" in back
+    (same,) = changes(compare_runs(old, old))
+    assert same.count("changes clearly in none of 2 networks") == 2

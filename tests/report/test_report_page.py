@@ -152,14 +152,16 @@ def test_a_tab_shows_one_data_set(page):
     assert page.locator("#tabs a[aria-current]").inner_text() == "data"
     page.get_by_role("link", name="other", exact=True).first.focus()
     page.keyboard.press("Enter")
-    assert page.locator("#tabs a[aria-current]").inner_text() == "other"
+    page.get_by_text("other", exact=True).and_(page.locator("#tabs a[aria-current]")).wait_for()
     assert shown(page) == ["hkr_mlp"]
     assert page.locator(".card:visible").count() == 1
     assert [f.get_attribute("id") for f in page.locator("figure:visible").all()] == ["figure-overview_other"]
     page.get_by_role("link", name="All data sets").click()
+    page.locator(".answers li").first.wait_for()  # the page learns of its new address after the click
     assert page.locator(".answers li:visible").count() == 2
     assert page.locator("#figure-wide_figure").is_visible(), "a figure of no data set"
     page.get_by_role("link", name="Left out").click()
+    page.locator("#problems").wait_for()
     assert "data/cut/default/0" in page.locator("#problems").inner_text()
 
 

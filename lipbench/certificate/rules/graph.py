@@ -22,6 +22,7 @@ from lipbench.certificate.rounding import (
     rounding,
     underflow,
 )
+from lipbench.certificate.rules.normalization import BY_THE_IMAGE
 from lipbench.certificate.rules.parts import by_parts
 from lipbench.certificate.tracing.steps import (
     Centering,
@@ -33,12 +34,14 @@ from lipbench.certificate.tracing.steps import (
     Folded,
     Graph,
     LogSoftmax,
+    Matmul,
     Product,
     Refused,
     Rows,
     Shift,
     Softmax,
     Sort,
+    Standardized,
     Total,
 )
 from lipbench.layers import MaxMin
@@ -157,11 +160,18 @@ def _combined(step: nn.Module, shape: Shape) -> float:
 
 
 @lipschitz.register(Product)
-def _product(step: Product, shape: Shape) -> float:
+@lipschitz.register(Matmul)
+def _product(step: Product | Matmul, shape: Shape) -> float:
     raise Unbounded(
         f"it multiplies activations by activations, which has no global bound ({step.line})",
-        "multiply by numbers, or by activations that are bounded",
+        "multiply by numbers, or by activations that are bounded; or use certificate_local, which bounds it near an "
+        "image",
     )
+
+
+@lipschitz.register(Standardized)
+def _standardized(step: Standardized, shape: Shape) -> float:
+    raise Unbounded(f"{BY_THE_IMAGE[0]} ({step.line})", BY_THE_IMAGE[1])
 
 
 def steps_of(graph: Graph, shape: Shape) -> list[LayerBound]:
@@ -324,7 +334,7 @@ def _unspecified(step: nn.Module, shape: Shape, constant: float) -> Step:
     raise Unbounded(f"no standard says how exactly {kind_of(step)} is computed in float32", "use torch.relu")
 
 
-for _unknown in (Elementwise, Softmax, LogSoftmax, Product):
+for _unknown in (Elementwise, Softmax, LogSoftmax, Product, Matmul, Standardized):
     rounding.register(_unknown)(_unspecified)
 
 

@@ -24,6 +24,12 @@ from lipbench.layers import (
     Normalize,
 )
 
+# Why, and what to do.
+BY_THE_IMAGE = (
+    "it divides by a statistic of the image, so that its slope at a nearly constant image is only limited by eps",
+    "use lipbench.layers.LayerCentering, which divides by nothing, or certificate_local, which bounds it near an image",
+)
+
 
 @lipschitz.register(Normalize)
 def _normalize(layer: Normalize, shape: Shape) -> float:
@@ -65,10 +71,7 @@ def _batch_norm(layer: nn.BatchNorm2d, shape: Shape) -> float:
 
 
 def _by_the_image(layer: nn.Module, shape: Shape) -> float:
-    raise Unbounded(
-        "it divides by a statistic of the image, so that its slope at a nearly constant image is only limited by eps",
-        "use lipbench.layers.LayerCentering, which subtracts the mean and divides by nothing",
-    )
+    raise Unbounded(*BY_THE_IMAGE)
 
 
 _KINDS: dict[ConstantRule, tuple[type, ...]] = {

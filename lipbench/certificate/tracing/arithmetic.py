@@ -13,9 +13,11 @@ from lipbench.certificate.tracing.steps import (
     Combination,
     Diagonal,
     Extreme,
+    Matmul,
     Product,
     Shift,
     Sort,
+    Standardized,
     Total,
     convolution,
     dense,
@@ -222,7 +224,11 @@ def _addmm(tape: Tape, func: Any, bias: Any, a: Any, b: Any, *, beta: float = 1,
 @reads("mm", "matmul", "bmm", "mv")
 def _matmul(tape: Tape, func: Any, a: Any, b: Any) -> Any:
     if isinstance(a, Image) and isinstance(b, Image):
-        raise Unbounded("it multiplies activations by activations, which has no global bound", "none is known")
+        if min(a.ndim, b.ndim) < 2:
+            raise Unbounded("it multiplies activations by activations, one of them a vector", "multiply matrices")
+        shape = tuple(func(torch.zeros(a.shape), torch.zeros(b.shape)).shape)
+        step = Matmul((tuple(a.shape), tuple(b.shape)), seen(shape), tape.line())
+        return tape.add("matmul", step, [a, b], shape)
     image_first = isinstance(a, Image)
     image, weight = (a, b) if image_first else (b, a)
     if weight.ndim > 2 and math.prod(weight.shape[:-2]) == 1:
@@ -285,6 +291,33 @@ def _batch_norm(tape: Tape, func: Any, x: Image, weight: Any, bias: Any, mean: A
     return tape.layer("batch_norm", layer, x), nothing, nothing
 
 
-@reads("native_layer_norm", "native_group_norm", "_fused_rms_norm")
-def _by_the_image(tape: Tape, func: Any, *args: Any, **kwargs: Any) -> Any:
-    raise Unbounded("it divides by a statistic of the image, so that its slope is only limited by eps", BY_IMAGE)
+@reads("native_layer_norm")
+def _layer_norm(tape: Tape, func: Any, x: Image, shape: Any, weight: Any, bias: Any, eps: float) -> Any:
+    found = _standardized(tape, "layer_norm", x, x.numel() // math.prod(shape), eps, weight, bias)
+    return found, *[torch.zeros(0)] * 2
+
+
+@reads("native_group_norm")
+def _group_norm(
+    tape: Tape, func: Any, x: Image, weight: Any, bias: Any, count: int, channels: int, size: int, groups: int,
+    eps: float,
+) -> Any:  # fmt: skip
+    scale, shift = (t if t is None else t.reshape(-1, *(1,) * (x.ndim - 2)) for t in (weight, bias))
+    found = _standardized(tape, "group_norm", x, count * groups, eps, scale, shift)
+    return found, *[torch.zeros(0)] * 2
+
+
+@reads("_fused_rms_norm")
+def _rms_norm(tape: Tape, func: Any, x: Image, shape: Any, weight: Any, eps: float | None) -> Any:
+    if eps is None:
+        raise Unbounded("its eps is that of the precision", "give a number: nn.RMSNorm(..., eps=1e-6)")
+    found = _standardized(tape, "rms_norm", x, x.numel() // math.prod(shape), eps, weight, None, centred=False)
+    return found, torch.zeros(0)
+
+
+def _standardized(
+    tape: Tape, name: str, x: Image, groups: int, eps: float, weight: Any, bias: Any, centred: bool = True
+) -> Any:
+    made: Any = tape.add(name, Standardized(groups, eps, centred, tape.line()), [x], tuple(x.shape))
+    made = made if weight is None else _times(tape, "mul", made, weight)
+    return made if bias is None else combined(tape, "add", made, bias, 1, 1)

@@ -126,7 +126,7 @@ def _prelu(tape: Tape, func: Any, x: Image, weight: Any) -> Any:
     return tape.layer("prelu", tape.constant(weight, layer), x)
 
 
-@reads("_softmax", "softmax")
+@reads("_softmax", "softmax", "_safe_softmax")
 def _softmax(tape: Tape, func: Any, x: Image, dim: int, *_: Any) -> Any:
     return tape.add("softmax", Softmax(tuple(x.shape), dim), [x], tuple(x.shape))
 

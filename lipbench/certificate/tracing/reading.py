@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -149,7 +149,7 @@ def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape
     own = frozenset(t.untyped_storage().data_ptr() for t in mine if t.layout == torch.strided)
     tape = Tape(shape, dtype, floats[0].device, OPERATIONS, own)
     try:
-        with _wrapped(tape, copy, parts), _without_mkldnn():
+        with _wrapped(tape, copy, parts), _without_fast_paths():
             logits = copy(tape.image)
     except Unbounded:
         raise
@@ -164,14 +164,24 @@ def run_on_tape(copy: nn.Module, parts: dict[nn.Module, nn.Module], shape: Shape
 
 
 @contextmanager
-def _without_mkldnn() -> Iterator[None]:
-    """Inside, recurrent layers are computed by operations that are read, not by one of oneDNN's."""
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
+def _without_fast_paths() -> Iterator[None]:
+    """Inside, recurrent layers, transformers and attention are computed by operations that are read, not by one of
+    oneDNN's, nor by one for a whole layer.
+    """
+    switches: list[tuple[Callable[[], bool], Callable[[bool], object]]] = [
+        (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
+        (torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
+        (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+        (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+    ]
+    before = [now() for now, _ in switches]
     try:
+        for _, switch in switches:
+            switch(False)
         yield
     finally:
-        torch._C._set_mkldnn_enabled(before)
+        for (_, switch), value in zip(switches, before, strict=True):
+            switch(value)
 
 
 @contextmanager

@@ -266,6 +266,48 @@ class Product(nn.Module):
         return a * b
 
 
+class Matmul(nn.Module):
+    """The matrix product of two activations, as in attention: it has no bound on all of R^n.
+
+    Args:
+        inputs: shapes of the two as they are multiplied, of one image.
+        shape: of the output, without the batch.
+        line: where the code stands that multiplies.
+    """
+
+    def __init__(self, inputs: tuple[Shape, Shape], shape: Shape, line: str):
+        super().__init__()
+        # As many dimensions each: of one image the first may be one of those that are multiplied.
+        dims = max(map(len, inputs))
+        self.inputs = tuple((*(1,) * (dims - len(given)), *given) for given in inputs)
+        self.shape, self.line = shape, line
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        a, b = (x.reshape(len(x), *shape) for x, shape in zip((a, b), self.inputs, strict=True))
+        return (a @ b).reshape(len(a), *self.shape)
+
+
+class Standardized(nn.Module):
+    """Groups of entries, each divided by the root of the mean of its squares: what layer, group and RMS normalisation
+    do. Its slope is limited by `eps` alone.
+
+    Args:
+        groups: number of groups of neighbouring entries.
+        eps: added to the mean of the squares.
+        centred: whether the mean is subtracted first.
+        line: where the code stands that normalises.
+    """
+
+    def __init__(self, groups: int, eps: float, centred: bool, line: str = ""):
+        super().__init__()
+        self.groups, self.eps, self.centred, self.line = groups, eps, centred, line
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = x.reshape(len(x), self.groups, -1)
+        split = split - split.mean(2, keepdim=True) if self.centred else split
+        return (split * (split.square().mean(2, keepdim=True) + self.eps).rsqrt()).reshape(x.shape)
+
+
 class Elementwise(nn.Module):
     """A function of each entry, whose slope is at most a number.
 
