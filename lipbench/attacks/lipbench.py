@@ -129,8 +129,8 @@ Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan, bool]
 
 
 class _Starts:
-    """Where rounds begin: each method gives rows, and images of these rows to slide from. The rows are the images without
-    trust, except those of `towards`.
+    """Where rounds begin: each method gives rows, and images of these rows to slide from. The rows are the images
+    without trust, except those of `towards`.
     """
 
     def __init__(self, model: Classifier, x: Tensor, y: Tensor, best: _Best):
