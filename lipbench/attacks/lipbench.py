@@ -18,7 +18,7 @@ from lipbench.randomness import keys, normal, uniform
 
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
 # distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
-# rounds or more, rounds that were given up not counted, and as many as `_Best.rows` says; or after all rounds.
+# rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
 ROUNDS, HALF = 24, 2
 # On straight boundaries (the fewest rounds) many minima differ by a percent or two: more rounds would gain as little.
 SAME, STRAIGHT = 1e-2, 3e-2
@@ -67,6 +67,7 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
     for explore, plan, votes in islice(_rounds(_Starts(model, x, y, best)), ROUNDS):
         rows, images = explore()
         add(rows, images, plan, best.distance[rows], votes)
+        best.expect()
     rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
     add(rows, best.images[rows], POLISH)
     return best.images
@@ -97,27 +98,28 @@ class _Best:
         self.distance = self.distance.where(self.distance > 0, torch.inf)
         self.rounds = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.same = torch.zeros_like(self.rounds)
-        self.linear = torch.full_like(self.distance, torch.inf)
+        self.needed = torch.full_like(self.rounds, FEWEST)
+        self.linear = torch.full_like(self.distance, torch.nan)
 
     def rows(self) -> Tensor:
         """The images whose best minimum was not found often enough to be trusted."""
-        return ((self.same < self.needed()) | (HALF * self.same < self.rounds)).nonzero()[:, 0]
+        return ((self.same < self.needed) | (HALF * self.same < self.rounds)).nonzero()[:, 0]
 
-    def needed(self) -> Tensor:
-        """How often the best minimum has to be found, [N]: the less the linearised distance at x says about the best
-        one, the more often. Twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as
-        long as farther on.
+    def expect(self) -> None:
+        """The less the linearised distance at x says about the best one, the more often its minimum has to be found:
+        twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
+        What was once needed stays so: where the first rounds ended far away, the later ones are no surer.
         """
         ratio = self.distance / self.linear
         curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio - 1) - 1)).nan_to_num(nan=MOST)
-        return curved.clamp(FEWEST, MOST).floor().long()
+        self.needed = torch.maximum(self.needed, curved.clamp(FEWEST, MOST).floor().long())
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor, votes: bool) -> None:
         """What a round found for these rows, and whether it counts for trust."""
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
-        close = torch.where(self.needed()[rows] > FEWEST, SAME, STRAIGHT)
+        close = torch.where(self.needed[rows] > FEWEST, SAME, STRAIGHT)
         gain = distance < (1 - close) * known
         same = (distance <= (1 + close) * known) & distance.isfinite()
         self.same[rows] = torch.where(gain, 1, self.same[rows] + votes * same.long())
