@@ -132,7 +132,7 @@ Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan, bool]
 
 class _Starts:
     """Where rounds begin: each method gives rows, and images of these rows to slide from. The rows are the images
-    without trust, except those of `towards`.
+    without trust, or some of them, except those of `towards`.
     """
 
     def __init__(self, model: Classifier, x: Tensor, y: Tensor, best: _Best):
@@ -167,12 +167,12 @@ class _Starts:
 
     def hop(self, draw: int) -> tuple[Tensor, Tensor]:
         """Oscillation from noise around the best image."""
-        rows = self.best.rows()
+        rows = self._curved()
         return self._oscillation(rows, self._around(rows, self.best.images[rows], 0.5, draw))
 
     def midway(self, draw: int) -> tuple[Tensor, Tensor]:
         """Oscillation from halfway to an image of noise: where gradients near x say little, its own say more."""
-        rows = self.best.rows()
+        rows = self._curved()
         return self._oscillation(rows, (self.x[rows] + uniform(self.key[rows], self.shape, draw).to(self.x)) / 2)
 
     def salt(self, draw: int) -> tuple[Tensor, Tensor]:
@@ -180,6 +180,11 @@ class _Starts:
         rows = self.best.rows()
         chosen, values = (uniform(self.key[rows], self.shape, number).to(self.x) for number in (draw, draw + 1))
         return self._oscillation(rows, torch.where(chosen < SALT, values.round(), self.x[rows]))
+
+    def _curved(self) -> Tensor:
+        """Images without trust whose boundary is not straight: far starts gain nothing on straight ones."""
+        rows = self.best.rows()
+        return rows[self.best.needed[rows] > FEWEST]
 
     def _oscillation(self, rows: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
         return rows, oscillate(self.model, self.x[rows], self.y[rows], steps=OSCILLATION, start=start)
@@ -195,8 +200,8 @@ class _Starts:
 def _rounds(starts: _Starts) -> Iterator[Round]:
     """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
     yield partial(starts.towards, 0), (10, 0.5, 0.005), True
-    yield partial(starts.noise, 1), SLIDE, True
     yield starts.lagrangian, NEAR_SLIDE, True
+    yield partial(starts.noise, 1), SLIDE, True
     for place in range(1, min(RIVALS, starts.order.shape[1])):
         yield partial(starts.towards, place), FAR_SLIDE, True
     yield starts.cold, SLIDE, True
