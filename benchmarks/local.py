@@ -98,22 +98,22 @@ def row(name: str, count: int, slopes: int) -> dict[str, object]:
     model, images, labels = public(name)
     x, y = right_images(model, images, labels, max(3, count // 6) if name in FEW else count)
     result: dict[str, Any] = {"network": name, "images": len(x)}
-    methods = {"certificate": certify, "certificate_crown": certify_crown, "certificate_local": certify_local}
+    methods = {"certificate": certify, "crown": certify_crown, "local": certify_local}
     radii = {}
     for method, certificate in methods.items():
         start = time.perf_counter()
-        if method == "certificate_crown" and name in SLOW:
+        if method == "crown" and name in SLOW:
             continue
         radii[method] = certificate(model, x, y)
         result[method] = float(radii[method].median())
-        if method == "certificate_local":
+        if method == "local":
             result["seconds an image"] = (time.perf_counter() - start) / len(x)
     attacked = lipbench.attacks.lipbench(model, x, y)
     distance = (attacked - x).double().flatten(1).norm(dim=1)
     distance[~(Classifier(model)(attacked).argmax(1) != y)] = torch.inf
     result["attack"] = float(distance.median())
-    result["tightness"] = float((distance / radii["certificate_local"]).median())
-    result["violations"] = int((radii["certificate_local"] > distance).sum())
+    result["tightness"] = float((distance / radii["local"]).median())
+    result["violations"] = int((radii["local"] > distance).sum())
     if slopes:
         try:
             found = by_slopes(model, x[:slopes], y[:slopes])
