@@ -5,6 +5,8 @@ from torch import Tensor
 
 # Newton's method on a convex, piecewise linear function: it ends after as many steps as it crosses kinks; a handful.
 STEPS = 20
+# Halvings of an interval: as many as float32 has digits.
+BISECTIONS = 24
 
 
 def per_image(values: Tensor, x: Tensor) -> Tensor:
@@ -53,3 +55,32 @@ def onto_ball(x: Tensor, images: Tensor, radius: Tensor) -> Tensor:
     length = offset.flatten(1).norm(dim=1)
     factor = (radius.to(length) / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp(max=1)
     return x + offset * per_image(factor, x)
+
+
+def onto_cube(x: Tensor, images: Tensor, radius: Tensor) -> Tensor:
+    """The nearest images whose pixels differ from x by at most `radius` [N]; inside the box where both were."""
+    r = per_image(radius.to(x), x)
+    return torch.minimum(torch.maximum(images, x - r), x + r)
+
+
+def onto_cross(x: Tensor, images: Tensor, radius: Tensor) -> Tensor:
+    """The nearest images in the box whose L1 distance from x, in the box, is at most `radius` [N]
+    (Croce and Hein, 2021, arXiv 2103.01208, proposition 2.1).
+
+    Pixels keep the sign of their change, and its size falls by the same t for all, at least to 0 and at least to the
+    bound of the box. The L1 distance falls with t, so bisection finds t.
+    """
+    offset = images - x
+    room = torch.where(offset > 0, 1 - x, x)
+    size = offset.abs()
+    low, high = torch.zeros_like(radius.to(x)), size.flatten(1).amax(1)
+
+    def shrunk(t: Tensor) -> Tensor:
+        return torch.minimum((size - per_image(t, x)).clamp_min(0), room)
+
+    inside = shrunk(low).flatten(1).sum(1) <= radius
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        far = shrunk(middle).flatten(1).sum(1) > radius
+        low, high = torch.where(far, middle, low), torch.where(far, high, middle)
+    return (x + offset.sign() * shrunk(torch.where(inside, 0.0, high))).clamp(0, 1)

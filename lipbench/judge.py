@@ -7,6 +7,9 @@ from lipbench.gate import first_line, is_memory, with_gradient
 from lipbench.margins import margin
 from lipbench.modules import duplicate
 
+# Norms in which a distance can be taken, and their orders.
+ORDERS = {"l2": 2.0, "linf": torch.inf, "l1": 1.0}
+
 
 class BudgetSpent(BaseException):
     """A forward or backward pass that the budget of a `Meter` does not allow. A BaseException, so that no attack that
@@ -215,6 +218,6 @@ class Judge:
         return (logits.argmax(1) != labels) & ~logits.isnan().any(1)
 
 
-def distance(x: Tensor, images: Tensor) -> Tensor:
-    """L2 distance per image, in float64, [N]."""
-    return (images.double() - x.double()).flatten(1).norm(dim=1)
+def distance(x: Tensor, images: Tensor, norm: str = "l2") -> Tensor:
+    """Distance per image in the norm "l2", "linf" or "l1", in float64, [N]."""
+    return torch.linalg.vector_norm((images.double() - x.double()).flatten(1), ORDERS[norm], dim=1)

@@ -29,7 +29,7 @@ def curves(table: pd.DataFrame, norm: str = "l2") -> Figure:
 
     Args:
         table: of `lipbench.evaluate`; or of `lipbench.read`, with a panel per network.
-        norm: of the distances, "l2", "linf" or "l1". Attacks minimise L2.
+        norm: of the distances, "l2", "linf" or "l1". Most attacks minimise L2.
 
     Raises:
         ValueError: another table.

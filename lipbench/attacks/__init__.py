@@ -8,6 +8,7 @@ The model is left as it was: modes, gradients and flags. The caller checks every
 
 from lipbench import configuration
 from lipbench.attacks.alma import alma
+from lipbench.attacks.auto_pgd import apgd, apgd_l1, apgd_linf
 from lipbench.attacks.carlini_wagner import carlini_wagner
 from lipbench.attacks.ddn import ddn
 from lipbench.attacks.deepfool import deepfool
@@ -18,13 +19,15 @@ from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
 from lipbench.attacks.hop_skip_jump import hop_skip_jump
 from lipbench.attacks.lipbench import lipbench
 from lipbench.attacks.passes import distance_by_passes
-from lipbench.attacks.projected_gradient import apgd, l2_pgd
+from lipbench.attacks.projected_gradient import l2_pgd
 from lipbench.attacks.tangent import tangent
 
 __all__ = [
     "alma",
     "anytime",
     "apgd",
+    "apgd_l1",
+    "apgd_linf",
     "best_of",
     "carlini_wagner",
     "chain",

@@ -19,17 +19,20 @@ from lipbench.randomness import keys, normal, uniform
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
 # distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
 # rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
-ROUNDS, HALF = 30, 2
+ROUNDS, HALF = 24, 2
 # On straight boundaries (the fewest rounds) many minima differ by a percent or two: more rounds would gain as little.
 SAME, STRAIGHT = 1e-2, 3e-2
 FEWEST, MOST, CURVED = 2, 6, 4
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
-# Steps of the augmented Lagrangian.
-ALMA = 60
-# Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, and from near.
-FAR_SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (10, 0.1, 0.002)
+# Steps of the augmented Lagrangian, and of an oscillation.
+ALMA, OSCILLATION = 60, 30
+# Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, from an
+# oscillation, and from near.
+FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
+# Share of the pixels that become black or white.
+SALT = 0.3
 # The last slide, from the best image of those that needed more than the first rounds.
 POLISH = (20, 0.02, 0.0005)
 
@@ -43,27 +46,28 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
 
     One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
     ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
-    kind: DeepFool to each of the nearest classes, an augmented Lagrangian, oscillation around the boundary from x and
-    from noise, DeepFool in few pixels, a part of the best perturbation. An image leaves the search when enough rounds
-    have ended in the same minimum.
+    kind: DeepFool to each of the nearest classes, an augmented Lagrangian, and oscillation around the boundary from x,
+    from noise around x, from noise far from x, from black and white pixels, and from around the best image. An image
+    leaves the search when enough rounds have ended in the same minimum.
 
     Args:
         start: images to begin at as well; None: a cold start.
     """
     best = _Best(x, start)
 
-    def add(rows: Tensor, images: Tensor, plan: Plan, known: Tensor | None = None) -> None:
+    def add(rows: Tensor, images: Tensor, plan: Plan, known: Tensor | None = None, votes: bool = True) -> None:
         if len(rows):
             steps, first, last = plan
             found = slide(model, x[rows], y[rows], images, steps=steps, first_reach=first, last_reach=last, known=known)
-            best.add(rows, found[0], _confirmed(model, x[rows], y[rows], *found))
+            best.add(rows, found[0], _confirmed(model, x[rows], y[rows], *found), votes)
 
     if start is not None:
         rows = best.distance.isfinite().nonzero()[:, 0]
         add(rows, best.images[rows], NEAR_SLIDE)
-    for explore, plan in islice(_rounds(model, x, y, best), ROUNDS):
+    for explore, plan, votes in islice(_rounds(_Starts(model, x, y, best)), ROUNDS):
         rows, images = explore()
-        add(rows, images, plan, best.distance[rows])
+        add(rows, images, plan, best.distance[rows], votes)
+        best.expect()
     rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
     add(rows, best.images[rows], POLISH)
     return best.images
@@ -95,82 +99,117 @@ class _Best:
         self.rounds = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.same = torch.zeros_like(self.rounds)
         self.needed = torch.full_like(self.rounds, FEWEST)
+        self.linear = torch.full_like(self.distance, torch.nan)
 
     def rows(self) -> Tensor:
         """The images whose best minimum was not found often enough to be trusted."""
         return ((self.same < self.needed) | (HALF * self.same < self.rounds)).nonzero()[:, 0]
 
-    def expect(self, linear: Tensor) -> None:
-        """The less the linearised distance [N] says about the best one, the more often its minimum has to be found:
+    def expect(self) -> None:
+        """The less the linearised distance at x says about the best one, the more often its minimum has to be found:
         twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
+        What was once needed stays so: where the first rounds ended far away, the later ones are no surer.
         """
-        ratio = self.distance / linear
+        ratio = self.distance / self.linear
         curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio - 1) - 1)).nan_to_num(nan=MOST)
-        self.needed = curved.clamp(FEWEST, MOST).floor().long()
+        self.needed = torch.maximum(self.needed, curved.clamp(FEWEST, MOST).floor().long())
 
-    def add(self, rows: Tensor, images: Tensor, distance: Tensor) -> None:
-        """What a round found for these rows."""
+    def add(self, rows: Tensor, images: Tensor, distance: Tensor, votes: bool) -> None:
+        """What a round found for these rows, and whether it counts for trust."""
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
         close = torch.where(self.needed[rows] > FEWEST, SAME, STRAIGHT)
         gain = distance < (1 - close) * known
         same = (distance <= (1 + close) * known) & distance.isfinite()
-        self.same[rows] = torch.where(gain, 1, self.same[rows] + same.long())
-        self.rounds[rows] += (distance <= HOPELESS * known).long()
+        self.same[rows] = torch.where(gain, 1, self.same[rows] + votes * same.long())
+        self.rounds[rows] += votes * (distance <= HOPELESS * known).long()
 
 
-# A function that gives rows and images to slide from, and the slide.
-Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan]
+# A function that gives rows and images to slide from, the slide, and whether its minimum counts for trust.
+Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan, bool]
 
 
-def _rounds(model: Classifier, x: Tensor, y: Tensor, best: _Best) -> Iterator[Round]:
-    """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
+class _Starts:
+    """Where rounds begin: each method gives rows, and images of these rows to slide from. The rows are the images
+    without trust, or some of them, except those of `towards`.
+    """
 
-    def towards(place: int) -> tuple[Tensor, Tensor]:
-        near = reached[:, place] <= FAR * torch.maximum(best.distance, reached[:, 0])
+    def __init__(self, model: Classifier, x: Tensor, y: Tensor, best: _Best):
+        self.model, self.x, self.y, self.best = model, x, y, best
+        self.key, self.shape = keys(x, 0), tuple(x.shape[1:])
+        self.order, self.reached = rivals(model, x, y, 9)
+        best.linear = self.reached[:, 0]
+
+    def towards(self, place: int) -> tuple[Tensor, Tensor]:
+        """DeepFool towards the class of this place in the order of the linearised distances, where it is near."""
+        near = self.reached[:, place] <= FAR * torch.maximum(self.best.distance, self.reached[:, 0])
         rows = near.nonzero()[:, 0]
         share = 0.3 if place in (1, 2) else 1.0
-        return rows, approach(model, x[rows], y[rows], steps=15, share=share, rival=order[rows, place])
+        rival = self.order[rows, place]
+        return rows, approach(self.model, self.x[rows], self.y[rows], steps=15, share=share, rival=rival)
 
-    def few_pixels(draw: int) -> tuple[Tensor, Tensor]:
-        rows = best.rows()
-        pixels = uniform(key[rows], shape, draw).to(x) < 0.2
-        return rows, approach(model, x[rows], y[rows], steps=15, share=0.5, pixels=pixels)
+    def lagrangian(self) -> tuple[Tensor, Tensor]:
+        """A short `alma`."""
+        rows = self.best.rows()
+        if not len(rows):
+            return rows, self.x[rows]
+        return rows, descend(self.model, self.x[rows], self.y[rows], steps=ALMA)
 
-    def noise(draw: int, length: float) -> tuple[Tensor, Tensor]:
-        rows = best.rows()
-        direction, _ = unit(normal(key[rows], shape, draw).to(x))
-        known = best.distance[rows]
-        known = known.where(known.isfinite(), 0.1 * x[0].numel() ** 0.5)
-        start = (x[rows] + per_image(length * known, x) * direction).clamp(0, 1)
-        return rows, oscillate(model, x[rows], y[rows], steps=20, start=start)
+    def cold(self) -> tuple[Tensor, Tensor]:
+        """Oscillation from x."""
+        return self._oscillation(self.best.rows(), None)
 
-    def part(draw: int) -> tuple[Tensor, Tensor]:
-        rows = best.rows()
-        chosen = uniform(key[rows], shape, draw).to(x) < 0.5
-        return rows, torch.where(chosen, best.images[rows], x[rows])
+    def noise(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from noise around x."""
+        rows = self.best.rows()
+        return self._oscillation(rows, self._around(rows, self.x[rows], 2.0, draw))
 
-    def lagrangian() -> tuple[Tensor, Tensor]:
-        return every, descend(model, x, y, steps=ALMA)
+    def hop(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from noise around the best image."""
+        rows = self._curved()
+        return self._oscillation(rows, self._around(rows, self.best.images[rows], 0.5, draw))
 
-    def cold() -> tuple[Tensor, Tensor]:
-        rows = best.rows()
-        return rows, oscillate(model, x[rows], y[rows], steps=20)
+    def midway(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from halfway to an image of noise: where gradients near x say little, its own say more."""
+        rows = self._curved()
+        return self._oscillation(rows, (self.x[rows] + uniform(self.key[rows], self.shape, draw).to(self.x)) / 2)
 
-    every = torch.arange(len(x), device=x.device)
-    order, reached = rivals(model, x, y, 9)
-    key, shape = keys(x, 0), tuple(x.shape[1:])
-    yield partial(towards, 0), (10, 0.5, 0.005)
-    best.expect(reached[:, 0])
-    yield lagrangian, NEAR_SLIDE
-    for place in range(1, min(RIVALS, order.shape[1])):
-        yield partial(towards, place), FAR_SLIDE
-    yield cold, FAR_SLIDE
-    for draw in count():
-        if not len(best.rows()):
+    def salt(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from x with black and white pixels."""
+        rows = self.best.rows()
+        chosen, values = (uniform(self.key[rows], self.shape, number).to(self.x) for number in (draw, draw + 1))
+        return self._oscillation(rows, torch.where(chosen < SALT, values.round(), self.x[rows]))
+
+    def _curved(self) -> Tensor:
+        """Images without trust whose boundary is not straight: far starts gain nothing on straight ones."""
+        rows = self.best.rows()
+        return rows[self.best.needed[rows] > FEWEST]
+
+    def _oscillation(self, rows: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
+        return rows, oscillate(self.model, self.x[rows], self.y[rows], steps=OSCILLATION, start=start)
+
+    def _around(self, rows: Tensor, centre: Tensor, length: float, draw: int) -> Tensor:
+        """Normal noise, its length relative to the best distance."""
+        direction, _ = unit(normal(self.key[rows], self.shape, draw).to(self.x))
+        known = self.best.distance[rows]
+        known = known.where(known.isfinite(), 0.1 * self.x[0].numel() ** 0.5)
+        return (centre + per_image(length * known, centre) * direction).clamp(0, 1)
+
+
+def _rounds(starts: _Starts) -> Iterator[Round]:
+    """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
+    yield partial(starts.towards, 0), (10, 0.5, 0.005), True
+    yield starts.lagrangian, NEAR_SLIDE, True
+    yield partial(starts.noise, 1), SLIDE, True
+    for place in range(1, min(RIVALS, starts.order.shape[1])):
+        yield partial(starts.towards, place), FAR_SLIDE, True
+    yield starts.cold, SLIDE, True
+    for draw in count(2, step=5):
+        if not len(starts.best.rows()):
             break
-        yield partial(noise, 3 * draw, 2.0 if draw % 2 == 0 else 0.5), FAR_SLIDE
-        yield partial(few_pixels, 3 * draw + 1), FAR_SLIDE
-        if draw % 3 == 2:
-            yield partial(part, 3 * draw + 2), FAR_SLIDE
+        yield partial(starts.midway, draw), SLIDE, True
+        # It begins at the best image, so that it says nothing for its minimum.
+        yield partial(starts.hop, draw + 1), SLIDE, False
+        yield partial(starts.salt, draw + 2), SLIDE, True
+        yield partial(starts.noise, draw + 4), SLIDE, True

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 # What others call our attacks, certificates, losses and constraints.
 ALIASES = {
     **{"cw": "carlini_wagner", "c&w": "carlini_wagner", "carlini": "carlini_wagner", "df": "deepfool"},
-    **{"pgd": "l2_pgd", "bim": "l2_pgd", "autopgd": "apgd", "apgd_ce": "apgd", "autoattack": "apgd"},
+    **{"pgd": "l2_pgd", "bim": "l2_pgd", "autopgd": "apgd", "apgd_ce": "apgd", "autoattack": "apgd", "apgd_l2": "apgd"},
     **{"hsj": "hop_skip_jump", "hopskipjump": "hop_skip_jump", "combined": "lipbench", "strongest": "lipbench"},
     **{"fgsm_l2": "fgm", "ifgsm": "l2_pgd", "crown": "certificate_crown", "smoothing": "certificate_smoothing"},
     **{"lipschitz": "certificate", "float": "certificate_float", "ce": "cross_entropy", "bce": "binary_cross_entropy"},

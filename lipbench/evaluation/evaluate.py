@@ -75,9 +75,9 @@ def evaluate(
             (model, x, y) -> L2 distances [N]; None: `CERTIFICATES`.
 
     Returns:
-        the table with the columns index, label, prediction, method, side, norm, distance. Attacks minimise and
-            certificates bound the norm l2; linf and l1 follow from it (see `norms`). `table.attrs["flags"]` lists the
-            health flags as dictionaries; those of severity "warning" are issued as `HealthWarning` as well.
+        the table with the columns index, label, prediction, method, side, norm, distance. Most methods
+            work in l2, from which linf and l1 follow (see `norms`). `table.attrs["flags"]` lists the health flags as
+            dictionaries; those of severity "warning" are issued as `HealthWarning` as well.
 
     Raises:
         TypeError: no module, images of another type, no labels, labels that are no integers.

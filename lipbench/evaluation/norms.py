@@ -1,11 +1,12 @@
 """Distances and certificates in L-infinity and L1 next to those in L2.
 
-Attacks and certificates work in L2; the other norms follow from what they found. For a change delta of d pixels
+Certificates and most attacks work in L2; the other norms follow from what they found. For a change delta of d pixels
 
     ||delta||_2 / sqrt d  <=  ||delta||_inf      and      ||delta||_2  <=  ||delta||_1,
 
 so an L2 radius r certifies r / sqrt d in L-infinity and r in L1, and any adversarial image has a distance in each norm.
-The image was sought in L2: its other distances are upper bounds that are not tight.
+An attack seeks its image in one norm, L2 unless its name says another: its distances in other norms are upper bounds
+that are not tight.
 """
 
 import torch

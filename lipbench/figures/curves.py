@@ -33,7 +33,7 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
     Args:
         table: rows of one data set as `lipbench.read` returns them. Curves of a panel use the images that every method
             of it has; several seeds are pooled. Where the classes are of unequal size, each counts alike.
-        norm: of the distances. Attacks minimise L2: in another norm their curves are upper bounds that are not tight.
+        norm: of the distances. Most attacks minimise L2: in another norm their curves are not tight.
 
     Raises:
         ResultsError: the table has no rows of this norm.

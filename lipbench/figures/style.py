@@ -69,6 +69,8 @@ METHODS = {
     "fgm": Look("FGM", GREY, "<"),
     "l2_pgd": Look("L2-PGD", SKY, "s"),
     "apgd": Look("APGD", SKY, "D"),
+    "apgd_linf": Look("APGD, L-infinity", SKY, "d"),
+    "apgd_l1": Look("APGD, L1", SKY, "h"),
     "deepfool": Look("DeepFool", GREEN, "^"),
     "carlini_wagner": Look("Carlini-Wagner", PINK, "o"),
     "ddn": Look("DDN", BLUE, "P"),

@@ -87,15 +87,16 @@ def _margin(judge: Judge, images: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def nearest(x: Tensor, *candidates: Tensor) -> Tensor:
+def nearest(x: Tensor, *candidates: Tensor, norm: str = "l2") -> Tensor:
     """Per image, the nearest candidate that is not x; x where all are. Images [N, C, H, W].
 
     Args:
+        norm: in which the candidates are compared: "l2", "linf" or "l1".
         candidates: adversarial wherever they are not x: what `to_boundary` and `usable` return.
     """
     best, shortest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
     for candidate in candidates:
-        length = distance(x, candidate)
+        length = distance(x, candidate, norm)
         better = (length > 0) & (length < shortest)
         best = torch.where(per_image(better, x), candidate, best)
         shortest = torch.where(better, length, shortest)

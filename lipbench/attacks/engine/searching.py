@@ -24,7 +24,7 @@ Attack = Callable[..., Tensor]
 FINISHED = 1e-3
 
 
-def minimum_distance(core: Attack) -> Attack:
+def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
     """Makes an attack of a search: `core(model, x, y, **options) -> images`, good or not, for images that are
     classified as y.
 
@@ -32,7 +32,7 @@ def minimum_distance(core: Attack) -> Attack:
 
     * start: images [N, C, H, W], the best known so far. The result is never farther; a search that has an argument
       `start` also begins there. Where it is not adversarial the search begins at x. None: a cold start.
-    * lower: certified distances [N]. No search where `start` is within 0.1 % of it.
+    * lower: certified L2 distances [N]. No search in L2 where `start` is within 0.1 % of it.
 
     Where a search that has an argument `start` finds nothing, it is run again from an `adversarial_start`.
 
@@ -60,11 +60,11 @@ def minimum_distance(core: Attack) -> Attack:
             # What was made in inference mode has no gradients, but its copy has.
             x, y = x.detach().clone(), y.clone()
             start = None if start is None else usable(model, x, y, start)
-            rows = _open(model, x, y, start, lower).nonzero()[:, 0]
+            rows = _open(model, x, y, start, lower if norm == "l2" else None).nonzero()[:, 0]
             result = x.clone() if start is None else start
             if len(rows):
                 begin = None if start is None else start[rows]
-                result[rows] = _searched(core, takes_start, model, x[rows], y[rows], begin, options)
+                result[rows] = _searched(core, takes_start, norm, model, x[rows], y[rows], begin, options)
             return result
 
     own = [p for name, p in signature.parameters.items() if name != "start"]
@@ -85,6 +85,7 @@ def warm(attack: Attack, **options: Tensor | None) -> dict[str, Tensor | None]:
 def _searched(
     core: Attack,
     takes_start: bool,
+    norm: str,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -97,18 +98,18 @@ def _searched(
     found = to_boundary(model, x, core(model, x, y, **options).detach(), y)
     if takes_start:
         lost = (found == x).flatten(1).all(1).nonzero()[:, 0]
-        found[lost] = _from_foothold(core, model, x[lost], y[lost], options)
-    return nearest(x, found) if start is None else nearest(x, found, start)
+        found[lost] = _from_foothold(core, norm, model, x[lost], y[lost], options)
+    return found if start is None else nearest(x, found, start, norm=norm)
 
 
-def _from_foothold(core: Attack, model: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> Tensor:
+def _from_foothold(core: Attack, norm: str, model: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> Tensor:
     """A second search, for images where the first found nothing: from some adversarial image; x where none is known."""
     result = adversarial_start(model, x, y) if len(x) else x
     known = (result != x).flatten(1).any(1).nonzero()[:, 0]
     if len(known):
         origin, labels, first = x[known], y[known], result[known]
         images = core(model, origin, labels, **{**options, "start": first}).detach()
-        result[known] = nearest(origin, to_boundary(model, origin, images, labels), first)
+        result[known] = nearest(origin, to_boundary(model, origin, images, labels), first, norm=norm)
     return result
 
 
