@@ -131,7 +131,14 @@ WHOLE = {
     *("mnist08/hkr_mlp", "mnist/margin_cnn", "mnist_oneclass/hkr_mlp", "two_moons/hkr_mlp"),
     *("cifar10_jpeg/margin_resnet", f"{FACES[0]}/hkr_cnn"),
 }
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "celeba": (3, 64, 64), "two": (2, 1, 1)}
+SHAPES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "celeba": (3, 64, 64),
+    "two": (2, 1, 1),
+    "shapes": (2, 1, 1),
+}
 # The others differ from one of these by a loss, a constraint or a number: they are composed and built.
 BUILT = [name for name in experiments() if name.split("/")[0] not in SAME and name not in WHOLE]
 

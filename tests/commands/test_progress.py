@@ -57,6 +57,7 @@ def test_every_certificate_says_how_long_it_takes(name: str, impatient, capsys, 
     for module in ("radius", "float32", "inscribed"):
         monkeypatch.setattr(sys.modules[f"lipbench.certificate.{module}"], "images_at_once", lambda *given: 3)
     monkeypatch.setattr(sys.modules["lipbench.certificate.relaxation.crown"], "_at_once", lambda steps: 3)
+    monkeypatch.setattr(sys.modules["lipbench.certificate.local.certify"], "HELD", 1)
     monkeypatch.setattr(sys.modules["lipbench.models.smoothed"], "AT_ONCE", 333)  # of 1000 small images
     model = Smoothed(network(), sigma=0.1, votes=20, alpha=0.1).eval() if name.endswith("smoothing") else network()
     x, y = images(9)
