@@ -27,7 +27,7 @@ IMAGES = ("adversarial", "saliency", "counterfactuals", "transport")
 # Colours of a figure of lines.
 COLORS = 64
 # Of WebP, from 0 to 100.
-QUALITY = 80
+QUALITY = 68
 
 # What opening a file raises that is no picture, or is cut.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -143,16 +143,18 @@ def _quoted(name: str) -> str:
 
 def _source(image: Image.Image, kind: str) -> str:
     """The picture on white as an address. A page of a hundred figures stays small: diagnostics are as large as they are
-    shown, and the others are PNG files of few colours. The files in `figures/` have every pixel.
+    shown, the others keep their size: those of lines are PNG files of few colours. The files in `figures/` have every
+    pixel.
     """
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
     shown, file = white.convert("RGB"), io.BytesIO()
-    if kind in MAIN or not kind:
-        colors = 256 if kind in IMAGES or not kind else COLORS
-        shown.quantize(colors, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    if not kind or (kind in MAIN and kind not in IMAGES):
+        media = "png"
+        shown.quantize(COLORS if kind else 256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     else:
-        size = (max(1, round(SCALE * image.width)), max(1, round(SCALE * image.height)))
+        media = "webp"
+        scale = 1 if kind in MAIN else SCALE
+        size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
         shown.resize(size, Image.Resampling.LANCZOS).save(file, "WEBP", quality=QUALITY)
-    media = "png" if kind in MAIN or not kind else "webp"
     return f"data:image/{media};base64,{base64.b64encode(file.getvalue()).decode()}"
