@@ -128,7 +128,7 @@ def counterfactuals(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 
 def _networks(results: Runs) -> list[_Shown]:
-    """Those whose images are there: of images that nobody may pass on, results keep the numbers alone."""
+    """Those whose images are there: of images that may not be passed on, results keep the numbers alone."""
     known = {name: run.arrays("illustrations.npz") for name, run in first_seeds(results).items()}
     return [
         _Shown(name, arrays) for name, arrays in known.items() if "images" in arrays and is_picture(arrays["images"])

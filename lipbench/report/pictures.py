@@ -15,7 +15,7 @@ from PIL import Image
 
 from lipbench.files import unfinished
 
-# Seconds after which nobody is writing a temporary file any more.
+# Seconds after which a temporary file counts as left behind.
 FORGOTTEN = 600
 # Pixels of a page per pixel of a picture: at 200 dpi the letters of 8 points of a figure are then as large as the text
 # around it, and screens of twice the density still show every pixel.

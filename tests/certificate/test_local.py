@@ -5,6 +5,8 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.traced_cases import SHAPE as RANDOM_SHAPE
+from helpers.traced_cases import network
 from torch import Tensor, nn
 
 import lipbench.certificate.local.relaxed as relaxed_file
@@ -16,8 +18,6 @@ from lipbench.certificate.local.ranges import Ranges, Region
 from lipbench.certificate.local.relaxed import Relaxed, prepared
 from lipbench.certificate.radius import read_exactly
 from lipbench.layers import Abs, FullSort, GroupSort, L2Pool2d, LayerCentering, MaxMin, Normalize
-from tests.helpers.traced_cases import SHAPE as RANDOM_SHAPE
-from tests.helpers.traced_cases import network
 
 SHAPE = (1, 4, 4)
 

@@ -98,11 +98,11 @@ def _searched(
     found = to_boundary(model, x, core(model, x, y, **options).detach(), y)
     if takes_start:
         lost = (found == x).flatten(1).all(1).nonzero()[:, 0]
-        found[lost] = _from_foothold(core, norm, model, x[lost], y[lost], options)
+        found[lost] = _from_any_image(core, norm, model, x[lost], y[lost], options)
     return found if start is None else nearest(x, found, start, norm=norm)
 
 
-def _from_foothold(core: Attack, norm: str, model: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> Tensor:
+def _from_any_image(core: Attack, norm: str, model: nn.Module, x: Tensor, y: Tensor, options: dict[str, Any]) -> Tensor:
     """A second search, for images where the first found nothing: from some adversarial image; x where none is known."""
     result = adversarial_start(model, x, y) if len(x) else x
     known = (result != x).flatten(1).any(1).nonzero()[:, 0]
