@@ -27,6 +27,8 @@ from lipbench.commands.suites import CONF, experiments
 PATHS = ("results", "data_root", "on_run_end", "dataset.root", "dataset.path", "dataset.name")
 # Of each file of `conf/`: the option that a word alone probably is; of "config" that depends on the word.
 BARE = {"config": "", "evaluate": "model", "report": "results", "reproduce": "run", "export": "run", "import": "run"}
+# What makes a sweep of a command.
+MULTIRUN = frozenset({"-m", "--multirun"})
 # Hydra's own options.
 HYDRA = ("--multirun", "--run", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--config-dir", "-cd")
 
@@ -191,7 +193,7 @@ def check_results(arguments: Sequence[str]) -> None:
         raise CommandError(f"results={root} cannot be used ({error.strerror}). Give another.") from None
     if not folder:
         raise CommandError(f"results={root}: {there} is a file, no folder. Give another.")
-    if {"-m", "--multirun"} & set(arguments) and not os.access(there, os.W_OK):
+    if MULTIRUN & set(arguments) and not os.access(there, os.W_OK):
         raise CommandError(f"results={root}: {there} cannot be written. Get the right to write, or give another.")
 
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from lipbench.commands.kinds import checked
 from lipbench.commands.lines import Pace, run_lines, stamp
 from lipbench.commands.mistakes import CommandError
-from lipbench.commands.options import PATHS, check_overrides, check_results, judging, quoted
+from lipbench.commands.options import MULTIRUN, PATHS, check_overrides, check_results, judging, quoted
 from lipbench.commands.suites import CONF, PLACES, expand_suites
 from lipbench.commands.sweeps import OUTCOMES, command_of, planned
 from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default, variant_of
@@ -135,18 +135,19 @@ def main(arguments: Sequence[str]) -> int:
     words = [quoted(argument, PATHS, sweeps=True) for argument in expand_suites(arguments)]
     check_overrides(words, "config")
     check_results(words)
-    if processes.launched() and {"-m", "--multirun"} & set(words):
+    if processes.launched() and MULTIRUN & set(words):
         raise CommandError(
             "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
             "in which every network has one process."
         )
-    sys.argv = ["lipbench run", *words]
+    # Hydra's parser refuses options of a run on both sides of --multirun.
+    sys.argv = ["lipbench run", *sorted(words, key=MULTIRUN.__contains__)]
     PACE.begin(_in_turn(words))
     OUTCOMES.clear()
     try:
         task()
     finally:
-        if OUTCOMES and {"-m", "--multirun"} & set(words):
+        if OUTCOMES and MULTIRUN & set(words):
             say(summary_lines(OUTCOMES), sys.stderr)
     return exit_code(OUTCOMES)
 
@@ -154,6 +155,6 @@ def main(arguments: Sequence[str]) -> int:
 def _in_turn(arguments: Sequence[str]) -> list[Path]:
     """The folders of the runs of a sweep that one process makes, one after the other; empty of any other command."""
     others = ("hydra/launcher", "hydra/sweeper", "hydra.sweeper")
-    if not {"-m", "--multirun"} & set(arguments) or any(word.startswith(others) for word in arguments):
+    if not MULTIRUN & set(arguments) or any(word.startswith(others) for word in arguments):
         return []
     return [run.folder for run in planned(arguments)]

@@ -225,7 +225,8 @@ def test_in_a_sweep_the_others_go_on(tmp_path, capsys, monkeypatch):
     (finished,) = tmp_path.glob("digits08/*/*/0")
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     again = [a.replace("mnist08/kr_mlp,", "") for a in arguments]
-    assert sweep(*again) == FINISHED
+    middle = [*again[1:3], "-m", *again[3:]]
+    assert sweep(*middle) == FINISHED, "options on both sides of -m"
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}, "nothing was written"
     assert sweep(*arguments) == FAILED
     monkeypatch.setattr(run.Experiment, "run", fails(ValueError("refused")))
