@@ -34,7 +34,7 @@ def certify_inscribed(
     x: Tensor,
     y: Tensor,
     *,
-    steps: int = 40,
+    steps: int = 38,
     start: Tensor | None = None,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,
@@ -94,7 +94,7 @@ def inscribed_balls(
     x: Tensor,
     y: Tensor,
     *,
-    steps: int = 40,
+    steps: int = 38,
     start: Tensor | None = None,
     known: InscribedBalls | None = None,
 ) -> InscribedBalls:

@@ -9,16 +9,19 @@ from lipbench.certificate.inscribed_ball import best_t
 
 # These numbers were chosen on validation images (docs/theory.md).
 # The first centre lies this share of h(x) behind x; of the first move, and of the moves before in each.
-FIRST, PACE, MEMORY = 0.1, 1.0, 0.9
+FIRST, PACE, MEMORY = 0.1, 0.5, 0.9
 # From an image near the frontier: the first centre lies this share of its distance behind x.
 BEHIND = 0.3
+# A step may lose this share of the radius, less and less until the last one: where h is linear and the ball touches the
+# frontier inside of the box, all centres behind x are alike, and better ones lie beyond the next kink.
+LOOSE = 3e-3
 # Factors of the pace after a step that was accepted, and after one that was not.
 FASTER, SLOWER = 1.1, 0.5
 # With a slope s of h at x, rho is h(x) / sqrt(1 - s^2) at most as far as h is linear: below this there is nothing to
 # gain, as for most networks that were not made for certificates.
 FLATTEST = 0.05
-# A pair whose pace fell below is finished, and one whose radius hardly grows: each step counts half of the one before.
-SLOWEST, STALLED = 2e-3, 1e-5
+# A pair whose pace fell below is finished.
+SLOWEST = 2e-3
 # Steps of Newton's method in a trial: it begins at the t of the centre before.
 NEWTON = 2
 
@@ -31,7 +34,7 @@ class Search:
 
     rho grows fastest along D = F grad h(q) - (q - z), where z is the point in which the clipped ray leaves the ball. At
     the best centre the ball touches the frontier in an image of the box, and q lies straight behind it. A step is kept
-    if rho grew; one forward and one backward pass each.
+    if rho grew or fell by little; one forward and one backward pass each.
 
     Args:
         value: h of the pairs.
@@ -58,9 +61,9 @@ class Search:
         self.value, self.x, self.image, self.start = value, x, image, x if start is None else start
         self.count = int(image.max()) + 1
         self.centre, self.rho = x.clone(), at_x.clone()
+        self._centre, self._rho = x.clone(), at_x.clone()  # where the search is
         self.direction, self.move = torch.zeros_like(x), torch.zeros_like(x)
         self.pace, self.t = torch.full_like(at_x, PACE), torch.full_like(at_x, torch.nan)
-        self.growth = torch.ones_like(at_x)
         self.is_open, self.is_begun = at_x > 0, torch.zeros_like(at_x, dtype=torch.bool)
         if known is not None:
             # As if the first pass had been made, and led there.
@@ -75,15 +78,16 @@ class Search:
             upper: radii [N] that are enough.
         """
         passes = 0
-        for _ in range(steps):
+        for number in range(steps):
             rows = self.next_pairs(upper)
             if not len(rows):
                 break
             passes += len(rows)
             new = ~self.is_begun[rows]
-            for chosen, act in ((rows[new], self.begin), (rows[~new], self.step)):
-                if len(chosen):
-                    act(chosen)
+            if bool(new.any()):
+                self.begin(rows[new])
+            if not bool(new.all()):
+                self.step(rows[~new], LOOSE * (1 - number / steps))
         return passes
 
     def begin(self, rows: Tensor) -> None:
@@ -100,25 +104,26 @@ class Search:
         # As if a step had been made: PACE times this is the first one.
         self.direction[rows] = (away + (behind / steep.clamp_min(FLATTEST))[:, None] * gradient) / PACE
 
-    def step(self, rows: Tensor) -> None:
-        """One trial of each of these pairs."""
+    def step(self, rows: Tensor, loose: float = 0.0) -> None:
+        """One trial of each of these pairs, kept unless the radius falls by more than the share `loose`."""
         move = self.pace[rows, None] * self.direction[rows] + MEMORY * self.move[rows]
-        centre = self.centre[rows] + move
+        centre = self._centre[rows] + move
         depth, gradient = self.value(centre, rows)
         x = self.x[rows]
         offset = centre - x
         t = best_t(x, offset, depth, NEWTON, self.t[rows])
         away = torch.clamp(-t[:, None] * offset, -x, 1 - x)
         rho = radius(offset, depth, t, away)
-        grown = (rho > self.rho[rows]) & gradient.isfinite().all(1)
-        yes, no = rows[grown], rows[~grown]
-        self.growth[rows] = self.growth[rows] / 2 + (rho / self.rho[rows] - 1).clamp_min(0)
-        self.centre[yes], self.rho[yes], self.move[yes] = centre[grown], rho[grown], move[grown]
-        self.direction[yes] = (depth[:, None] * gradient - offset + away)[grown]
+        kept = (rho > (1 - loose) * self._rho[rows]) & gradient.isfinite().all(1)
+        yes, no = rows[kept], rows[~kept]
+        self._centre[yes], self._rho[yes], self.move[yes] = centre[kept], rho[kept], move[kept]
+        self.direction[yes] = (depth[:, None] * gradient - offset + away)[kept]
         self.t[rows], self.move[no] = t, 0
         self.pace[yes] *= FASTER
         self.pace[no] *= SLOWER
-        self.is_open[rows] &= (self.pace[rows] > SLOWEST) & (self.growth[rows] > STALLED)
+        best = kept & (rho > self.rho[rows])
+        self.centre[rows[best]], self.rho[rows[best]] = centre[best], rho[best]
+        self.is_open[rows] &= self.pace[rows] > SLOWEST
 
     def next_pairs(self, upper: Tensor | None = None) -> Tensor:
         """Of each image the pair with the smallest radius, if it is still open and below `upper` [N]: the numbers of
