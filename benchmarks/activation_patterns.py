@@ -35,7 +35,9 @@ NETWORKS = {
 NO_RESIDUAL = 1e-9
 
 
-def network(channels: int, kernel: int, stride: int, padding: int, pooling: int, classes: int, size: int = 8) -> nn.Module:
+def network(
+    channels: int, kernel: int, stride: int, padding: int, pooling: int, classes: int, size: int = 8
+) -> nn.Module:
     """An untrained one for images of size x size."""
     conv = nn.Conv2d(1, channels, kernel, stride, padding)
     body = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(pooling, stride=1), nn.Flatten())
@@ -54,10 +56,8 @@ def nearest(model: nn.Sequential, x: Tensor, y: int) -> float:
     x = x.double()
     rows = torch.autograd.functional.jacobian(lambda z: conv(z[None])[0], x).flatten(3).detach()
     shift = conv(x[None])[0].detach()
-    windows = [
-        (rows_of.reshape(-1, x.numel()).numpy(), values.reshape(-1).numpy())
-        for rows_of, values in zip(_windows(rows.movedim(3, 1), pooling), _windows(shift[:, None], pooling), strict=True)
-    ]
+    slopes_of, values_of = (_windows(part, pooling) for part in (rows.movedim(3, 1), shift[:, None]))
+    windows = [(part.numpy(), values[:, 0].numpy()) for part, values in zip(slopes_of, values_of, strict=True)]
     box = np.concatenate([np.eye(x.numel()), -np.eye(x.numel())])
     sides = np.concatenate([-x.flatten().numpy(), x.flatten().numpy() - 1])
     weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
@@ -124,13 +124,17 @@ def compared(model: nn.Sequential, x: Tensor, y: Tensor) -> dict[str, object]:
     distances = [nearest(model, image, int(label)) for image, label in zip(x, y, strict=True)]
     truth = torch.tensor(distances, dtype=torch.float64)
     end = time.process_time()
-    finite = truth.isfinite()
+
+    def span(values: Tensor) -> str:
+        excess = (values - 1)[truth.isfinite()]
+        return f"{excess.min():.1e} to {excess.max():.1e}"
+
     return {
         "images": len(x),
         "distance, median": f"{truth.median():.4f}",
-        "patterns / exact - 1": f"{(truth / found.lower - 1)[finite].min():.1e} to {(truth / found.lower - 1)[finite].max():.1e}",
-        "certificate_exact / patterns - 1": f"{(lower / truth - 1)[finite].max():.1e}",
-        "image / patterns - 1": f"{(found.upper / truth - 1)[finite].min():.1e} to {(found.upper / truth - 1)[finite].max():.1e}",
+        "patterns / exact - 1": span(truth / found.lower),
+        "patterns / certificate_exact - 1": span(truth / lower),
+        "image / patterns - 1": span(found.upper / truth),
         "exact, s an image": f"{(middle - started) / 2 / len(x):.2f}",
         "patterns, s an image": f"{(end - middle) / len(x):.2f}",
     }
