@@ -28,7 +28,7 @@ FEWEST, MOST, CURVED = 2, 6, 4
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
 # Steps of the augmented Lagrangian, of an oscillation, and of the search for the centre of a ball.
-ALMA, OSCILLATION, BALL = 60, 30, 40
+ALMA, OSCILLATION, BALL = 60, 30, 60
 # Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, from an
 # oscillation, and from near.
 FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
