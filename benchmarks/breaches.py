@@ -36,7 +36,7 @@ from lipbench.training import adam, fit, spectral
 
 Attack = Callable[[Classifier, Tensor, Tensor], Tensor]
 
-SHAPE, IMAGES = (1, 8, 8), 400
+SHAPE, IMAGES = (1, 8, 8), 100
 # Searches within the radius from the image of each attack, and tangents from other images; gradient steps within.
 SEARCHES, OTHERS, STEPS = 10, 2, 3
 # Float32 images of the ball of this share of the radius are in the ball.
