@@ -10,6 +10,7 @@ from torch import Tensor
 from lipbench.attacks.alma import descend
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.approaching import approach, oscillate, rivals
+from lipbench.attacks.engine.leaving import leave
 from lipbench.attacks.engine.sliding import HOPELESS, slide
 from lipbench.geometry import per_image, unit
 from lipbench.judge import Classifier
@@ -26,11 +27,13 @@ FEWEST, MOST, CURVED = 2, 6, 4
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
-# Steps of the augmented Lagrangian, and of an oscillation.
-ALMA, OSCILLATION = 60, 30
+# Steps of the augmented Lagrangian, of an oscillation, and of the search for the centre of a ball.
+ALMA, OSCILLATION, BALL = 60, 30, 60
 # Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, from an
 # oscillation, and from near.
 FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
+# And from where the ray leaves a ball, which is nearer still.
+BALL_SLIDE = (20, 0.03, 0.001)
 # Share of the pixels that become black or white.
 SALT = 0.3
 # The last slide, from the best image of those that needed more than the first rounds.
@@ -46,9 +49,10 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
 
     One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
     ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
-    kind: DeepFool to each of the nearest classes, an augmented Lagrangian, and oscillation around the boundary from x,
-    from noise around x, from noise far from x, from black and white pixels, and from around the best image. An image
-    leaves the search when enough rounds have ended in the same minimum.
+    kind: DeepFool to each of the nearest classes, the exit of an inscribed ball where the boundary is straight, an
+    augmented Lagrangian, and oscillation around the boundary from x, from noise around x, from noise far from x, from
+    black and white pixels, and from around the best image. An image leaves the search when enough rounds have ended in
+    the same minimum.
 
     Args:
         start: images to begin at as well; None: a cold start.
@@ -156,6 +160,14 @@ class _Starts:
             return rows, self.x[rows]
         return rows, descend(self.model, self.x[rows], self.y[rows], steps=ALMA)
 
+    def ball(self) -> tuple[Tensor, Tensor]:
+        """Where the rays leave their inscribed balls, of images whose boundary is straight."""
+        straight = self.best.distance.isfinite() & (self.best.needed == FEWEST)
+        rows = straight.nonzero()[:, 0]
+        if not len(rows):
+            return rows, self.x[rows]
+        return rows, leave(self.model, self.x[rows], self.y[rows], steps=BALL)
+
     def cold(self) -> tuple[Tensor, Tensor]:
         """Oscillation from x."""
         return self._oscillation(self.best.rows(), None)
@@ -198,8 +210,11 @@ class _Starts:
 
 
 def _rounds(starts: _Starts) -> Iterator[Round]:
-    """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
+    """The rounds in their order. Every near class is approached, and every straight image leaves its ball; the other
+    rounds are for images without trust.
+    """
     yield partial(starts.towards, 0), (10, 0.5, 0.005), True
+    yield starts.ball, BALL_SLIDE, True
     yield starts.lagrangian, NEAR_SLIDE, True
     yield partial(starts.noise, 1), SLIDE, True
     for place in range(1, min(RIVALS, starts.order.shape[1])):

@@ -1,6 +1,8 @@
 """The exact distance of small networks, against closed forms, grids, attacks and certificates."""
 
+import importlib
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -154,6 +156,29 @@ def test_convolutions_max_pooling_and_ten_classes() -> None:
     with torch.no_grad():
         labels = model.double()(inside.flatten(0, 1)).argmax(1).reshape(4, 2000)
     assert (labels == y[:, None]).all()
+
+
+@pytest.mark.parametrize(("channels", "kernel", "pooling"), [(2, 2, 3), (1, 2, 2), (3, 3, 2)])
+def test_max_pooling_against_a_program_of_every_activation_pattern(channels, kernel, pooling, monkeypatch) -> None:
+    """Also where the nearest image is so much nearer than that of the attack that the search begins afresh."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    patterns = importlib.import_module("activation_patterns")
+    torch.manual_seed(0)
+    model, x = patterns.network(channels, kernel, 1, 0, pooling, 3, size=4).eval().double(), torch.rand(5, 1, 4, 4)
+    x = x.double()
+    with torch.no_grad():
+        model[0].bias += 0.3  # few windows are dead
+        model[-1].weight *= 3
+        model[-1].bias -= model(x).mean(0)
+    y = model(x).argmax(1)
+    nearest = [patterns.nearest(model, image, int(label)) for image, label in zip(x, y, strict=True)]
+    truth = torch.tensor(nearest, dtype=torch.float64)
+    assert truth.isfinite().all()
+    found = exact(model, x, y)
+    assert (found.lower <= truth * (1 + 1e-9)).all()
+    assert (found.lower >= truth * (1 - 3e-6)).all()
+    assert (found.upper >= truth * (1 - 1e-9)).all()
+    assert (found.upper <= truth * CLOSE).all()
 
 
 def test_a_bracket_of_too_little_time_is_wide_and_holds() -> None:

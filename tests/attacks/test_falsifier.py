@@ -1,7 +1,9 @@
 """The falsifier finds what a wrong certificate excludes, and nothing that a right one does."""
 
 import copy
+import importlib
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -133,3 +135,22 @@ def test_images_that_are_misclassified_come_back():
     model = linear()
     x, y = labelled(model, 3)
     assert torch.equal(falsifier(model, x, 1 - y), x)
+
+
+@pytest.mark.parametrize("fault", ["none", "constant", "slack", "ray"])
+def test_searches_within_inscribed_radii_find_planted_faults_and_nothing_else(fault, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    breaches = importlib.import_module("breaches")
+    monkeypatch.setattr(breaches, "SEARCHES", 1)
+    monkeypatch.setattr(breaches, "OTHERS", 1)
+    model = layers.bake(breaches.networks(2)["one dense layer"]()).eval().requires_grad_(False)
+    x = torch.rand(20, 1, 8, 8)
+    if fault == "slack":  # large numbers that cancel: there rounding counts
+        model, x = nn.Sequential(breaches.Shift(1e7), *model).double().eval(), x.double()
+    scores = model(x)
+    model[-2].bias.sub_((scores[:, 1] - scores[:, 0]).mean())  # a tie among these images
+    trial = breaches.Trial(model, x)
+    with breaches.FAULTS[fault]():
+        trial.run()
+    assert sum(trial.pairs.values()) >= 200
+    assert (trial.breaches == 0) == (fault == "none")

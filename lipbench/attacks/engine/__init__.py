@@ -1,6 +1,6 @@
 """What attacks are made with. `boundary` searches along a ray, `starting` finds some adversarial image, `searching`
 makes an attack of a search, `combining` makes one attack of several, `budget` bounds what an attack costs, `sliding`
-moves a point along the boundary. No file here knows any attack.
+moves a point along the boundary, `leaving` follows a ray out of its inscribed ball. No file here knows any attack.
 """
 
 from lipbench.attacks.engine.budget import anytime, within

@@ -26,8 +26,9 @@ GAIN = 0.2
 SHARE = 0.1
 # With more open relus a region is not searched: its program takes a minute.
 MOST = 2000
-# The relus are relaxed again when the radius has shrunk by more than this.
-CLOSER = 0.99
+# The relus are relaxed again when the radius has shrunk by more than this before the search of another class, and a
+# search begins afresh when it has shrunk by more than that: within the smaller radius fewer relus are open.
+CLOSER, AFRESH = 0.99, 0.9
 # The largest computed margin of an image that counts as adversarial, relative to the sizes that were added up. It
 # decides where the search goes, and no bound rests on it.
 FEASIBLE = 1e-9
@@ -70,17 +71,16 @@ def search(
         until: of `time.monotonic`, when the search ends with what is proved by then.
         margin: only images whose other logit is larger by so much count.
     """
-    relaxed = None
-    for other in others:
-        if found.radius <= 0:
-            break
+    relaxed, left = None, list(others)
+    while left and found.radius > 0:
         if relaxed is None or found.radius < CLOSER * float(relaxed.radius[0]):
             relaxed = Relaxed(steps, torch.from_numpy(x)[None], torch.tensor([found.radius], dtype=torch.float64))
-        root = region(relaxed, own, other, MOST, margin) if time.monotonic() < until else None
+        root = region(relaxed, own, left[0], MOST, margin) if time.monotonic() < until else None
         if root is None:
             found.lower = 0.0
             break
-        _Search(root, found, gap, until).run()
+        if _Search(root, found, gap, until).run():
+            left.pop(0)
     found.lower = min(found.lower, found.radius)
     return found
 
@@ -88,13 +88,17 @@ def search(
 class _Search:
     def __init__(self, root: Region, found: Found, gap: float, until: float):
         self.root, self.found, self.gap, self.until = root, found, gap, until
+        self.afresh = AFRESH * found.radius
         self.tried: set[bytes] = set()
         self.heap: list[tuple[float, int, Region, Solution]] = []
         self.count = itertools.count()
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Whether it came to its end: False where the radius has shrunk so much that it should begin afresh."""
         self._add(self.root, 0.0, ROUNDS)
         while self.heap and self.heap[0][0] < self._target() and time.monotonic() < self.until:
+            if self.found.radius < self.afresh:
+                return False
             bound, _, part, solution = heapq.heappop(self.heap)
             j = _branching(part, solution)
             sign = np.arange(len(part.low)) == j
@@ -103,6 +107,7 @@ class _Search:
                 self._add(child, bound, 0)
         if self.heap:
             self.found.lower = min(self.found.lower, self.heap[0][0])
+        return True
 
     def _target(self) -> float:
         """A part whose bound is this large need not be searched."""
