@@ -16,7 +16,7 @@ from lipbench.attacks import (
     to_boundary,
 )
 from lipbench.geometry import onto_halfspace, per_image, unit
-from lipbench.judge import Judge, distance
+from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import margin_and_gradient
 from lipbench.randomness import keys, normal, uniform
 
@@ -262,6 +262,21 @@ def test_a_finished_image_is_not_searched():
     passed.clear()
     tangent(spy, x, y, start=start)
     assert whole < sum(passed)
+
+
+def test_lipbench_stops_at_the_certificate():
+    model, split = lipbench.load("digits08/hkr_mlp"), lipbench.data.digits(keep=(0, 8)).validation
+    x, y = lipbench.images.pixels(split.images[:20]), split.labels[:20]
+    free, bound = Classifier.of(model), Classifier.of(model)
+    images = lipbench.attacks.lipbench(free, x, y)
+    reached = distance(x, images)
+    lower = 0.9995 * reached
+    stopped = lipbench.attacks.lipbench(bound, x, y, lower=lower)
+    assert bound.passes < 0.7 * free.passes
+    assert (distance(x, stopped) <= 1.001 * lower).all()
+    # A bound that nothing comes near changes nothing.
+    assert torch.equal(lipbench.attacks.lipbench(model, x, y, lower=reached / 2), images)
+
 
 
 def test_settled_images_leave_the_batch():

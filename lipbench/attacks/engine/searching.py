@@ -32,7 +32,8 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
 
     * start: images [N, C, H, W], the best known so far. The result is never farther; a search that has an argument
       `start` also begins there. Where it is not adversarial the search begins at x. None: a cold start.
-    * lower: certified L2 distances [N]. No search in L2 where `start` is within 0.1 % of it.
+    * lower: certified L2 distances [N]. No search in L2 where `start` is within 0.1 % of it; a search that has an
+      argument `lower` stops there.
 
     Where a search that has an argument `start` finds nothing, it is run again from an `adversarial_start`.
 
@@ -44,6 +45,7 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
     """
     signature = inspect.signature(core)
     takes_start = "start" in signature.parameters
+    takes_lower = "lower" in signature.parameters
 
     @functools.wraps(core)
     def attack(
@@ -64,10 +66,12 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
             result = x.clone() if start is None else start
             if len(rows):
                 begin = None if start is None else start[rows]
+                if takes_lower:
+                    options["lower"] = None if lower is None else lower[rows]
                 result[rows] = _searched(core, takes_start, norm, model, x[rows], y[rows], begin, options)
             return result
 
-    own = [p for name, p in signature.parameters.items() if name != "start"]
+    own = [p for name, p in signature.parameters.items() if name not in ("start", "lower")]
     extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ("start", "lower")]
     attack.__signature__ = signature.replace(parameters=[*own, *extra])  # type: ignore[attr-defined]
     return attack
@@ -98,7 +102,7 @@ def _searched(
     found = to_boundary(model, x, core(model, x, y, **options).detach(), y)
     if takes_start:
         lost = (found == x).flatten(1).all(1).nonzero()[:, 0]
-        found[lost] = _from_any_image(core, norm, model, x[lost], y[lost], options)
+        found[lost] = _from_any_image(core, norm, model, x[lost], y[lost], {**options, **_rows_of(options, lost)})
     return found if start is None else nearest(x, found, start, norm=norm)
 
 
@@ -108,9 +112,14 @@ def _from_any_image(core: Attack, norm: str, model: nn.Module, x: Tensor, y: Ten
     known = (result != x).flatten(1).any(1).nonzero()[:, 0]
     if len(known):
         origin, labels, first = x[known], y[known], result[known]
-        images = core(model, origin, labels, **{**options, "start": first}).detach()
+        images = core(model, origin, labels, **{**options, "start": first, **_rows_of(options, known)}).detach()
         result[known] = nearest(origin, to_boundary(model, origin, images, labels), first, norm=norm)
     return result
+
+
+def _rows_of(options: dict[str, Any], rows: Tensor) -> dict[str, Tensor]:
+    """The certified distances of some images only."""
+    return {} if options.get("lower") is None else {"lower": options["lower"][rows]}
 
 
 def usable(model: nn.Module, x: Tensor, y: Tensor, start: Tensor) -> Tensor:
