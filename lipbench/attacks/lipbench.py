@@ -7,6 +7,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from lipbench.attacks.alma import descend
 from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.approaching import approach, oscillate, prune, rivals
 from lipbench.attacks.engine.sliding import slide
@@ -18,9 +19,9 @@ from lipbench.randomness import keys, normal, uniform
 # A round is a new starting point, and a slide along the boundary from it. An image leaves the search after as many
 # rounds without a gain as `_Best.patience` says, or after all rounds. Less than GAIN is no gain.
 ROUNDS, GAIN = 24, 1e-2
-FEWEST, MOST, CURVED = 2, 8, 6
-# Steps of an oscillation, the first ones and later ones, and of the pruning of noise.
-SHORT, LONG, PRUNING = 10, 30, 12
+FEWEST, MOST, CURVED = 2, 6, 20
+# Steps of an oscillation, the first ones and later ones, of the pruning of noise, and of `alma`.
+SHORT, LONG, PRUNING, ALMA = 10, 30, 12, 60
 # Share of the pixels that become black or white: of x, of the best image.
 SALT, SPARKLE = 0.6, 0.05
 # Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, from an
@@ -39,9 +40,9 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
 
     One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
     ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
-    kind: DeepFool; oscillation around the boundary from noise around x or the best image, from noise far from x, and
-    from black and white pixels; and noise that is pruned until it differs from x in a few pixels. An image leaves the
-    search after a few rounds without a gain.
+    kind: DeepFool; an augmented Lagrangian; oscillation around the boundary from noise around x or the best image, from
+    noise far from x, and from black and white pixels; and noise that is pruned until it differs from x in a few pixels.
+    An image leaves the search after a few rounds without a gain.
 
     Args:
         start: images to begin at as well; None: a cold start.
@@ -136,8 +137,13 @@ class _Starts:
         yield self.skip
         yield self.skip
         yield partial(self.noise, length=2.0)
+        yield self.lagrangian
         while True:
-            yield from (self.midway, self.pruned, hop, near, self.salt, self.pruned, hop, far, self.sparkle)
+            yield from (near, self.midway, self.pruned, hop, self.salt, far, self.pruned, self.sparkle)
+
+    def lagrangian(self, rows: Tensor, draw: int) -> tuple[Tensor, Plan]:
+        """A short `alma` from x."""
+        return descend(self.best.model, self.best.x[rows], self.best.y[rows], steps=ALMA), NEAR
 
     def noise(self, rows: Tensor, draw: int, length: float) -> tuple[Tensor, Plan]:
         """Oscillation from noise around x."""
