@@ -19,7 +19,7 @@ from lipbench.randomness import keys, normal, uniform
 # A round is a new starting point, and a slide along the boundary from it. An image leaves the search after as many
 # rounds without a gain as `_Best.patience` says, or after all rounds. Less than GAIN is no gain.
 ROUNDS, GAIN = 24, 1e-2
-FEWEST, MOST, CURVED = 2, 6, 20
+FEWEST, MOST, CURVED = 2, 10, 10
 # Steps of an oscillation, the first ones and later ones, of the pruning of noise, and of `alma`.
 SHORT, LONG, PRUNING, ALMA = 10, 30, 12, 60
 # Share of the pixels that become black or white: of x, of the best image.
@@ -139,7 +139,7 @@ class _Starts:
         yield partial(self.noise, length=2.0)
         yield self.lagrangian
         while True:
-            yield from (near, self.midway, self.pruned, hop, self.salt, far, self.pruned, self.sparkle)
+            yield from (hop, near, self.midway, self.pruned, hop, self.salt, far, self.pruned, self.sparkle)
 
     def lagrangian(self, rows: Tensor, draw: int) -> tuple[Tensor, Plan]:
         """A short `alma` from x."""
