@@ -2,34 +2,40 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from torch import Tensor
 
 from lipbench.attacks.alma import descend
 from lipbench.attacks.engine import minimum_distance
-from lipbench.attacks.engine.approaching import approach, oscillate, prune, rivals
-from lipbench.attacks.engine.sliding import slide
+from lipbench.attacks.engine.approaching import approach, oscillate, rivals
+from lipbench.attacks.engine.sliding import HOPELESS, slide
 from lipbench.geometry import per_image, unit
 from lipbench.judge import Classifier
 from lipbench.margins import margin
 from lipbench.randomness import keys, normal, uniform
 
-# A round is a new starting point, and a slide along the boundary from it. An image leaves the search after as many
-# rounds without a gain as `_Best.patience` says, or after all rounds. Less than GAIN is no gain.
-ROUNDS, GAIN = 24, 1e-2
-FEWEST, MOST, CURVED = 2, 10, 10
-# Steps of an oscillation, the first ones and later ones, of the pruning of noise, and of `alma`.
-SHORT, LONG, PRUNING, ALMA = 10, 30, 12, 60
-# Share of the pixels that become black or white: of x, of the best image.
-SALT, SPARKLE = 0.6, 0.05
+# A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
+# distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
+# rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
+ROUNDS, HALF = 24, 2
+# On straight boundaries (the fewest rounds) many minima differ by a percent or two: more rounds would gain as little.
+SAME, STRAIGHT = 1e-2, 3e-2
+FEWEST, MOST, CURVED = 2, 6, 4
+# Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
+# distance or that of the nearest class.
+RIVALS, FAR = 4, 1.5
+# Steps of the augmented Lagrangian, and of an oscillation.
+ALMA, OSCILLATION = 60, 30
 # Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, from an
 # oscillation, and from near.
-FAR, SLIDE, NEAR = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.001)
-FIRST = (10, 0.5, 0.005)
+FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
+# Share of the pixels that become black or white.
+SALT = 0.3
 # The last slide, from the best image of those that needed more than the first rounds.
 POLISH = (20, 0.02, 0.0005)
+
 
 Plan = tuple[int, float, float]
 
@@ -40,69 +46,31 @@ def lipbench(model: Classifier, x: Tensor, y: Tensor, *, start: Tensor | None = 
 
     One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
     ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
-    kind: DeepFool; an augmented Lagrangian; oscillation around the boundary from noise around x or the best image, from
-    noise far from x, and from black and white pixels; and noise that is pruned until it differs from x in a few pixels.
-    An image leaves the search after a few rounds without a gain.
+    kind: DeepFool to each of the nearest classes, an augmented Lagrangian, and oscillation around the boundary from x,
+    from noise around x, from noise far from x, from black and white pixels, and from around the best image. An image
+    leaves the search when enough rounds have ended in the same minimum.
 
     Args:
         start: images to begin at as well; None: a cold start.
     """
-    order, reached = rivals(model, x, y, 9)
-    best = _Best(model, x, y, start, reached[:, 0])
+    best = _Best(x, start)
+
+    def add(rows: Tensor, images: Tensor, plan: Plan, known: Tensor | None = None, votes: bool = True) -> None:
+        if len(rows):
+            steps, first, last = plan
+            found = slide(model, x[rows], y[rows], images, steps=steps, first_reach=first, last_reach=last, known=known)
+            best.add(rows, found[0], _confirmed(model, x[rows], y[rows], *found), votes)
+
     if start is not None:
         rows = best.distance.isfinite().nonzero()[:, 0]
-        best.add(rows, best.images[rows], NEAR)
-    every = torch.arange(len(x), device=x.device)
-    best.add(every, approach(model, x, y, order[:, 0], steps=15), FIRST)
-    starts = _Starts(best)
-    for number, kind in enumerate(islice(starts.kinds(), ROUNDS)):
-        rows = best.open()
-        if not len(rows):
-            break
-        best.add(rows, *kind(rows, 4 * number))
-    rows = (best.distance.isfinite() & (best.patience() > FEWEST)).nonzero()[:, 0]
-    best.add(rows, best.images[rows], POLISH)
+        add(rows, best.images[rows], NEAR_SLIDE)
+    for explore, plan, votes in islice(_rounds(_Starts(model, x, y, best)), ROUNDS):
+        rows, images = explore()
+        add(rows, images, plan, best.distance[rows], votes)
+        best.expect()
+    rows = (best.distance.isfinite() & (best.rounds > FEWEST)).nonzero()[:, 0]
+    add(rows, best.images[rows], POLISH)
     return best.images
-
-
-class _Best:
-    """The nearest image of each so far, and how many rounds have gained nothing since it was found.
-
-    Args:
-        linear: distance of the linearised boundary, [N].
-    """
-
-    def __init__(self, model: Classifier, x: Tensor, y: Tensor, start: Tensor | None, linear: Tensor):
-        self.model, self.x, self.y, self.linear = model, x, y, linear
-        self.images = x.clone() if start is None else start.clone()
-        self.distance = unit(self.images - x)[1]
-        self.distance = self.distance.where(self.distance > 0, torch.inf)
-        self.idle = torch.zeros_like(y)
-
-    def add(self, rows: Tensor, start: Tensor, plan: Plan) -> None:
-        """A round of these rows: a slide from `start`."""
-        if not len(rows):
-            return
-        steps, first, last = plan
-        x, y, known = self.x[rows], self.y[rows], self.distance[rows]
-        images, distance = slide(self.model, x, y, start, steps=steps, first_reach=first, last_reach=last, known=known)
-        nearer = (distance < known).nonzero()[:, 0]
-        distance[nearer] = _confirmed(self.model, x[nearer], y[nearer], images[nearer], distance[nearer])
-        nearer = distance < known
-        self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
-        self.idle[rows] = torch.where(distance < (1 - GAIN) * known, 0, self.idle[rows] + 1)
-
-    def open(self) -> Tensor:
-        """The rows that have gained in one of their last rounds, or have found nothing."""
-        return ((self.idle < self.patience()) | self.distance.isinf()).nonzero()[:, 0]
-
-    def patience(self) -> Tensor:
-        """Rounds without a gain after which an image leaves, [N]. The less the linearised distance at x says about the
-        best one, the more: FEWEST where they agree, as on 1-Lipschitz networks.
-        """
-        ratio = self.distance / self.linear
-        curved = FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio) - 1)
-        return curved.nan_to_num(nan=MOST).clamp(FEWEST, MOST).floor().long()
 
 
 @torch.no_grad()
@@ -121,73 +89,127 @@ def _confirmed(model: Classifier, x: Tensor, y: Tensor, images: Tensor, estimate
     return result
 
 
-# Rows and a number of the first random draw -> images of these rows to slide from, and the slide.
-Kind = Callable[[Tensor, int], tuple[Tensor, Plan]]
+class _Best:
+    """The nearest image of each so far, and how often a round ended as near."""
+
+    def __init__(self, x: Tensor, start: Tensor | None):
+        self.images = x.clone() if start is None else start.clone()
+        self.distance = unit(self.images - x)[1]
+        self.distance = self.distance.where(self.distance > 0, torch.inf)
+        self.rounds = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self.same = torch.zeros_like(self.rounds)
+        self.needed = torch.full_like(self.rounds, FEWEST)
+        self.linear = torch.full_like(self.distance, torch.nan)
+
+    def rows(self) -> Tensor:
+        """The images whose best minimum was not found often enough to be trusted."""
+        return ((self.same < self.needed) | (HALF * self.same < self.rounds)).nonzero()[:, 0]
+
+    def expect(self) -> None:
+        """The less the linearised distance at x says about the best one, the more often its minimum has to be found:
+        twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
+        What was once needed stays so: where the first rounds ended far away, the later ones are no surer.
+        """
+        ratio = self.distance / self.linear
+        curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio - 1) - 1)).nan_to_num(nan=MOST)
+        self.needed = torch.maximum(self.needed, curved.clamp(FEWEST, MOST).floor().long())
+
+    def add(self, rows: Tensor, images: Tensor, distance: Tensor, votes: bool) -> None:
+        """What a round found for these rows, and whether it counts for trust."""
+        known = self.distance[rows]
+        nearer = distance < known
+        self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
+        close = torch.where(self.needed[rows] > FEWEST, SAME, STRAIGHT)
+        gain = distance < (1 - close) * known
+        same = (distance <= (1 + close) * known) & distance.isfinite()
+        self.same[rows] = torch.where(gain, 1, self.same[rows] + votes * same.long())
+        self.rounds[rows] += votes * (distance <= HOPELESS * known).long()
+
+
+# A function that gives rows and images to slide from, the slide, and whether its minimum counts for trust.
+Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan, bool]
 
 
 class _Starts:
-    """Where rounds begin."""
+    """Where rounds begin: each method gives rows, and images of these rows to slide from. The rows are the images
+    without trust, or some of them, except those of `towards`.
+    """
 
-    def __init__(self, best: _Best):
-        self.best, self.key, self.shape = best, keys(best.x, 0), tuple(best.x.shape[1:])
+    def __init__(self, model: Classifier, x: Tensor, y: Tensor, best: _Best):
+        self.model, self.x, self.y, self.best = model, x, y, best
+        self.key, self.shape = keys(x, 0), tuple(x.shape[1:])
+        self.order, self.reached = rivals(model, x, y, 9)
+        best.linear = self.reached[:, 0]
 
-    def kinds(self) -> Iterator[Kind]:
-        """The kinds of starts in their order."""
-        hop, near, far = self.hop, partial(self.noise, length=1.0), partial(self.noise, length=3.0)
-        yield self.skip
-        yield self.skip
-        yield partial(self.noise, length=2.0)
-        yield self.lagrangian
-        while True:
-            yield from (hop, near, self.midway, self.pruned, hop, self.salt, far, self.pruned, self.sparkle)
+    def towards(self, place: int) -> tuple[Tensor, Tensor]:
+        """DeepFool towards the class of this place in the order of the linearised distances, where it is near."""
+        near = self.reached[:, place] <= FAR * torch.maximum(self.best.distance, self.reached[:, 0])
+        rows = near.nonzero()[:, 0]
+        share = 0.3 if place in (1, 2) else 1.0
+        rival = self.order[rows, place]
+        return rows, approach(self.model, self.x[rows], self.y[rows], steps=15, share=share, rival=rival)
 
-    def lagrangian(self, rows: Tensor, draw: int) -> tuple[Tensor, Plan]:
-        """A short `alma` from x."""
-        return descend(self.best.model, self.best.x[rows], self.best.y[rows], steps=ALMA), NEAR
+    def lagrangian(self) -> tuple[Tensor, Tensor]:
+        """A short `alma`."""
+        rows = self.best.rows()
+        if not len(rows):
+            return rows, self.x[rows]
+        return rows, descend(self.model, self.x[rows], self.y[rows], steps=ALMA)
 
-    def noise(self, rows: Tensor, draw: int, length: float) -> tuple[Tensor, Plan]:
+    def cold(self) -> tuple[Tensor, Tensor]:
+        """Oscillation from x."""
+        return self._oscillation(self.best.rows(), None)
+
+    def noise(self, draw: int) -> tuple[Tensor, Tensor]:
         """Oscillation from noise around x."""
-        return self._oscillation(rows, self._around(rows, self.best.x[rows], length, draw))
+        rows = self.best.rows()
+        return self._oscillation(rows, self._around(rows, self.x[rows], 2.0, draw))
 
-    def skip(self, rows: Tensor, draw: int) -> tuple[Tensor, Plan]:
-        """A short `hop`."""
-        return self._oscillation(rows, self._around(rows, self.best.images[rows], 0.5, draw), SHORT)[0], NEAR
-
-    def hop(self, rows: Tensor, draw: int) -> tuple[Tensor, Plan]:
+    def hop(self, draw: int) -> tuple[Tensor, Tensor]:
         """Oscillation from noise around the best image."""
+        rows = self._curved()
         return self._oscillation(rows, self._around(rows, self.best.images[rows], 0.5, draw))
 
-    def midway(self, rows: Tensor, draw: int) -> tuple[Tensor, Plan]:
+    def midway(self, draw: int) -> tuple[Tensor, Tensor]:
         """Oscillation from halfway to an image of noise: where gradients near x say little, its own say more."""
-        return self._oscillation(rows, (self.best.x[rows] + self._uniform(rows, draw)) / 2)
+        rows = self._curved()
+        return self._oscillation(rows, (self.x[rows] + uniform(self.key[rows], self.shape, draw).to(self.x)) / 2)
 
-    def salt(self, rows: Tensor, draw: int) -> tuple[Tensor, Plan]:
+    def salt(self, draw: int) -> tuple[Tensor, Tensor]:
         """Oscillation from x with black and white pixels."""
-        return self._oscillation(rows, self._salted(rows, self.best.x[rows], SALT, draw))
+        rows = self.best.rows()
+        chosen, values = (uniform(self.key[rows], self.shape, number).to(self.x) for number in (draw, draw + 1))
+        return self._oscillation(rows, torch.where(chosen < SALT, values.round(), self.x[rows]))
 
-    def sparkle(self, rows: Tensor, draw: int) -> tuple[Tensor, Plan]:
-        """Oscillation from the best image with a few black and white pixels."""
-        return self._oscillation(rows, self._salted(rows, self.best.images[rows], SPARKLE, draw))
+    def _curved(self) -> Tensor:
+        """Images without trust whose boundary is not straight: far starts gain nothing on straight ones."""
+        rows = self.best.rows()
+        return rows[self.best.needed[rows] > FEWEST]
 
-    def pruned(self, rows: Tensor, draw: int) -> tuple[Tensor, Plan]:
-        """An image of noise of which only those pixels are left that change the label."""
-        x, y = self.best.x[rows], self.best.y[rows]
-        return prune(self.best.model, x, y, self._uniform(rows, draw), steps=PRUNING), FAR
-
-    def _oscillation(self, rows: Tensor, start: Tensor, steps: int = LONG) -> tuple[Tensor, Plan]:
-        best = self.best
-        return oscillate(best.model, best.x[rows], best.y[rows], steps=steps, start=start), SLIDE
+    def _oscillation(self, rows: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
+        return rows, oscillate(self.model, self.x[rows], self.y[rows], steps=OSCILLATION, start=start)
 
     def _around(self, rows: Tensor, centre: Tensor, length: float, draw: int) -> Tensor:
         """Normal noise, its length relative to the best distance."""
-        direction, _ = unit(normal(self.key[rows], self.shape, draw).to(centre))
+        direction, _ = unit(normal(self.key[rows], self.shape, draw).to(self.x))
         known = self.best.distance[rows]
-        known = known.where(known.isfinite(), 0.1 * centre[0].numel() ** 0.5)
+        known = known.where(known.isfinite(), 0.1 * self.x[0].numel() ** 0.5)
         return (centre + per_image(length * known, centre) * direction).clamp(0, 1)
 
-    def _salted(self, rows: Tensor, centre: Tensor, share: float, draw: int) -> Tensor:
-        chosen, values = self._uniform(rows, draw), self._uniform(rows, draw + 1)
-        return torch.where(chosen < share, values.round(), centre)
 
-    def _uniform(self, rows: Tensor, draw: int) -> Tensor:
-        return uniform(self.key[rows], self.shape, draw).to(self.best.x)
+def _rounds(starts: _Starts) -> Iterator[Round]:
+    """The rounds in their order. Every near class is approached; the other rounds are for images without trust."""
+    yield partial(starts.towards, 0), (10, 0.5, 0.005), True
+    yield starts.lagrangian, NEAR_SLIDE, True
+    yield partial(starts.noise, 1), SLIDE, True
+    for place in range(1, min(RIVALS, starts.order.shape[1])):
+        yield partial(starts.towards, place), FAR_SLIDE, True
+    yield starts.cold, SLIDE, True
+    for draw in count(2, step=5):
+        if not len(starts.best.rows()):
+            break
+        yield partial(starts.midway, draw), SLIDE, True
+        # It begins at the best image, so that it says nothing for its minimum.
+        yield partial(starts.hop, draw + 1), SLIDE, False
+        yield partial(starts.salt, draw + 2), SLIDE, True
+        yield partial(starts.noise, draw + 4), SLIDE, True

@@ -48,12 +48,23 @@ def oscillate(model: Classifier, x: Tensor, y: Tensor, *, steps: int, start: Ten
     return torch.where(per_image(shortest.isfinite(), x), best, images)
 
 
-def approach(model: Classifier, x: Tensor, y: Tensor, rival: Tensor, *, steps: int) -> Tensor:
+def approach(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int,
+    share: float,
+    rival: Tensor | None = None,
+    pixels: Tensor | None = None,
+) -> Tensor:
     """DeepFool towards one class; an image stops once it is misclassified.
 
     Args:
-        rival: class [N].
         steps: forward and backward passes, at most.
+        share: of the way to the linearised boundary that a step goes, in (0, 1].
+        rival: class [N]; None: the one with the largest logit after each step.
+        pixels: those that may change, bool [N, C, H, W]; None: all.
     """
     images = x.clone()
     todo = torch.arange(len(x), device=x.device)
@@ -63,46 +74,20 @@ def approach(model: Classifier, x: Tensor, y: Tensor, rival: Tensor, *, steps: i
         here = images[todo].requires_grad_()
         with torch.enable_grad():
             logits = model(here)
-            open_ = margin(logits.detach(), y[todo]) > 0
-            value = (logits.gather(1, y[todo, None]) - logits.gather(1, rival[todo, None]))[:, 0]
+            value = margin(logits, y[todo])
+            open_ = value.detach() > 0
+            if rival is not None:
+                value = (logits.gather(1, y[todo, None]) - logits.gather(1, rival[todo, None]))[:, 0]
         gradient = gradient_of(value.sum(), here)
         here, value = here.detach(), value.detach()
-        normal, slope = unit(gradient)
+        normal, slope = unit(gradient if pixels is None else gradient * pixels[todo])
         whole = value / slope.where(slope > 0, torch.inf)
         least = CRAWL * (distance(x[todo], here).to(whole) + whole)
-        descent = torch.maximum(whole, torch.minimum(1.02 * whole, least))
+        descent = torch.maximum(share * whole, torch.minimum(1.02 * whole, least))
         moved = onto_halfspace(here, normal, (normal * here).flatten(1).sum(1) - descent)
         images[todo[open_]] = moved[open_]
         todo = todo[open_]
     return images
-
-
-def prune(model: Classifier, x: Tensor, y: Tensor, start: Tensor, *, steps: int) -> Tensor:
-    """Backward elimination: of the pixels in which an image differs from x, the half that the gradient finds least
-    useful is put back, again and again. Where that loses misclassification, fewer are put back.
-
-    Networks that are provably robust in L-infinity hardly react to small changes, and then the nearest image differs in
-    a few pixels by much. Gradients near x do not see them.
-
-    Args:
-        start: images [N, C, H, W].
-        steps: forward and backward passes.
-
-    Returns:
-        the last image that was misclassified; `start` where none was.
-    """
-    change = (start - x).flatten(1)
-    best, use, share = change, change.abs(), torch.full_like(change[:, 0], 0.5)
-    for step in range(steps):
-        value, normal = margin_in_distance(model, (x + change.view_as(x)).clamp(0, 1), y)
-        success = (value < 0) | (step == 0)
-        best = torch.where(success[:, None], change, best)
-        use = torch.where(success[:, None], -normal.flatten(1) * change, use)
-        share = torch.where(success, share, share.sqrt())
-        kept = ((best != 0).sum(1) * share).long().clamp_min(1)
-        order = use.where(best != 0, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        change = best.where(order.argsort(1) < kept[:, None], 0.0)
-    return (x + best.view_as(x)).clamp(0, 1)
 
 
 def rivals(model: Classifier, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor]:
