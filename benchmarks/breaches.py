@@ -32,13 +32,13 @@ from lipbench.geometry import onto_ball, per_image, unit
 from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import margin_and_gradient
 from lipbench.models import convnet, mlp
-from lipbench.training import adam, fit, spectral
+from lipbench.training import auto, fit
 
 Attack = Callable[[Classifier, Tensor, Tensor], Tensor]
 
 SHAPE, IMAGES = (1, 8, 8), 100
 # Searches within the radius from the image of each attack, and tangents from other images; gradient steps within.
-SEARCHES, OTHERS, STEPS = 10, 2, 3
+SEARCHES, OTHERS, STEPS = 20, 2, 3
 # Float32 images of the ball of this share of the radius are in the ball.
 INWARD = 1 - 2e-7
 
@@ -80,8 +80,7 @@ def networks(classes: int) -> dict[str, Callable[[], nn.Sequential]]:
 def trained(make: Callable[[], nn.Sequential], data: lipbench.data.Dataset) -> nn.Sequential:
     model = make()
     free = not any(hasattr(part, "parametrizations") for part in model.modules())
-    loss, optimizer = (losses.cross_entropy, adam) if free else (losses.hkr, spectral)
-    fit(model, data, loss, optimizer, epochs=6, batch_size=64, progress=False)
+    fit(model, data, losses.cross_entropy if free else losses.hkr, auto, epochs=6, batch_size=64, progress=False)
     return layers.bake(model).eval().requires_grad_(False)
 
 
