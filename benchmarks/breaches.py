@@ -4,11 +4,11 @@
     python benchmarks/breaches.py --pairs 20000 --fault constant     (or slack, ray: all must be found)
 
 Networks of many kinds of layers, with two and with ten classes, in float32 and float64, are trained on digits (8x8).
-Shifted: a large number is added to the image first and taken away, so that rounding counts. A pair is an image with a certified radius and an attack, which has its own start
-or its own search. Breaches: adversarial images (misclassified by the network and by its float64 weights) nearer than
-`certificate_inscribed`, images that float32 misclassifies nearer than `certificate_inscribed_float`. The balls are also
-searched for from behind the adversarial images, which makes them larger. Prints Markdown; exits with 1 where a breach
-was found, with a fault where none was.
+Shifted: a large number is added to the image first and taken away, so that rounding counts. A pair is an image with a
+certified radius and an attack, which has its own start or its own search. Breaches: adversarial images (misclassified
+by the network and by its float64 weights) nearer than `certificate_inscribed`, images that float32 misclassifies nearer
+than `certificate_inscribed_float`. The balls are also searched for from behind the adversarial images, which makes them
+larger. Prints Markdown; exits with 1 where a breach was found, with a fault where none was.
 """
 
 import argparse
