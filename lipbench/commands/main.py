@@ -8,8 +8,9 @@ from importlib import import_module
 from hydra.errors import HydraException
 
 from lipbench.commands.help import COMMANDS, Command, command_help, overview
-from lipbench.commands.mistakes import CommandError, unknown
+from lipbench.commands.mistakes import CommandError
 from lipbench.commands.options import show_hydra
+from lipbench.configuration import unknown
 from lipbench.escapes import say
 from lipbench.results import LawViolation
 from lipbench.runs.lock import Running

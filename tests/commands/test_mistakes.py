@@ -4,8 +4,8 @@ import pytest
 
 from lipbench.commands.help import COMMANDS
 from lipbench.commands.main import main
-from lipbench.commands.mistakes import ALIASES, unknown
 from lipbench.commands.suites import CONF, experiments
+from lipbench.configuration import ALIASES, unknown
 
 MISTAKES = {
     "attack=cw": ["Did you mean carlini_wagner?"],
