@@ -1,5 +1,5 @@
-"""The folder `conf/`, which names every method and its options once, for commands and for Python; and the answer to a
-name that does not exist.
+"""The folder `conf/`, which names every method and its options once, for commands and for Python. The answer to a name
+that does not exist. The version of lipbench.
 """
 
 import difflib
@@ -11,6 +11,7 @@ import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+VERSION = "0.1.0"
 # An installed package contains the folder; in a checkout the folder is next to the package.
 _INSIDE = Path(__file__).resolve().parent / "conf"
 CONF = _INSIDE if _INSIDE.is_dir() else _INSIDE.parent.parent / "conf"
