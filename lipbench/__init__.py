@@ -11,6 +11,7 @@ from typing import Any
 
 from lipbench import attacks, certificate, data, layers, losses, models, training
 from lipbench import precision as _precision  # noqa: F401  (before the first product)
+from lipbench.configuration import VERSION
 from lipbench.evaluation.bracket import Bracket, bracket
 from lipbench.evaluation.evaluate import certify_model as certify
 from lipbench.evaluation.evaluate import evaluate
@@ -21,7 +22,7 @@ from lipbench.results import LawViolation, read, survival
 from lipbench.runs.network import load
 from lipbench.training import fit
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Bracket",

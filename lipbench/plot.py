@@ -12,6 +12,7 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lipbench.evaluation.bracket import Bracket
 from lipbench.figures.curves import accuracy_curves
 from lipbench.figures.lettering import make_legible
 from lipbench.figures.sandwich import sandwich_of, tightness_of
@@ -36,19 +37,21 @@ def curves(table: pd.DataFrame, norm: str = "l2") -> Figure:
         ResultsError: the table has no rows of this norm.
     """
     missing = {name: "" for name in RUN_COLUMNS if name not in _checked(table)}
-    return _shown(accuracy_curves(table.assign(**{**missing, "variant": table.get("variant", "default")}), norm=norm))
+    named = table.assign(**{**missing, "variant": table.get("variant", "default")})
+    return _shown(accuracy_curves(named, norm=norm, balanced=False))
 
 
-def bracket(table: pd.DataFrame) -> Figure:
+def bracket(table: pd.DataFrame | Bracket) -> Figure:
     """Each image that is labelled right as a point: its certificate against its smallest attack distance, in L2. No
     point lies below the line.
 
     Args:
-        table: of `lipbench.evaluate`, or the rows of one run of `lipbench.read`.
+        table: of `lipbench.evaluate`, or the rows of one run of `lipbench.read`; or what `lipbench.bracket` gives.
 
     Raises:
         ValueError: another table, several runs, or no image with a certificate and a successful attack.
     """
+    table = _rows(table) if isinstance(table, Bracket) else table
     drawn = sandwich_of({_network(table): table})
     if drawn is None:
         raise ValueError("No image has both bounds: evaluate a certificate and an attack, on images labelled right.")
@@ -85,6 +88,15 @@ class _Shown(Figure):
 def _shown(figure: Figure) -> Figure:
     figure.__class__ = _Shown
     return figure
+
+
+def _rows(found: Bracket) -> pd.DataFrame:
+    """The table of both bounds. A misclassified image has the distance 0."""
+    wrong = (found.upper == 0).int().cpu().numpy()
+    same = {"label": 0, "prediction": wrong, "method": "bracket", "norm": "l2"}
+    sides = {"lower": found.lower, "upper": found.upper}
+    frames = [pd.DataFrame({**same, "side": side, "distance": far.cpu().numpy()}) for side, far in sides.items()]
+    return pd.concat(frames).rename_axis("index").reset_index()
 
 
 def _network(table: pd.DataFrame) -> str:

@@ -12,13 +12,12 @@ INSTEAD = {
     "LogSoftmax": "leave it out: without it the labels are the same, and the outputs are logits",
     "Softmin": "leave it out, with the sign of the layer before it changed: the labels are the same",
     "Unflatten": "reshape nothing between the layers, or use nn.PixelShuffle",
-    "DataParallel": "evaluate the model inside it: model.module",
     "DistributedDataParallel": "evaluate the model inside it: model.module",
     "OptimizedModule": "evaluate the model before torch.compile: model._orig_mod",
     "MultiheadAttention": "none is known: attention with dot products has no finite Lipschitz constant",
 }
 # Modules around a network.
-WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")
+WRAPPERS = ("DistributedDataParallel", "OptimizedModule")
 ACTIVATIONS = "use nn.ReLU, nn.GELU, nn.Tanh, nn.Softplus(threshold=40) or lipbench.layers.MaxMin"
 
 

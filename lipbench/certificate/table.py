@@ -1,6 +1,7 @@
 """The bounds of a network as a table for people: layer by layer, why there is none, and what would give it one."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pandas as pd
@@ -11,6 +12,7 @@ from lipbench.certificate.lipschitz import LayerBound, Shape, lipschitz, output_
 from lipbench.certificate.remedies import REPLACE
 from lipbench.certificate.rules.graph import steps_of
 from lipbench.certificate.tracing.steps import Graph
+from lipbench.layers import bake
 from lipbench.modules import duplicate, evaluation_mode
 from lipbench.randomness import same_random_numbers
 
@@ -24,12 +26,14 @@ def layer_table(model: nn.Module, shape: Shape) -> pd.DataFrame:
     nn.Sequential: what is left to do for a certificate.
 
     Args:
-        model: baked, in evaluation mode.
+        model: in any mode; a copy is baked, as `lipbench.certify` does.
         shape: of one image, (C, H, W).
 
     Returns:
         columns layer (dotted path, "" for the model itself), type, bound, why, remedy ("" where it is bounded).
     """
+    with suppress(Exception):  # a module that cannot be copied is read as it is
+        model = bake(duplicate(model), finish=False)
     bounds = list(_rows(model, "", tuple(shape), input_shapes(model, tuple(shape))))
     # A rule of a user may give no remedy.
     rows = [(b.name, b.kind, b.bound, b.why, b.remedy or (REPLACE if b.why else "")) for b in bounds]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pooch
 
-from lipbench.commands.mistakes import CommandError, unknown
+from lipbench.commands.mistakes import CommandError
+from lipbench.configuration import unknown
 from lipbench.data.celeba.check import check_celeba
 from lipbench.data.celeba.drawn import write_faces
 from lipbench.data.download import MNIST_MIRRORS, fetch_cifar, fetch_mnist, prepare_cifar10_jpeg

@@ -17,7 +17,7 @@ from lipbench.interop.attackbench import write_distances
 from lipbench.interop.export import export
 from lipbench.interop.formats import FILES, ExportError
 from lipbench.interop.vnnlib import INSTANCES, Property, check_text, need_checker, property_text
-from lipbench.results import read_bounds, run_key, verify
+from lipbench.results import named_run, read_bounds, run_key, verify
 from lipbench.results.radii import main_radii, radius_of, radius_text
 from lipbench.runs.dataset import dataset_of
 from lipbench.runs.network import load
@@ -37,8 +37,6 @@ def export_run(run: Path, out: Path | None = None, trust: Sequence[str] = (), **
         ResultsError: the folder holds no trained network, is damaged, or names functions that it may not.
         ExportError: as in `export`.
     """
-    if not run.is_dir():
-        raise ExportError(f"There is no folder {run}. A run's is <results>/<dataset>/<experiment>/<variant>/<seed>.")
     verify(run)
     model, recipe = load(run, trust), read_json(run / "model.json")
     data = _data_at_hand(run, trust)
@@ -103,7 +101,8 @@ def write_properties(run: Path, out: Path, number: int, radius: float, timeout: 
 
 
 def property_radius(run: Path, given: str | float | None) -> float:
-    """The radius of the properties: the given one; None: the middle radius of the run, as on the leaderboard.
+    """The radius of the properties: the given one; None: the largest of the run at which half of the images withstand
+    all attacks.
 
     Raises:
         ExportError: it is not larger than 0.
@@ -151,7 +150,7 @@ def main(arguments: Sequence[str]) -> int:
     if cfg.run is None:
         raise ExportError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
     formats = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
-    run, trust = Path(cfg.run), list(cfg.trust)
+    run, trust = named_run(cfg.run), list(cfg.trust)
     out = Path(cfg.out) if cfg.out is not None else run / "export"
     places = {"data_root": cfg.data_root, "source": cfg.source}
     if cfg.attackbench:

@@ -68,12 +68,12 @@ COMMANDS = {
         interrupted="The same command draws the figures again.",
     ),
     "status": Command(
-        "List which runs are finished, running, violated, damaged, failed, stopped or missing.",
+        "Count the finished runs; list those that run, failed, stopped, are missing, violated or damaged.",
         "[results=FOLDER] [the options of a sweep]",
         ("status", "status results=results/runs", "status suite=mnist08 seed=0,1,2 loss.margin=1,2"),
         options=(
-            ("results=results/runs", "Root of the results. Alone, it lists all runs that were begun."),
-            ("option=value", "The options of `lipbench run`. They list the runs of that command, also missing ones."),
+            ("results=results/runs", "Root of the results. Alone: all runs that were begun."),
+            ("option=value", "The options of `lipbench run`: the runs of that command, also missing ones."),
         ),
         interrupted="Nothing was changed.",
     ),

@@ -8,6 +8,7 @@ from pathlib import Path
 from lipbench.commands.mistakes import CommandError
 from lipbench.commands.options import configured
 from lipbench.escapes import say
+from lipbench.results import named_run
 from lipbench.runs.verdicts import import_verdicts
 
 
@@ -19,9 +20,7 @@ def main(arguments: Sequence[str]) -> int:
             raise CommandError(f"Which {name}? {name}={example}, for example.")
     if cfg.method is None:
         raise CommandError("Which method? method=sdp_crown, for example: what the verifier is called in the tables.")
-    run = Path(cfg.run)
-    if not run.is_dir():
-        raise CommandError(f"There is no folder {run}. A run's is <results>/<dataset>/<experiment>/<variant>/<seed>.")
+    run = named_run(cfg.run)
     places = {"data_root": cfg.data_root, "source": cfg.source}
     done = import_verdicts(run, Path(cfg.verdicts), str(cfg.method), trust=list(cfg.trust), **places)
     say(f"{cfg.method}: {done.asked} images, {done.proved} proved, {done.broken} with a witness that is adversarial.")

@@ -25,12 +25,13 @@ KINDS: dict[str, Any] = {
     **{"formats": str | Sequence[str], "opset": int | None, "batch": int | str},
     **{"vnnlib": int, "radius": float | str | None, "timeout": int, "attackbench": bool},
     **{"verdicts": str | None, "method": str | None},
-    **{"datasets": Sequence[str] | None, "compare": str | None, "training_curves": bool | Sequence[str]},
+    **{"datasets": str | Sequence[str] | None, "compare": str | None, "training_curves": bool | Sequence[str]},
 }
 # The smallest value of an option.
 LEAST: dict[str, float] = {
     **{"seed": 0, "images": 1, "batch_size": 1, "threads": 1, "processes": 1},
     **{"vnnlib": 0, "timeout": 1},
+    **{"loss.margin": 0, "loss.offset": 0, "loss.alpha": 0, "loss.temperature": 0},
     **{"epsilons": 0, "training.epochs": 1, "training.batch_size": 1, "training.epsilon": 0},
 }
 # Whole numbers below this in size are those of numpy and torch.
@@ -89,6 +90,9 @@ def _node(node: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _of_kind(name: str, value: Any, kind: Any) -> Any:
     least = LEAST.get(name)
+    alone = type(value) in (str, int, float)
+    if alone and name in KINDS and get_origin(KINDS[name]) is Sequence:
+        value = [value]  # epsilons=0.5
     if name == "epsilons" and isinstance(value, list | tuple):
         value = [radius_of(radius) if isinstance(radius, str) else radius for radius in value]  # 36/255
     try:
@@ -104,6 +108,7 @@ def _of_kind(name: str, value: Any, kind: Any) -> Any:
             limit += ", less than 2^63"
         shown = f"{value}"
         shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+        limit += f", such as [{shown}]" if alone and get_origin(kind) in LISTS else ""
         raise OptionError(f"{name}={shown}: {name} is {_words(kind)}{limit}.") from None
     return taken
 

@@ -73,7 +73,7 @@ def run_lines(name: str, folder: Path, summary: Mapping[str, Any], seconds: floa
         seconds: that it took; None: nothing was computed.
     """
     accuracy, certificate, distance = (summary[key] for key in ("accuracy", "median_certificate", "median_distance"))
-    numbers = [f"accuracy {100 * accuracy:.2f} %", f"certificate {certificate or 0:.3f}"]
+    numbers = [f"test accuracy {100 * accuracy:.2f} %", f"certificate {certificate or 0:.3f}"]
     numbers.append("distance -" if distance is None else f"distance {distance:.3f}")
     numbers += [f"{summary['violations']} VIOLATIONS"] if summary["violations"] else []
     flags = [Flag(**flag) for flag in summary["flags"]]

@@ -8,8 +8,9 @@ from importlib import import_module
 from hydra.errors import HydraException
 
 from lipbench.commands.help import COMMANDS, Command, command_help, overview
-from lipbench.commands.mistakes import CommandError, unknown
+from lipbench.commands.mistakes import CommandError
 from lipbench.commands.options import show_hydra
+from lipbench.configuration import VERSION, unknown
 from lipbench.escapes import say
 from lipbench.results import LawViolation
 from lipbench.runs.lock import Running
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         say(overview())
         return FINISHED if words else FAILED
+    if words == ["--version"]:
+        say(f"lipbench {VERSION}")
+        return FINISHED
     name, *options = words
     if name not in COMMANDS:
         say(f"{unknown('command', name, COMMANDS)} See lipbench --help.", sys.stderr)

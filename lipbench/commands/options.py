@@ -20,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lipbench.attacks.peers import MissingExtra
 from lipbench.commands.kinds import OptionError, checked
-from lipbench.commands.mistakes import CommandError, unknown
+from lipbench.commands.mistakes import CommandError
 from lipbench.commands.suites import CONF, experiments
+from lipbench.configuration import unknown
 
 # Options that hold a path or a name, as it is written.
 PATHS = ("results", "data_root", "on_run_end", "dataset.root", "dataset.path", "dataset.name")
@@ -47,7 +48,8 @@ def configured(arguments: Sequence[str], config: str, paths: Collection[str]) ->
     overrides = [quoted(argument, paths) for argument in arguments]
     check_overrides(overrides, config)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(config, overrides=overrides)
+        composed = compose(config, overrides=overrides)
+    return OmegaConf.create(checked(OmegaConf.to_container(composed, resolve=True)))  # type: ignore[arg-type]
 
 
 def show_hydra(command: str, config: str, arguments: Sequence[str]) -> None:

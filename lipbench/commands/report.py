@@ -37,12 +37,14 @@ from lipbench.results import Comparison, LawViolation
 def _report(cfg: DictConfig) -> pd.DataFrame:
     """
     Raises:
-        ResultsError: there is nothing to report; or, once everything else is written, nothing to compare.
+        ResultsError: there is nothing to report, or no run to compare with; or, once everything else is written, none
+            that pairs.
         LawViolation: a law does not hold for one of the runs; everything is written first.
     """
     if not (cfg.processes is None or (type(cfg.processes) is int and cfg.processes >= 1)):
         raise ResultsError(f"processes={cfg.processes}: a number of processes, 1 or more, or null.")
     runs = find_runs(Path(cfg.results))
+    other = None if cfg.compare is None else find_runs(Path(cfg.compare))
     for problem in runs.problems:
         say(f"Left out: {problem}", sys.stderr)
     if cfg.datasets is not None:
@@ -53,9 +55,9 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
     written = [*(runs.root / f"leaderboard.{kind}" for kind in ("csv", "json", "md")), *files]
     comparison: Comparison | None = None
     failure: Exception | None = None
-    if cfg.compare is not None:
+    if other is not None:
         try:
-            comparison = _compare(runs, Path(cfg.compare))
+            comparison = _compare(runs, other)
             written += [runs.root / f"comparison.{kind}" for kind in ("csv", "md")]
         except (ResultsError, OSError) as error:
             failure = error
@@ -76,8 +78,8 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
     return table
 
 
-def _compare(runs: Runs, other: Path) -> Comparison:
-    second = find_runs(other).of({run.summary["dataset"] for run in runs.finished})
+def _compare(runs: Runs, other: Runs) -> Comparison:
+    second = other.of({run.summary["dataset"] for run in runs.finished})
     comparison = compare_runs(runs, second)
     say("\n" + write_comparison(comparison, runs.root))
     return comparison

@@ -19,7 +19,7 @@ from lipbench.data import Dataset
 from lipbench.escapes import say
 from lipbench.evaluation.bounds import COSTLY
 from lipbench.files import ResultsError, differences, fingerprint, read_config, read_json
-from lipbench.results import EPSILONS, MANIFEST, Equality, LawViolation, equalities, run_key, verify
+from lipbench.results import EPSILONS, MANIFEST, Equality, LawViolation, equalities, named_run, run_key, verify
 from lipbench.runs.dataset import dataset_of
 from lipbench.runs.experiment import Experiment
 from lipbench.runs.identity import read_back
@@ -174,9 +174,7 @@ def main(arguments: Sequence[str]) -> int:
     cfg = configured(arguments, "reproduce", ("run", "out", "source", "data_root"))
     if cfg.run is None:
         raise ResultsError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
-    run = Path(cfg.run)
-    if not run.is_dir():
-        raise ResultsError(f"There is no folder {run}.")
+    run = named_run(cfg.run)
     threads = cfg.threads or _threads(run)
     if threads:
         torch.set_num_threads(threads)

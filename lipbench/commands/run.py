@@ -30,7 +30,7 @@ from lipbench.escapes import say
 from lipbench.results.facts import facts_of
 from lipbench.runs.ending import Told, run_end
 from lipbench.runs.experiment import Experiment
-from lipbench.runs.outcome import FAILED, FINISHED, Outcome, attempt, exit_code, summary_lines
+from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
 from lipbench.runs.trained import Trained
 from lipbench.training import processes
 
@@ -121,6 +121,9 @@ def task(cfg: DictConfig) -> Outcome:
     except CommandError as error:
         print(f"\n{name}: {error}\n", file=sys.stderr)
         outcome = Outcome(name, str(cfg.results), FAILED, str(error))
+    except KeyboardInterrupt:
+        OUTCOMES.append(Outcome(called(folder), str(folder), INTERRUPTED, "interrupted"))
+        raise
     finally:
         processes.stop()
     OUTCOMES.append(outcome)

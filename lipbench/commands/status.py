@@ -1,6 +1,6 @@
-"""`lipbench status results=results/runs suite=mnist08 seed=0,1,2`: which runs of a sweep are finished,
-running, violated, damaged, failed, stopped or missing. The options are those of the sweep. With `results=` alone, the
-command lists all runs that were begun.
+"""`lipbench status results=results/runs suite=mnist08 seed=0,1,2`: how many runs of a sweep are
+finished, and which are running, violated, damaged, failed, stopped or missing. The options are those of the sweep. With
+`results=` alone, the command looks at all runs that were begun.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from lipbench.commands.options import PATHS, check_overrides, quoted
 from lipbench.commands.suites import expand_suites
 from lipbench.commands.sweeps import planned
 from lipbench.escapes import say
+from lipbench.results.words import counted
 from lipbench.runs.state import DAMAGED, FINISHED, KINDS, VIOLATED, State, begun, state_of
 
 RESULTS = "results/runs"
@@ -42,7 +43,7 @@ def text(found: Mapping[Path, State]) -> str:
     """For a terminal: how many of each kind, and a line for each that is not finished."""
     count = Counter(state.kind for state in found.values())
     counts = ", ".join(f"{count[kind]} {kind}" for kind in KINDS if count[kind] or kind == FINISHED)
-    lines = [f"{len(found)} runs: {counts}."]
+    lines = [f"{counted(len(found), 'run')}: {counts}."]
     for kind in KINDS[1:]:
         for folder, state in found.items():
             if state.kind == kind:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lipbench.commands.mistakes import CommandError, unknown
-from lipbench.configuration import CONF
+from lipbench.commands.mistakes import CommandError
+from lipbench.configuration import CONF, unknown
 
 # Options of a data set that say where files lie: no part of what it is, so of no identity.
 PLACES = ("root", "path", "cache")

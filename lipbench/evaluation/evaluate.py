@@ -203,10 +203,8 @@ def _named(chosen: Any, default: Mapping[str, Callable], kind: str) -> dict[str,
     if isinstance(chosen, str) or not isinstance(chosen, Iterable):
         raise ValueError(f'{kind}s={chosen!r}: give a list of names, or {{"a name": function}}. {EXPECTED[kind]}')
     asked, known = list(chosen), configuration.names(kind)
-    unknown = [name for name in asked if name not in known]
-    if unknown:
-        raise ValueError(
-            f"Unknown {kind} {', '.join(map(repr, unknown))}: there are {', '.join(known)}. For a function of your own "
-            f'give {{"a name": function}}.'
-        )
+    for name in asked:
+        if name not in known:
+            answer = configuration.unknown(kind, str(name), known)
+            raise ValueError(f'{answer} For a function of your own give {{"a name": function}}.')
     return {name: default.get(name) or configuration.method(kind, name) for name in asked}

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from lipbench.evaluation.scaling import range_flags
 from lipbench.gate import is_memory, told
 from lipbench.geometry import unit
 from lipbench.judge import Classifier
@@ -46,8 +47,9 @@ class HealthWarning(UserWarning):
 
 
 def model_flags(model: nn.Module, x: Tensor, y: Tensor, limit: int = 100) -> list[Flag]:
-    """What can be seen before any attack: `randomised`, `batch_dependent`, `probabilities`, `zero_gradients`,
-    `saturated_gradients`, `nan_gradients`, `no_gradients`, `wrong_gradients`, `float64`, `float64_differs`.
+    """What can be seen before any attack: `randomised`, `batch_dependent`, `probabilities`, `input_range`,
+    `zero_gradients`, `saturated_gradients`, `nan_gradients`, `no_gradients`, `wrong_gradients`, `float64`,
+    `float64_differs`.
 
     Args:
         model: images -> logits [N, K]; it is left as it was.
@@ -63,7 +65,7 @@ def model_flags(model: nn.Module, x: Tensor, y: Tensor, limit: int = 100) -> lis
         random = any(flag.name == "randomised" for flag in outputs)
         # Two draws of noise differ in any precision.
         still = () if random else (*_wrong_gradients(classifier, x, y), *_precision(classifier, x))
-        return [*outputs, *_gradients(model, x, y), *still]
+        return [*outputs, *range_flags(classifier, x, y), *_gradients(model, x, y), *still]
 
 
 def returned_flags(model: nn.Module, method: str, images: Tensor, batch_size: int = 500) -> list[Flag]:
@@ -335,9 +337,10 @@ def _never(right: pd.DataFrame) -> Iterator[Flag]:
             yield Flag(
                 "never_certified",
                 "note",
-                f"it is 0 on all of {count} images: a layer has no finite bound. Which, and why: "
-                f"lipbench.certificate.{'float_layerwise' if name in FLOAT32_CERTIFICATES else 'layer_table'}(model, "
-                "shape).",
+                f"it is 0 on all of {count} images: a layer has no finite bound"
+                + (", or how it rounds is not known" if name in FLOAT32_CERTIFICATES else "")
+                + ". Which, and why: lipbench.certificate."
+                + f"{'float_layerwise' if name in FLOAT32_CERTIFICATES else 'layer_table'}(model, shape).",
                 name,
             )
 

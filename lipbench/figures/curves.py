@@ -27,13 +27,14 @@ REACH = 0.98
 NORM_LABELS = {"l2": "L2", "linf": "L-infinity", "l1": "L1"}
 
 
-def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> Figure:
+def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2", balanced: bool | None = None) -> Figure:
     """One panel per experiment: a curve per attack, all attacks together (black), the certificate (black, dashed).
 
     Args:
         table: rows of one data set as `lipbench.read` returns them. Curves of a panel use the images that every method
-            of it has; several seeds are pooled. Where the classes are of unequal size, each counts alike.
+            of it has; several seeds are pooled.
         norm: of the distances. Most attacks minimise L2: in another norm their curves are not tight.
+        balanced: whether each class counts alike; None: where they are of unequal size.
 
     Raises:
         ResultsError: the table has no rows of this norm.
@@ -44,14 +45,15 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2") -> F
             f"There are no distances in the norm {norm!r}; the table has {', '.join(found) or 'no rows'}."
         )
     table = table[table["norm"] == norm]
-    groups = list(table.groupby(RUN_COLUMNS[:3], sort=True))
+    # In the order of the names above the panels.
+    groups = sorted(table.groupby(RUN_COLUMNS[:3], sort=True), key=lambda group: network_name(str(group[0][1])))
     attacked = set(table[table["side"] == "upper"]["method"])
     attacks = [m for m in dict.fromkeys((*METHODS, *sorted(attacked))) if m in attacked]
     # As wide as all attacks together need; a weak attack's tail is cut.
     combined = table[table["side"] == "upper"].groupby([*RUN_COLUMNS, "index"], observed=True)["distance"].min()
     finite = combined[np.isfinite(combined) & (combined > 0)]
     limit = 1.05 * float(finite.quantile(REACH)) if len(finite) else 1.0
-    balanced = imbalance(table["label"].to_numpy()) >= IMBALANCED
+    balanced = imbalance(table["label"].to_numpy()) >= IMBALANCED if balanced is None else balanced
     columns = min(COLUMNS, len(groups))
     rows = -(-len(groups) // columns)
     with style():

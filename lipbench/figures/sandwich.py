@@ -53,8 +53,8 @@ def sandwich_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataFr
     columns = min(5, len(tables))
     lines = -(-len(tables) // columns)
     with style():
-        side = (TWO_COLUMNS - 0.5) / max(columns, 3)
-        figure = Figure(figsize=(TWO_COLUMNS, 0.35 + lines * (side + 0.35)))
+        side = (TWO_COLUMNS - 0.5) / max(columns, 2)
+        figure = Figure(figsize=(0.5 + columns * side, 0.35 + lines * (side + 0.35)))
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for axis, (name, rows) in zip(axes, tables.items(), strict=False):
             _points(axis, name, rows, 1.04 * float(rows["distance"].max()))
@@ -174,9 +174,10 @@ def _intervals(axis: Axes, rows: pd.DataFrame, methods: list[str], limit: float)
         axis.plot([middle], [y], color=color, marker="|", markersize=9, markeredgewidth=1.4, label=row["method"])
         if row["q50"] > limit:  # its median is outside of the picture
             text = f"{row['q50']:.2f} \u2192" if np.isfinite(row["q50"]) else "fails \u2192"
-            axis.text(
-                0.99, y, text, transform=axis.get_yaxis_transform(), color=color, fontsize=7, ha="right", va="center"
-            )
+            place: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "right", "va": "center"}
+            # Its bar may go on under the text.
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axis.text(0.99, y, text, color=color, fontsize=7, bbox=box, **place)
     axis.axvline(1, color="0.3", linewidth=0.8)
     axis.set_yticks(range(len(methods)), [m if m == COMBINED else method_look(m).label for m in reversed(methods)])
     axis.set_ylim(-0.6, len(methods) - 0.4)
@@ -209,7 +210,7 @@ def attack_costs(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
             axis.set_title(network_look(name).label.replace(", ", "\n"))
         for axis in axes[len(names) :]:
             axis.set_visible(False)
-        _outer_labels(axes, columns, len(names), "passes per image", "closeness to best attack (%)")
+        _outer_labels(axes, columns, len(names), "passes per image", "closeness to best (%)")
         plain_log(axes[0].xaxis, 20 // columns, (table["passes"].min(), table["passes"].max()))
         axes[0].set_ylim(table["quality"].min() - 4, 103)
         looks = [method_look(method) for method in dict.fromkeys(table["method"])]

@@ -1,5 +1,7 @@
 """What constraints do to a network: singular values of its layers, norms of its gradients."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -67,8 +69,10 @@ def gradient_norms(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
                 x, [0, *rows["share"], 100], where="post", color=look.color, linewidth=_width(i), label=experiment
             )
             if bound <= high:
-                axis.axvline(bound, color=look.color, linewidth=0.9, linestyle="--")
-                handles["bound"] = Line2D([], [], color="0.3", linewidth=0.9, linestyle="--")
+                # Over the curves, which rise there.
+                dashed: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": "--"}
+                axis.axvline(bound, zorder=4, **dashed)
+                handles["bound"] = Line2D([], [], **dashed)
         axis.set(xlabel="L2 norm of the gradient of the margin", ylabel="test images up to it (%)")
         axis.set_ylim(0, 102)
         plain_log(axis.xaxis, span=(low, high))

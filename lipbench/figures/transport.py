@@ -102,7 +102,7 @@ def _scatter(axis: Axes, pairs: pd.DataFrame) -> None:
 
 
 def _law(axis: Axes, estimates: pd.DataFrame) -> None:
-    axis.set(xlabel="share of the training (%)", ylabel="KR estimate / bound of f, validation")
+    axis.set(xlabel="share of the training (%)", ylabel="KR estimate / bound of f")
     axis.set_xlim(0, 100)
     for name, rows in estimates.groupby("experiment", sort=False):
         axis.plot(rows["x"], rows["value"], color=network_look(str(name)).color, label=name)

@@ -22,7 +22,7 @@ from lipbench.report.overview import overview
 from lipbench.results import IMBALANCED
 from lipbench.results.radii import radius_text
 from lipbench.results.runs import Runs
-from lipbench.results.words import dataset_name, note
+from lipbench.results.words import counted, dataset_name, note
 
 WIDTH = 100
 # Variants of one experiment that are shown one by one.
@@ -66,8 +66,9 @@ def terminal(table: pd.DataFrame, runs: Runs) -> str:
     few = len(datasets) <= MANY or overview(table).empty
     parts = [_board_of(str(dataset), rows) for dataset, rows in datasets] if few else [_main_networks(table)]
     broken, aside = sum(bool(run.violation) for run in runs.finished), len(left_aside(runs))
-    laws = f"A law is VIOLATED in {broken} of" if broken else "The laws hold in all"
-    said = [f"{laws} {len(runs.finished)} runs. leaderboard.md has every network and every radius."]
+    laws = f"A law is VIOLATED in {broken} of" if broken else "The laws hold in"
+    laws += " all" if len(runs.finished) > 1 and not broken else ""
+    said = [f"{laws} {counted(len(runs.finished), 'run')}. leaderboard.md has every network and every radius."]
     said += [f"It lists {aside} runs that are in no row, as they were attacked otherwise."] if aside else []
     return "\n\n".join([*parts, _wrapped(LEGEND, ""), _wrapped(" ".join(said), "")])
 

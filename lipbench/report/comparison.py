@@ -14,7 +14,7 @@ from lipbench.results import COMBINED, RUN_COLUMNS, Comparison, compare
 from lipbench.results.attacked import CERTIFICATE
 from lipbench.results.radii import main_radii, radius_text
 from lipbench.results.runs import Runs
-from lipbench.results.words import dataset_name, network_name
+from lipbench.results.words import counted, dataset_name, network_name
 
 NETWORK = RUN_COLUMNS[:3]
 HEADINGS = [
@@ -75,7 +75,9 @@ def changes(comparison: Comparison) -> list[str]:
 
 
 def _sentence(rows: pd.DataFrame, between: str) -> str:
-    name, radius = dataset_name(str(rows["dataset"].iloc[0])), main_radii(rows["epsilon"].dropna())[-1:]
+    certified = rows["first"].where(rows["side"] == "lower", 0) / 100
+    shares = certified.groupby(rows["epsilon"]).max().to_dict()
+    name, radius = dataset_name(str(rows["dataset"].iloc[0])), main_radii(shares)[-1:]
     if not radius:
         return f"{name}, {between}: the two folders have no radius in common."
     at = rows[(rows["metric"] == "accuracy") & (rows["epsilon"] == radius[0])]
@@ -92,9 +94,9 @@ def _change(rows: pd.DataFrame, words: str) -> str:
     if rows.empty:
         return ""
     clear = rows[(rows["low"] > 0) | (rows["high"] < 0)]
-    networks = f"{len(rows)} network{'s' if len(rows) > 1 else ''}"
+    networks = counted(len(rows), "network")
     if clear.empty:
-        return f"the {words} changes clearly in none of {networks}"
+        return f"the {words} does not change clearly" + (f" in any of {networks}" if len(rows) > 1 else "")
     up = int((clear["difference"] > 0).sum())
     counts = [f"{verb} in {n}" for verb, n in (("rises", up), ("falls", len(clear) - up)) if n]
     row = max(clear.to_dict("records"), key=lambda row: abs(row["difference"]))

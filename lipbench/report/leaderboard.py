@@ -74,10 +74,12 @@ def radii(run: Run) -> list[float]:
 
 
 def board_radii(rows: pd.DataFrame) -> list[float]:
-    """The radii of the board of one data set (see `main_radii`): of those that all its rows have, where there are."""
-    known = rows[[name for name in rows if str(name).startswith("test cert @ ")]].notna()
-    for shared in (known.all(), known.any()):
-        if found := [split(name)[1] for name in map(str, known) if shared[name]]:
+    """The radii of the board of one data set (see `main_radii`, of the certified accuracies of the whole test set): of
+    those that all its rows have, where there are.
+    """
+    known = rows[[name for name in rows if str(name).startswith("test cert @ ")]]
+    for shared in (known.notna().all(), known.notna().any()):
+        if found := {split(name)[1]: known[name].max() / 100 for name in map(str, known) if shared[name]}:
             return main_radii(found)
     return []
 

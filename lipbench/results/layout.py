@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lipbench.configuration import unknown
 from lipbench.escapes import printable
 from lipbench.files import ResultsError, read_json
 
@@ -14,6 +15,9 @@ REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 MANIFEST = "manifest.json"
 # Of tables of bounds. The second is that of older versions, which is read but not written.
 SUFFIXES = (".parquet", ".csv")
+WHERE = "The folder of a run is <results>/<dataset>/<experiment>/<variant>/<seed>."
+# Runs that an error lists.
+LISTED = 10
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -73,14 +77,26 @@ def table_paths(folder: Path) -> list[Path]:
 
 
 def named_run(name: str | Path) -> Path:
-    """The folder of a run that holds a network, or of its variant "default" and seed 0.
+    """The folder of a run: the given one; of a folder with several, its variant "default" and seed 0; or the only one
+    in it.
 
     Args:
-        name: a folder, such as `results/runs/mnist08/hkr_mlp`, or a run of the committed results, such as
+        name: a folder, such as `results/runs/mnist08/hkr_mlp`, or a part of the committed results, such as
             "mnist08/hkr_mlp". A folder comes first.
 
-    Returns:
-        the first that there is; `name` itself where there is none.
+    Raises:
+        ResultsError: there is no such folder, no run in it, or several.
     """
-    places = [root / inside for root in (Path(name), REFERENCE / name) for inside in ("", "0", "default/0")]
-    return next((place for place in places if (place / "model.json").is_file()), Path(name))
+    root = next((root for root in (Path(name), REFERENCE / name) if root.is_dir()), None)
+    if root is None:
+        known = [f"{path.parent.name}/{path.name}" for path in REFERENCE.glob("*/*") if path.is_dir()]
+        raise ResultsError(f"There is no folder {name}. {WHERE} {unknown('run', str(name), known) if known else ''}")
+    places = [root / inside for inside in ("", "0", "default/0")]
+    runs = run_folders(root)
+    found = [place for place in places if place in runs or (place / "model.json").is_file()] or runs
+    if not found:
+        raise ResultsError(f"{root} holds no run. {WHERE}")
+    if found is runs and len(runs) > 1:
+        listed = "".join(f"\n  {folder}" for folder in runs[:LISTED]) + ("\n  ..." if len(runs) > LISTED else "")
+        raise ResultsError(f"{root} holds {len(runs)} runs. Name one of them:{listed}")
+    return found[0]

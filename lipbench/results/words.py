@@ -55,3 +55,8 @@ def note(experiment: str) -> str:
     """A sentence about a network whose numbers need one; "" for all others."""
     text = NOTES.get(experiment.split("_", maxsplit=1)[0], "")
     return f"{experiment} {text}" if text else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 run" or "3 runs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -53,8 +53,8 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     folder from elsewhere can be loaded.
 
     Args:
-        folder: of the run, `<results>/<dataset>/<experiment>/<variant>/<seed>`; the last two may be left out
-            (default, 0). A name such as "mnist08/hkr_mlp" is looked up in the committed results, `results/reference`.
+        folder: of the run, `<results>/<dataset>/<experiment>/<variant>/<seed>`, or one above it: then its `default/0`,
+            or the only run in it. A name such as "mnist08/hkr_mlp" is looked up in the committed results.
         trust: packages of your own that the recipe may name as well, such as ("mypackage",): their code is run.
 
     Raises:
@@ -66,9 +66,8 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     path = folder / "model.json"
     if not (path.exists() and (folder / WEIGHTS).exists()):
         raise ResultsError(
-            f"{folder} holds no trained network (model.json and model.safetensors). A run's folder is "
-            "<results>/<dataset>/<experiment>/<variant>/<seed>. A name such as mnist08/hkr_mlp is looked up in "
-            "results/reference of a checkout of lipbench."
+            f"{folder} holds no trained network (model.json and model.safetensors): it is the run of an external "
+            "model, or one whose weights were removed. Run the experiment again."
         )
     verify(folder, ("model.json", WEIGHTS))
     recipe = read_json(path)

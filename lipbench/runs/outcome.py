@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lipbench.escapes import say
 from lipbench.results import MANIFEST, LawViolation
+from lipbench.results.words import counted
 from lipbench.runs.claim import OtherNetwork
 from lipbench.runs.errors import ERROR, write_error
 from lipbench.runs.lock import Running, held
@@ -29,7 +30,7 @@ class Outcome:
     Attributes:
         name: "<dataset>/<experiment>".
         folder: where it lies.
-        code: FINISHED, FAILED or ELSEWHERE (another process makes it).
+        code: FINISHED, FAILED, ELSEWHERE (another process makes it) or INTERRUPTED.
         why: of one that is not finished.
     """
 
@@ -84,7 +85,9 @@ def attempt(
 def explained(error: Exception, folder: Path, said: tuple[type[Exception], ...] = SAID) -> str:
     """The message of an error, and what to do where results cannot be written."""
     why = str(error) if isinstance(error, said) else f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+    # An OSError about the folder or one above it: it cannot be made, as in /proc.
+    above = isinstance(error, OSError) and Path(str(error.filename)) in (folder, *folder.parents)
+    if above or (isinstance(error, OSError) and error.errno in _NOT_WRITTEN):
         why += (
             f"\n{folder} cannot be written: free space, get the right to write, or give another results=. What is "
             "finished stays; the same command goes on from there."
@@ -102,8 +105,9 @@ def summary_lines(outcomes: Sequence[Outcome]) -> str:
     """How many runs ended how, and of every failed one why."""
     count = Counter(outcome.code for outcome in outcomes)
     kinds = [(FINISHED, "finished"), (ELSEWHERE, "left to other processes"), (FAILED, "failed")]
+    kinds += [(INTERRUPTED, "stopped")]
     counts = ", ".join(f"{count[code]} {kind}" for code, kind in kinds if count[code] or code == FINISHED)
-    lines = [f"{len(outcomes)} runs: {counts}."]
+    lines = [f"{counted(len(outcomes), 'run')}: {counts}."]
     for code, kind in kinds[1:]:
         mine = [outcome for outcome in outcomes if outcome.code == code]
         lines += [f"  {kind}: {outcome.folder}: {_first_line(outcome.why)}" for outcome in mine]

@@ -235,16 +235,16 @@ def test_hooks_modes_and_replaced_methods_are_refused():
             return module.head(x.flatten(1)).float()
 
     hooked, training, replaced = make(), make(), make()
+    bounds = layer_table(training.train(), SQUARE)["bound"]
+    assert np.isfinite(bounds).all(), "the table is that of a copy in evaluation mode"
+    assert training.training
+    training.eval()
     autocast = Code(halved, head=nn.Linear(16, 3)).eval()
     hooked.head.register_forward_hook(lambda module, inputs, output: output * 2)
     training.head.train()
     replaced.head.forward = lambda x: x[:, :3] * 9
-    for model, why in (
-        (hooked, "hook"),
-        (training, "training"),
-        (replaced, "replaced"),
-        (autocast, "autocast"),
-    ):
+    assert math.isinf(lipschitz(training, SQUARE))
+    for model, why in ((hooked, "hook"), (replaced, "replaced"), (autocast, "autocast")):
         assert math.isinf(lipschitz(model, SQUARE))
         assert why in layer_table(model, SQUARE)["why"][0]
 
@@ -315,3 +315,13 @@ def test_recurrent_and_scripted_networks():
     )
     assert math.isfinite(lipschitz(recurrent.eval(), SQUARE))
     assert jacobian_norm(recurrent, x) <= lipschitz(recurrent, SQUARE)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: nn.Sequential(nn.DataParallel(net[:2]), net[2])])
+def test_a_data_parallel_model_has_the_certificate_of_the_model_inside(wrap):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Linear(4, 3)).eval()
+    model, x = wrap(net).eval(), images(5, SQUARE)
+    y = net(x).argmax(1)
+    assert (certify(net, x, y) > 0).all()
+    assert torch.equal(certify(model, x, y), certify(net, x, y))
+    assert torch.allclose(certify_float(model, x, y), certify_float(net, x, y), rtol=1e-5)

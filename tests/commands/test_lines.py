@@ -29,7 +29,10 @@ def test_a_sweep_says_its_place_its_time_and_what_was_kept(sweep, capsys):
     root, command = sweep
     assert main(command) == 0
     said = capsys.readouterr()
-    assert re.findall(r"^\[(\d)/2\] two_moons/plain_mlp: accuracy .* took \d\d:\d\d$", said.out, re.M) == ["1", "2"]
+    assert re.findall(r"^\[(\d)/2\] two_moons/plain_mlp: test accuracy .* took \d\d:\d\d$", said.out, re.M) == [
+        "1",
+        "2",
+    ]
     assert re.search(r"^\[1/2\] two_moons/plain_mlp: \d\d:\d\d elapsed$", said.err, re.M)
     assert re.search(r"^\[2/2\] two_moons/plain_mlp: \d\d:\d\d elapsed, about \d\d:\d\d left$", said.err, re.M)
     long = [line for line in (said.out + said.err).splitlines() if len(line) > 100]

@@ -1,11 +1,13 @@
 """Wrong words are answered with what was meant, and nothing is made."""
 
 import pytest
+import torch
 
+import lipbench
 from lipbench.commands.help import COMMANDS
 from lipbench.commands.main import main
-from lipbench.commands.mistakes import ALIASES, unknown
 from lipbench.commands.suites import CONF, experiments
+from lipbench.configuration import ALIASES, unknown
 
 MISTAKES = {
     "attack=cw": ["Did you mean carlini_wagner?"],
@@ -50,6 +52,17 @@ def test_a_mistake_is_answered_with_what_was_meant(line, tmp_path, monkeypatch, 
 def test_a_word_alone_is_answered_with_its_option(command, word, meant, capsys):
     assert main([command, word]) == COMMANDS[command].failed
     assert f"Did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_the_version_is_said(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lipbench {lipbench.__version__}\n"
+
+
+@pytest.mark.parametrize(("name", "meant"), [("deepfol", "deepfool"), ("pgd", "l2_pgd")])
+def test_python_answers_an_unknown_attack_as_the_command_does(name, meant):
+    with pytest.raises(ValueError, match=f"Unknown attack '{name}'. Did you mean {meant}"):
+        lipbench.evaluate(torch.nn.Flatten(), torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), attacks=[name])
 
 
 def test_an_unknown_command_is_answered(capsys):

@@ -12,7 +12,7 @@ from lipbench.commands import status
 from lipbench.commands.kinds import OptionError, checked
 from lipbench.commands.main import main
 from lipbench.commands.mistakes import CommandError
-from lipbench.commands.options import check_overrides, quoted
+from lipbench.commands.options import check_overrides, configured, quoted
 from lipbench.commands.suites import CONF
 from lipbench.files import ResultsError
 
@@ -95,12 +95,21 @@ def test_a_whole_number_may_be_written_as_a_float(key: str) -> None:
             checked(changed(options, path, wrong))
 
 
-@pytest.mark.parametrize("value", [[0.5, -1], "0.5", [], ["a"], [True]])
+@pytest.mark.parametrize(("value", "radii"), [([], []), (0.5, [0.5]), ("36/255", [36 / 255]), ([1, "0.5"], [1, 0.5])])
+def test_one_radius_or_several_are_taken(value: Any, radii: list[float]) -> None:
+    assert checked(changed(composed("config"), ("epsilons",), value))["epsilons"] == radii
+
+
+def test_one_name_is_taken_for_a_list_of_one() -> None:
+    assert configured(["run=r", "trust=mine"], "export", ()).trust == ["mine"]
+    assert configured(["datasets=digits08"], "report", ()).datasets == "digits08"
+    with pytest.raises(OptionError, match=r"model\.widths=8: model\.widths is a list.*such as \[8\]"):
+        checked(changed(composed("config"), ("model", "widths"), 8))
+
+
+@pytest.mark.parametrize("value", [[0.5, -1], -1, "far", ["a"], [True], True])
 def test_epsilons_are_radii(value: Any) -> None:
     options = composed("config")
-    if value == []:
-        assert checked(changed(options, ("epsilons",), value))["epsilons"] == []
-        return
     with pytest.raises((OptionError, ResultsError), match=r"epsilons(:| is a list, each a number, 0 or more)"):
         checked(changed(options, ("epsilons",), value))
 
@@ -114,6 +123,7 @@ WRONG = [
     *("images=2.5", "images=0", "images=many", "seed=abc", "seed=-1", "seed=1.5", "batch_size=0", "threads=two"),
     *("epsilons=far", "epsilons=[-1]", "force=maybe", "progress=2", "tensorboard=[]", "device=[cpu]", "device=gpu"),
     *("training.epochs=0", "training.batch_size=x", "training.minutes=soon", "training.balanced=1", "loss.margin=wide"),
+    *("loss.margin=-1", "loss.alpha=-0.1"),
     *("model.widths=8", "model.widths=[8.5]", "optimizer.lr=fast", "attack.fgm.sizes=few", "dataset.keep=[a]"),
     *("constraint.factor=[]", "dataset.keep=0", "training.precision=float16", "training.augment=flip"),
     *(

@@ -1,5 +1,6 @@
 """Which runs a sweep has, how they end, what the command and `lipbench.commands.status` say of them."""
 
+import errno
 import os
 import signal
 import time
@@ -108,6 +109,14 @@ def test_results_that_cannot_be_written_are_refused_before_hydra_writes(tmp_path
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(CommandError, match="cannot be written"):
         check_results(["--multirun", f"results={tmp_path}/new/one"])
+
+
+def test_a_folder_that_cannot_be_made_is_answered_with_what_to_do():
+    folder = Path("/proc/x/digits08/a/default/0")
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x")
+    assert "give another results=" in jobs.explained(error, folder)
+    elsewhere = FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/mnist")
+    assert "results=" not in jobs.explained(elsewhere, folder)
 
 
 def test_sigterm_is_an_interruption(monkeypatch, capsys):
@@ -242,6 +251,14 @@ def test_in_a_sweep_the_others_go_on(tmp_path, capsys, monkeypatch):
 def test_the_command_shows_the_states(tmp_path, capsys):
     make(tmp_path, "a")
     assert main(["status", f"results={tmp_path}"]) == 0
-    assert capsys.readouterr().out == "1 runs: 1 finished.\n"
+    assert capsys.readouterr().out == "1 run: 1 finished.\n"
     assert main(["status", "sed=1"]) == 1
     assert "Did you mean seed?" in capsys.readouterr().err
+
+
+def test_a_sweep_that_is_stopped_names_the_run_that_it_stopped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run.Experiment, "run", fails(KeyboardInterrupt()))
+    assert sweep("-m", *TINY, "experiment=digits08/kr_mlp", "seed=0,1", f"results={tmp_path}") == jobs.INTERRUPTED
+    said = capsys.readouterr().err
+    assert "1 run: 0 finished, 1 stopped." in said
+    assert f"stopped: {tmp_path / 'digits08/kr_mlp'}" in said

@@ -52,6 +52,20 @@ def test_a_sound_network_raises_no_flag():
     assert names(classifier(nn.LogSoftmax(1))) == set(), "log-probabilities do not saturate"
 
 
+@pytest.mark.parametrize(("scale", "middle"), [(lambda x: 255 * x, 127.5), (lambda x: 2 * x - 1, 0.0)])
+def test_a_model_that_was_made_for_other_pixels_is_flagged(scale, middle):
+    labels = torch.arange(60) % 2
+    images = 0.5 * torch.rand(60, *SHAPE) + 0.5 * labels[:, None, None, None]
+    linear = nn.Linear(16, 2)
+    linear.weight.data, linear.bias.data = torch.tensor([[0.0], [1.0]]).repeat(1, 16), torch.tensor([16 * middle, 0.0])
+    made = nn.Sequential(nn.Flatten(), linear).eval()  # tells bright images from dark ones
+    flags = {flag.name: flag.message for flag in model_flags(made, images, labels)}
+    assert "the accuracy is 50 %, and 100 % if the pixels are" in flags["input_range"]
+    inside = nn.Sequential(Function(scale), made).eval()
+    assert "input_range" not in {flag.name for flag in model_flags(inside, images, labels)}
+    assert "input_range" not in {flag.name for flag in model_flags(made, images[:20], labels[:20])}, "too few"
+
+
 @pytest.mark.parametrize(
     ("after", "flag"),
     [
@@ -143,6 +157,9 @@ def test_what_never_happens_is_said_of_the_method():
     flags = found(rows("certificate", "lower", [0.0] * 4), rows("a", "upper", [1.0] * 4))
     assert flags.keys() == {"never_certified"}
     assert "layer_table" in flags["never_certified"].message
+    (flag,) = found(rows("certificate_float", "lower", [0.0] * 4)).values()
+    assert "or how it rounds is not known" in flag.message
+    assert "float_layerwise" in flag.message
 
 
 def test_a_black_box_that_wins():

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import lipbench
 from lipbench.figures import RECIPES as EVERY
 from lipbench.figures import Recipe, drawings, save_figure
+from lipbench.figures.sandwich import tightness_of
 from lipbench.figures.tradeoff import pareto
 from lipbench.results import best, bounds_table, run_folders, survival, write_bounds, write_manifest
 from lipbench.results.runs import Runs
@@ -108,6 +109,9 @@ def test_nothing_is_cut(drawn):
         assert box.x1 < width + slack, name
         assert box.y1 < height + slack, name
         assert width < 7, f"{name} is wider than a page"
+        for axis in figure.axes:
+            label, panel = axis.yaxis.label.get_window_extent(), axis.get_window_extent()
+            assert label.height <= panel.height, f"{name}: {axis.get_ylabel()} is longer than its axis"
 
 
 def test_the_same_results_give_the_same_bytes(root, tmp_path):
@@ -188,6 +192,16 @@ def test_tightness_by_attack(drawn):
     assert table.loc[("ce_cnn", "fgm"), "q95"] == np.inf
     assert table.loc[("ce_cnn", "fgm"), "failed"] == 100 / IMAGES
     assert np.isclose(points(drawn["tightness_made08"].figure, "deepfool")[0, 0], 1.1 / 0.9)
+
+
+def test_the_median_of_a_weak_attack_is_read_over_its_bar():
+    parts = {"certificate": ("lower", 1.0), "lipbench": ("upper", 1.1), "fgm": ("upper", 9.0)}
+    zeros = np.zeros(4, int)
+    rows = [bounds_table(range(4), zeros, zeros, name, side, zeros + far) for name, (side, far) in parts.items()]
+    (axis,) = tightness_of({"hkr_cnn": pd.concat(rows)}, np.inf)[0].axes
+    (label,) = axis.texts
+    assert label.get_text() == "9.00 \u2192"
+    assert label.get_bbox_patch().get_facecolor()[:3] == (1, 1, 1), "its bar, of the same colour, goes on below it"
 
 
 def test_cost_and_quality_of_attacks(drawn):
@@ -301,6 +315,10 @@ def test_no_gradient_is_drawn_beyond_the_longest(results, drawn):
         line = points(drawing.figure, name)
         assert line[line[:, 1] < 100][:, 0].max() <= norms.max() <= 1
         assert np.isclose(line[line[:, 0] <= np.median(norms)][:, 1].max(), 50, atol=100 / len(norms))
+    curves = drawing.figure.axes[0].lines
+    bounds = [line for line in curves if line.get_linestyle() == "--"]
+    assert bounds
+    assert min(line.get_zorder() for line in bounds) > max(line.get_zorder() for line in curves if line not in bounds)
 
 
 def test_transport_pairs_and_the_second_law(drawn):
@@ -362,4 +380,7 @@ def test_certificates_that_prove_more_are_a_thin_line(tmp_path):
     assert (inscribed.get_ydata() > margin.get_ydata()).any()
     assert (inscribed.get_linestyle(), margin.get_linestyle()) == ("-", "--")
     assert inscribed.get_linewidth() < margin.get_linewidth()
+    attacked = curves["hkr_cnn under attack"]
+    assert attacked.get_linewidth() > 2 * inscribed.get_linewidth(), "the certified curve is seen where both meet"
+    assert attacked.get_alpha() < 0.5
     assert curves["ce_cnn certified"].get_linestyle() == "--"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from helpers.results_tree import make_results
 
 import lipbench
@@ -41,3 +42,24 @@ def test_other_tables_are_refused_with_what_to_give(run, tmp_path):
         with pytest.raises(ValueError, match="columns index, label"):
             lipbench.plot.curves(wrong)
     assert len(lipbench.plot.curves(several).axes) >= 3
+
+
+def test_a_bracket_is_drawn_as_a_table_is():
+    lower, upper = torch.tensor([0.5, 0.0, 0.7]).double(), torch.tensor([0.6, 0.0, torch.inf]).double()
+    found = lipbench.Bracket(lower, upper, torch.zeros(3, 1, 2, 2), None)
+    points = lipbench.plot.bracket(found).axes[0].collections[0].get_offsets()
+    assert np.allclose(points, [[0.5, 0.6]]), "the second image is misclassified, the third has no attack"
+
+
+def test_curves_are_of_all_images_alike_however_uneven_the_classes_are(run):
+    table = run[COLUMNS].assign(label=lambda t: (t["index"] == 0).astype(int), prediction=lambda t: t["label"])
+    figure = lipbench.plot.curves(table)
+    assert figure.get_supylabel() == "accuracy (%)"
+    curve = next(line for line in figure.axes[0].lines if line.get_label() == "certificate")
+    distances = table[(table["method"] == "certificate") & (table["norm"] == "l2")]["distance"]
+    assert np.allclose(curve.get_ydata(), [100 * (distances > epsilon).mean() for epsilon in curve.get_xdata()])
+
+
+def test_one_panel_fills_its_figure(run):
+    width, height = lipbench.plot.bracket(run).get_size_inches()
+    assert width < 1.1 * height

@@ -324,12 +324,13 @@ def test_quotes_and_brackets_are_no_sweep(override):
     [
         ([], "Which run"),
         (["run={tmp}/none/0"], "There is no folder"),
-        (["run={tmp}"], "holds no trained network"),
+        (["run={tmp}/empty"], "holds no run"),
         (["run={run}", "formats=[tflite]"], "onnx, torch"),
         (["run={run}", "opsett=18"], "Did you mean opset"),
     ],
 )
 def test_wrong_command_lines_are_answered(arguments, message, run, tmp_path, capfd):
+    (tmp_path / "empty").mkdir()
     assert called(*(argument.format(tmp=tmp_path, run=run) for argument in arguments)) == 1
     said = capfd.readouterr().err
     assert message in said

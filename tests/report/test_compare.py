@@ -91,8 +91,10 @@ def test_nothing_that_pairs_is_an_error_after_the_report(two, tmp_path, capsys):
         run_report(f"results={two[0]}", f"compare={tmp_path / 'third'}", "figures=false")
     assert (two[0] / "report.html").exists(), "the rest is there"
     assert not (two[0] / "comparison.csv").exists()
+    (two[0] / "report.html").unlink()
     with pytest.raises(ResultsError, match="no results folder"):
         run_report(f"results={two[0]}", f"compare={tmp_path / 'nowhere'}", "figures=false")
+    assert not (two[0] / "report.html").exists(), "nothing is written for a folder that there is not"
 
 
 def test_the_report_tells_the_comparison(two, capsys):
@@ -132,4 +134,4 @@ def test_a_sentence_says_what_changed_clearly(two):
     (back,) = changes(compare_runs(old, new))
     assert "from new to old: the certified accuracy falls in 1 of 2 networks" in back
     (same,) = changes(compare_runs(old, old))
-    assert same.count("changes clearly in none of 2 networks") == 2
+    assert same.count("does not change clearly in any of 2 networks") == 2

@@ -217,9 +217,12 @@ def test_radii_are_printed_as_the_literature_writes_them():
     assert [radius_text(r) for r in ("0.141176", 36 / 255, 0.5, "1.58", 0.2)] == ["36/255"] * 2 + ["0.5", "1.58", "0.2"]
     assert radius_of("36/255") == radius_of("0.141176") == 36 / 255
     assert radius_of("0.25") == 0.25
-    assert main_radii(["0.25", "0.5", "1", "1.5", "1.58", "2"]) == [0.5, 1]
-    assert main_radii([0.1]) == [0.1]
-    assert main_radii([]) == []
+    assert main_radii({"0.25": 0.99, "0.5": 0.98, "1": 0.95, "2": 0.8, "3": 0.5}) == [2, 3], "where networks differ"
+    assert main_radii({"0.25": 0.99, "0.5": 0.6, "1": 0.2, "2": 0.0}) == [0.25, 0.5]
+    assert main_radii({"0.25": 0.9, "0.5": 0.1}) == [0.25]
+    assert main_radii({0.25: 0.1, 0.5: 0.1, 1: 0.0, 2: 0.0}) == [0.25, 0.5], "none keeps half: the middle"
+    assert main_radii({0.1: 0.0}) == [0.1]
+    assert main_radii({}) == []
     for wrong in ("a", "1/0", "", None):
         with pytest.raises(ResultsError, match="is no radius"):
             radius_of(wrong)

@@ -158,3 +158,21 @@ def test_soft_hkr_carries_no_gradient_through_its_weights():
     assert logits.grad is not None
     assert torch.allclose(logits.grad.sum(1), torch.zeros(7), atol=1e-6)
     assert torch.allclose(logits.grad.gather(1, labels[:, None]), torch.full((7, 1), -1 / 7))
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (losses.hkr, {"margin": -1.0}),
+        (losses.hkr, {"alpha": 1.1}),
+        (losses.hinge, {"margin": [1.0, -0.1]}),
+        (losses.soft_hkr, {"alpha": -0.1}),
+        (losses.margin_cross_entropy, {"offset": -1.0}),
+        (losses.cross_entropy, {"temperature": 0.0}),
+        (losses.binary_cross_entropy, {"temperature": -2.0}),
+    ],
+)
+def test_options_that_ask_for_mistakes_are_refused(loss, options):
+    (value,) = options.values()
+    with pytest.raises(ValueError, match=f"got {value}".replace("[", r"\[")):
+        loss(torch.randn(4, 2), torch.tensor([0, 1, 1, 0]), **options)

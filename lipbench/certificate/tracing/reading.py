@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipbench.certificate.exactness import Unbounded, rule_of, unknown
+from lipbench.certificate.exactness import Unbounded, rule_of, unknown, watch
 from lipbench.certificate.lipschitz import Shape, flat, lipschitz
 from lipbench.certificate.remedies import INSTEAD, WRAPPERS, without_rule
 from lipbench.certificate.tracing.operations import OPERATIONS
@@ -47,7 +47,7 @@ def read(model: nn.Module, shape: Shape) -> nn.Module:
         return network
     except Unbounded as error:
         why = error if error.why.startswith("there is no rule") else error.of("its forward cannot be read")
-        if type(model).__module__.startswith("torch.nn."):
+        if type(model).__module__.startswith("torch.nn.modules."):
             why = Unbounded(*without_rule(model, lipschitz.rules))
         refused = nn.Sequential()
         refused._modules[""] = Refused(type(model).__name__, why, model)
@@ -197,7 +197,9 @@ def _wrapped(tape: Tape, copy: nn.Module, parts: dict[nn.Module, nn.Module]) -> 
         changed.append(module)
         own = parts[module]
         leaf = (_has_rule(own) or rule_of(lipschitz.equals, own)) and not getattr(own, "inplace", False)
-        vars(module)["forward"] = (_written_down if leaf else _named)(tape, name, own, module.forward)
+        # A DataParallel would distribute an image without numbers among its GPUs.
+        forward = module.module if exactly(module, nn.DataParallel) else module.forward
+        vars(module)["forward"] = (_written_down if leaf else _named)(tape, name, own, forward)
     try:
         yield
     finally:
@@ -324,4 +326,5 @@ def _part(nodes: list[Node], places: list[int]) -> tuple[str, nn.Module]:
     return ".".join(common) or f"{names[0]} to {names[-1]}", in_evaluation(step)
 
 
+watch(nn.DataParallel)
 lipschitz.reader = read
