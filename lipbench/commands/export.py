@@ -101,8 +101,7 @@ def write_properties(run: Path, out: Path, number: int, radius: float, timeout: 
 
 
 def property_radius(run: Path, given: str | float | None) -> float:
-    """The radius of the properties: the given one; None: the largest of the run at which half of the images withstand
-    all attacks.
+    """The radius of the properties: the given one; None: the middle radius of the run.
 
     Raises:
         ExportError: it is not larger than 0.

@@ -41,9 +41,8 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2", bala
     """
     found = sorted(set(table["norm"]))
     if norm not in found:
-        raise ResultsError(
-            f"There are no distances in the norm {norm!r}; the table has {', '.join(found) or 'no rows'}."
-        )
+        known = ", ".join(found) or "no rows"
+        raise ResultsError(f"There are no distances in the norm {norm!r}; the table has {known}.")
     table = table[table["norm"] == norm]
     # In the order of the names above the panels.
     groups = sorted(table.groupby(RUN_COLUMNS[:3], sort=True), key=lambda group: network_name(str(group[0][1])))
@@ -70,11 +69,9 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2", bala
                 axis.set_xlabel(f"epsilon ({NORM_LABELS[norm]})")
                 axis.tick_params(labelbottom=True)
         figure.supylabel("balanced accuracy (%)" if balanced else "accuracy (%)", fontsize=8)
-        handles = {
-            label: line
-            for axis in axes[: len(groups)]
-            for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
+        handles: dict[str, Any] = {}
+        for axis in axes[: len(groups)]:
+            handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         legend_below(figure, handles)
         if title:
             figure.suptitle(title, fontsize=8)

@@ -68,16 +68,14 @@ def explained(comparison: Comparison) -> str:
 
 def changes(comparison: Comparison) -> list[str]:
     """A sentence per data set, made from the numbers: in how many networks the certified and the robust accuracy at the
-    main radius (`main_radii`) changed clearly, so that the interval leaves out 0; and the largest clear change.
+    middle radius (`main_radii`) changed clearly, so that the interval leaves out 0; and the largest clear change.
     """
     between = f"from {comparison.second} to {comparison.first}"
     return [_sentence(rows, between) for _, rows in comparison.table.groupby("dataset", sort=True)]
 
 
 def _sentence(rows: pd.DataFrame, between: str) -> str:
-    certified = rows["first"].where(rows["side"] == "lower", 0) / 100
-    shares = certified.groupby(rows["epsilon"]).max().to_dict()
-    name, radius = dataset_name(str(rows["dataset"].iloc[0])), main_radii(shares)[-1:]
+    name, radius = dataset_name(str(rows["dataset"].iloc[0])), main_radii(rows["epsilon"].dropna())[-1:]
     if not radius:
         return f"{name}, {between}: the two folders have no radius in common."
     at = rows[(rows["metric"] == "accuracy") & (rows["epsilon"] == radius[0])]

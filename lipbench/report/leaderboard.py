@@ -74,14 +74,32 @@ def radii(run: Run) -> list[float]:
 
 
 def board_radii(rows: pd.DataFrame) -> list[float]:
-    """The radii of the board of one data set (see `main_radii`, of the certified accuracies of the whole test set): of
-    those that all its rows have, where there are.
+    """The one or two radii of the board of one data set: the one at which most pairs of networks differ clearly, the
+    largest of several such, and the one before it. Where none differ, the middle ones (`main_radii`). Only radii that
+    all rows have count, where there are such.
     """
-    known = rows[[name for name in rows if str(name).startswith("test cert @ ")]]
-    for shared in (known.notna().all(), known.notna().any()):
-        if found := {split(name)[1]: known[name].max() / 100 for name in map(str, known) if shared[name]}:
+    known = rows[[name for name in rows if str(name).startswith("test cert @ ")]].notna()
+    for shared in (known.all(), known.any()):
+        found = sorted({float(split(name)[1]) for name in map(str, known) if shared[name]})
+        apart = [_apart(rows, radius) for radius in found]
+        if any(apart):
+            place = max(i for i, count in enumerate(apart) if count == max(apart))
+            return found[max(0, place - 1) : place + 1]
+        if found:
             return main_radii(found)
     return []
+
+
+def _apart(rows: pd.DataFrame, radius: float) -> int:
+    """Of how many pairs of rows the certified, and of how many the robust accuracies differ by more than the
+    uncertainties of both together.
+    """
+    count = 0
+    for name in (f"cert @ {radius:g}", f"rob @ {radius:g}"):
+        columns = rows.reindex(columns=[name, name + OVER_IMAGES, name + OVER_SEEDS]).astype(float)
+        values, margins = columns[name].to_numpy(), columns.iloc[:, 1:].max(axis=1).to_numpy()
+        count += int((np.abs(values[:, None] - values) > np.hypot(margins[:, None], margins)).sum()) // 2
+    return count
 
 
 def speakers(rows: pd.DataFrame) -> pd.DataFrame:

@@ -22,8 +22,8 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
         tightness, number of images and of seeds.
     """
     lines = []
-    for dataset, rows in table[table["variant"] == "default"].groupby("dataset", sort=True):
-        radius = board_radii(rows)[-1:]
+    for dataset, every in table.groupby("dataset", sort=True):
+        radius, rows = board_radii(every)[-1:], every[every["variant"] == "default"]
         chosen = rows[rows["experiment"].isin(main_names(rows["experiment"]))]
         for row in chosen.to_dict("records"):
             line = {"data set": dataset_name(str(dataset)), "network": str(row["experiment"])}

@@ -1,12 +1,10 @@
 """Radii as people write them: 36/255 is the radius 0.141176 of the literature on CIFAR-10."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from lipbench.files import ResultsError
 
 LEVELS = 255
-HALF = 0.5
 
 
 def radius_of(text: str | float) -> float:
@@ -31,18 +29,13 @@ def radius_text(radius: str | float) -> str:
     return f"{level}/{LEVELS}" if level else f"{float(radius):g}"
 
 
-def main_radii(best: Mapping[Any, float]) -> list[float]:
-    """The one or two radii of a board: the largest one at which the best network keeps half of the images, and the one
-    before it. The middle one where none does.
-
-    Args:
-        best: radius -> the largest accuracy of a network at it, in [0, 1].
+def main_radii(radii: Iterable[str | float]) -> list[float]:
+    """The middle one of some radii (of an even number the smaller) and the one before it. The position decides, not a
+    result.
     """
-    shares = {float(radius): share for radius, share in best.items()}
-    ordered = sorted(shares)
-    kept = [place for place, radius in enumerate(ordered) if shares[radius] >= HALF]
-    main = kept[-1] if kept else (len(ordered) - 1) // 2
-    return ordered[max(0, main - 1) : main + 1]
+    ordered = sorted(set(map(float, radii)))
+    middle = (len(ordered) - 1) // 2
+    return ordered[max(0, middle - 1) : middle + 1]
 
 
 def _level(radius: float) -> int:

@@ -13,7 +13,7 @@ from lipbench.report import find_runs, leaderboard, terminal, write_leaderboard
 from lipbench.report.answers import answer
 from lipbench.report.board import columns
 from lipbench.report.columns import SCHEMA_VERSION, leader, uncertainty, written_with
-from lipbench.report.leaderboard import left_aside
+from lipbench.report.leaderboard import board_radii, left_aside
 from lipbench.results import bounds_table, read_bounds, run_folders, write_bounds, write_manifest, write_summary
 from lipbench.results.attacked import attacked_images, attacked_numbers, median_error, share_error
 from lipbench.results.layout import REFERENCE
@@ -217,12 +217,9 @@ def test_radii_are_printed_as_the_literature_writes_them():
     assert [radius_text(r) for r in ("0.141176", 36 / 255, 0.5, "1.58", 0.2)] == ["36/255"] * 2 + ["0.5", "1.58", "0.2"]
     assert radius_of("36/255") == radius_of("0.141176") == 36 / 255
     assert radius_of("0.25") == 0.25
-    assert main_radii({"0.25": 0.99, "0.5": 0.98, "1": 0.95, "2": 0.8, "3": 0.5}) == [2, 3], "where networks differ"
-    assert main_radii({"0.25": 0.99, "0.5": 0.6, "1": 0.2, "2": 0.0}) == [0.25, 0.5]
-    assert main_radii({"0.25": 0.9, "0.5": 0.1}) == [0.25]
-    assert main_radii({0.25: 0.1, 0.5: 0.1, 1: 0.0, 2: 0.0}) == [0.25, 0.5], "none keeps half: the middle"
-    assert main_radii({0.1: 0.0}) == [0.1]
-    assert main_radii({}) == []
+    assert main_radii(["0.25", "0.5", "1", "1.5", "1.58", "2"]) == [0.5, 1]
+    assert main_radii([0.1]) == [0.1]
+    assert main_radii([]) == []
     for wrong in ("a", "1/0", "", None):
         with pytest.raises(ResultsError, match="is no radius"):
             radius_of(wrong)
@@ -256,3 +253,14 @@ def test_a_network_that_was_not_attacked_is_named_where_its_certificates_are_bet
     write_manifest(folder)
     text = answer(leaderboard(find_runs(tmp_path)))
     assert "Not attacked: 1-Lipschitz margin CNN, proven right on 100.0 % of the whole test set" in text
+
+
+def test_a_board_shows_the_radius_that_tells_most_networks_apart():
+    certified = {"0.5": [99.0, 98.0, 97.0], "1": [98.0, 97.0, 0.0], "2": [90.0, 70.0, 0.0], "3": [9.0, 7.0, 0.0]}
+    rows = pd.DataFrame({f"cert @ {radius}": shares for radius, shares in certified.items()})
+    rows = rows.assign(**{f"{name} ± images": 5.0 for name in rows}, **{f"test {name}": rows[name] for name in rows})
+    assert board_radii(rows) == [1, 2], "three pairs, against two at 1, one at 3 and none at 0.5"
+    assert board_radii(rows[:1]) == [0.5, 1], "one network: the middle one"
+    assert board_radii(rows.drop(columns="test cert @ 2")) == [0.5, 1]
+    assert board_radii(rows[:2].drop(columns="test cert @ 2")) == [0.5, 1]
+    assert board_radii(pd.DataFrame({"accuracy": [1.0]})) == []
