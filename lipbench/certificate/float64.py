@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lipbench.certificate.exactness import Unbounded
+from lipbench.certificate.exactness import Unbounded, rule_of
 from lipbench.certificate.lipschitz import LayerBound, Shape, flat, lipschitz, output_shape, product
 from lipbench.certificate.rounding import SLACK, Affine, Step, rounding
 from lipbench.certificate.rules.linear import absolute_norm, frequency_norm, magnitudes
@@ -43,19 +43,26 @@ class Passes:
       `lipbench.certificate.rounding`, product by product.
     * An estimate: a layer of which a part has no such bound, such as a tanh inside of a residual one, and a layer of
       the user's own, or of torch by a rule of the user's, without a rounding rule. `LOGIT_SLACK` of the norms of what
-      goes into and comes out of the whole and every part, times the constant of the whole.
+      goes into and comes out of the whole and every part, times the constant of the whole. `certify` takes it at
+      images; `certify_inscribed`, whose centres lie anywhere, does not.
 
     Args:
         exact: in float64; its containers are known, so that it is its layers one after another.
         shape: of one image, (C, H, W).
         bounds: the constants of these layers.
+
+    Attributes:
+        is_estimate: whether that of any layer is an estimate.
     """
 
     def __init__(self, exact: nn.Module, shape: Shape, bounds: Sequence[LayerBound]):
         exact = lipschitz.read(exact, shape)
         self._passes: list[tuple[Pass, float]] = []
+        self.is_estimate = False
         for i, (layer, own) in enumerate(zip(flat(exact), bounds, strict=True)):
-            self._passes.append((_pass(layer, shape, own), product(bounds[i + 1 :])))
+            found = _pass(layer, shape, own)
+            self.is_estimate |= found is None
+            self._passes.append((found or _estimated(layer, own.bound), product(bounds[i + 1 :])))
             shape = output_shape(layer, shape)
 
     @torch.no_grad()
@@ -73,12 +80,12 @@ class Passes:
         return x, slack
 
 
-def _pass(layer: nn.Module, shape: Shape, own: LayerBound) -> Pass:
+def _pass(layer: nn.Module, shape: Shape, own: LayerBound) -> Pass | None:
+    """With a bound of the rounding; None where there is an estimate only."""
     package = type(layer).__module__.partition(".")[0]
-    # Other layers of torch with a matrix, such as transposed convolutions, have no rule of ours.
-    ours = package == "lipbench" or (
-        package == "torch" and (exactly(layer, nn.Linear, nn.Conv2d) or not _matrix(layer))
-    )
+    # Other layers of torch, such as transposed convolutions, have a rule of the user's or none.
+    rule = str(getattr(rule_of(lipschitz.rules, layer), "__module__", ""))
+    ours = package == "lipbench" or (package == "torch" and rule.startswith("lipbench."))
     # The squares of small numbers underflow, which no share of a norm covers.
     squares = exactly(layer, L2Pool2d, AdaptiveL2Pool2d)
     if ours and not squares and next(layer.children(), None) is None:
@@ -86,7 +93,7 @@ def _pass(layer: nn.Module, shape: Shape, own: LayerBound) -> Pass:
     try:
         return _bounded(rounding.step(layer, shape, own.bound))
     except Unbounded:
-        return _estimated(layer, own.bound)
+        return None
 
 
 def _magnitude(layer: nn.Module, shape: Shape, bound: float) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded
-from lipbench.certificate.float32 import Head, certify_float_by, float_radii, why_not
+from lipbench.certificate.float32 import Head, float_radii, why_not
 from lipbench.certificate.float64 import Passes
 from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t
 from lipbench.certificate.inscribed_search import Search
@@ -28,6 +28,13 @@ RIVALS = 16
 # A radius may exceed that of the search, which has no rounding taken off and is in float32, by this factor.
 REACH = 1.001
 
+# Called with how many images went forwards through the network, in either precision, and how many gradients came back.
+Count = Callable[[int, int], object]
+
+
+def uncounted(forwards: int, backwards: int) -> None:
+    """The `Count` of those who do not ask."""
+
 
 def certify_inscribed(
     model: nn.Module,
@@ -38,7 +45,7 @@ def certify_inscribed(
     start: Tensor | None = None,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,
-    count: Callable[[int], object] = int,
+    count: Count = uncounted,
 ) -> Tensor:
     """The method `certificate_inscribed`: certified L2 radius of each image, [N] float64, never below that of
     `certify`; 0 where it is unknown or the label is wrong.
@@ -48,20 +55,21 @@ def certify_inscribed(
     The search runs in the precision of the model. What it finds counts only as the float64 weights confirm it, reduced
     by the rounding of that pass.
 
-    Where there is no finite constant, or the gradient at x is flat, it is `certify`, after one pass.
+    Where there is no finite constant, where the rounding of a layer is an estimate (`lipbench.certificate.float64`), or
+    where the gradient at x is flat, it is `certify`.
 
     Args:
         model: baked, in evaluation mode, images -> logits [N, K].
         x: images [N, C, H, W] in [0, 1].
         y: labels [N].
-        steps: forward and backward passes of each image, at most.
+        steps: forward and backward passes of each image, at most; 0 or more.
         start: adversarial images [N, C, H, W] where some are known: the search begins behind them.
         batch_size: images searched at once; None: so many that memory stays bounded.
         progress: as in `certify`.
-        count: called with the numbers of images that went through the network forwards.
+        count: called with the numbers of images that went through the network, forwards and backwards.
 
     Raises:
-        TypeError, ValueError: as `certify`; `start` of another shape than x.
+        TypeError, ValueError: as `certify`; steps below 0; `start` of another shape than x.
     """
     return _radii(model, x, y, steps, start, batch_size, progress, count, in_float32=False)
 
@@ -75,7 +83,7 @@ def certify_inscribed_float(
     start: Tensor | None = None,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,
-    count: Callable[[int], object] = int,
+    count: Count = uncounted,
 ) -> Tensor:
     """The method `certificate_inscribed_float`: as `certify_inscribed`, for the float32 network as deployed. Never
     below `certify_float`, which says what it assumes.
@@ -98,15 +106,16 @@ def inscribed_balls(
     start: Tensor | None = None,
     known: InscribedBalls | None = None,
 ) -> InscribedBalls:
-    """The proof of `certify_inscribed`: a value whose `radius()` is the certified radius of each image.
+    """The proof of `certify_inscribed`: a value whose `radius()` is the certified radius of each image. It is 0 where
+    there is no finite constant, and where the rounding of a layer is an estimate, which proves nothing.
 
     Args, Raises:
         as `certify_inscribed`; known: balls of the same images, whose centres are where the search of those without a
         `start` begins.
     """
-    prover = _Prover.of(model, x, y, start, in_float32=False, known=known)
-    parts = [*prover.parts(x, y, steps, start, None, SILENT, int)]
-    if not parts:  # no finite constant
+    prover = _Prover.of(model, x, y, steps, start, in_float32=False, known=known)
+    parts = [*prover.parts(x, y, steps, start, None, SILENT, uncounted)]
+    if not parts:
         return _without_balls(x, y, torch.zeros(len(x), len(prover.gaps), dtype=torch.float64, device=x.device))
     firsts = torch.tensor([0, *(len(part.x) for part in parts[:-1])]).cumsum(0).tolist()
     return InscribedBalls(
@@ -125,16 +134,17 @@ def _radii(
     start: Tensor | None,
     batch_size: int | None,
     progress: Callable[..., Progress],
-    count: Callable[[int], object],
+    count: Count,
     in_float32: bool,
 ) -> Tensor:
     """The radii of either method."""
-    prover = _Prover.of(model, x, y, start, in_float32)
-    by = certify_float_by if in_float32 else certify_by
-    radii = by(model, prover.network, x, y, prover.layers, prover.gaps)
-    found = [balls.radius() for balls in prover.parts(x, y, steps, start, batch_size, progress, count)]
-    # No other centre helps where there is no ball around x, or where the network was read as another one.
-    return torch.maximum(radii, torch.cat(found)).where(radii > 0, 0.0) if found else radii
+    prover = _Prover.of(model, x, y, steps, start, in_float32)
+    if prover.passes is not None:
+        return torch.cat([balls.radius() for balls in prover.parts(x, y, steps, start, batch_size, progress, count)])
+    if in_float32 or not bool(prover.gaps.isfinite().all()):
+        return torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    count(2 * len(x), 0)
+    return certify_by(model, prover.network, x, y, prover.layers, prover.gaps, batch_size, progress)
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ class _Prover:
         network: what its forward pass is read as, which all bounds and float64 passes are of.
         layers: its constants, layer by layer.
         gaps: constants of the differences of logits on all of R^n, [K, K].
-        passes: its float64 copy, which tells its rounding; None where nothing is known.
+        passes: its float64 copy, which tells its rounding; None where no other centre than x proves anything.
         head: the bounds of its float32 rounding where that counts; else None.
         known: balls from which the searches go on.
     """
@@ -165,12 +175,15 @@ class _Prover:
         model: nn.Module,
         x: Tensor,
         y: Tensor,
+        steps: int,
         start: Tensor | None,
         in_float32: bool,
         known: InscribedBalls | None = None,
     ) -> "_Prover":
         """Of checked images and labels."""
         check_batch(x, y)
+        if steps < 0:
+            raise ValueError(f"steps={steps}: give the passes that one image may cost, 0 or more.")
         if start is not None and start.shape != x.shape:
             raise ValueError(f"start= holds images of shape {list(start.shape)}, the images are {list(x.shape)}.")
         shape = tuple(x.shape[1:])
@@ -187,7 +200,9 @@ class _Prover:
                 head = Head(exact, shape, layers) if in_float32 else None
             except Unbounded:
                 return nothing
-            return cls(model, network, layers, gaps, Passes(exact, shape, layers), head, known)
+            passes = Passes(exact, shape, layers)
+            # An estimate is of images: a centre may lie anywhere.
+            return nothing if passes.is_estimate else cls(model, network, layers, gaps, passes, head, known)
 
     def parts(
         self,
@@ -197,20 +212,22 @@ class _Prover:
         start: Tensor | None,
         batch_size: int | None,
         progress: Callable[..., Progress],
-        count: Callable[[int], object],
+        count: Count,
     ) -> Iterator[InscribedBalls]:
         """The balls of the images, part by part; none where nothing is known."""
         if self.passes is None:
-            count(len(x))
             return
         rivals = min(RIVALS, len(self.gaps) - 1)
         size = batch_size or images_at_once(x.shape[1:], 2 * VALUES // rivals)
         with progress(len(x)) as bar:
+            with undisturbed(self.model):
+                at_x, rounding = self._around(self.passes, x, y, batch_size, count)
             for rows in torch.arange(len(x), device=x.device).split(size):
                 first = None if start is None else start[rows].to(x)
+                known = None if self.known is None else self.known.of(rows)
+                lost = Affine(rounding.at[rows], rounding.slope[rows])
                 with undisturbed(self.model):
-                    known = None if self.known is None else self.known.of(rows)
-                    balls = self._balls(self.passes, x[rows], y[rows], steps, first, known, count)
+                    balls = self._balls(self.passes, x[rows], y[rows], at_x[rows], lost, steps, first, known, count)
                 bar.update(len(rows))
                 yield balls
 
@@ -219,16 +236,16 @@ class _Prover:
         passes: Passes,
         x: Tensor,
         y: Tensor,
+        at_x: Tensor,
+        rounding: Affine,
         steps: int,
         start: Tensor | None,
         known: InscribedBalls | None,
-        count: Callable[[int], object],
+        count: Count,
     ) -> InscribedBalls:
         """Of one part of the images."""
-        at_x, rounding = self._at_x(passes, x, y)
         pairs = _nearest_rivals(at_x)
         if not len(pairs):
-            count(len(x))
             return _without_balls(x, y, at_x)
         image, rival = pairs.unbind(1)
         label, scale = y[image], self.gaps[y[image], rival].to(x.dtype)
@@ -239,21 +256,21 @@ class _Prover:
             found = _difference(logits, label[rows], rival[rows]) / scale[rows]
             return found.detach(), gradient_of(found.sum(), points)
 
-        first = None if start is None else self._starts(x, start, image, rival)
+        first = None if start is None else self._starts(x, start, image, rival, count)
         flat = x.flatten(1)[image]
         centres = None if known is None else known.centres(image, rival).to(x.dtype)
         search = Search(value, flat, image, at_x[image, rival].to(x.dtype), first, centres)
         searched = search.run(steps)
+        count(searched, searched)
         moved = (search.centre != flat).any(1).nonzero()[:, 0]
         if not len(moved):  # some layers of torch refuse a batch of no images
-            count(len(x) + searched)
             return _without_balls(x, y, at_x)
         image, rival, centre = image[moved], rival[moved], search.centre[moved].double()
         # The rounding of float32 is that of the images within `reach`, so a larger radius does not count.
         reach = search.rho[moved].double() * REACH
         share = (reach / math.sqrt(flat.shape[1])).clamp(max=1)
         lost = rounding.at[image, rival] + rounding.slope[image, rival] * share
-        count(len(x) + searched + len(moved))
+        count(len(moved), 0)
         depth = self._depth(passes, centre.view(-1, *x.shape[1:]), y[image], rival, lost * OUTWARD)
         wide = flat[moved].double()
         t = best_t(wide, centre - wide, depth)
@@ -262,20 +279,30 @@ class _Prover:
         return InscribedBalls(x.double(), at_x, image, rival, centre.view(-1, *x.shape[1:]), depth, t)
 
     @torch.no_grad()
-    def _at_x(self, passes: Passes, x: Tensor, y: Tensor) -> tuple[Tensor, Affine]:
-        """[N, K] radii of the balls around x, and [N, K] what float32 rounding can take off a margin."""
-        said = logits_of(self.model, x)
-        logits, slack = passes(x.clone().double())
-        if self.network is not self.model and is_another(said, logits):
-            nothing = torch.zeros_like(logits)
-            return nothing, Affine(nothing, nothing)
-        if self.head is None:
-            nothing = torch.zeros_like(logits)
-            radii, rounding = rival_radii(logits, y, self.gaps, slack), Affine(nothing, nothing)
-        else:
-            radii, rounding = float_radii(self.head, x, y, self.gaps)
-        wrong = said.argmax(1) != y
-        return radii.masked_fill(wrong[:, None], 0.0), rounding
+    def _around(
+        self, passes: Passes, x: Tensor, y: Tensor, batch_size: int | None, count: Count
+    ) -> tuple[Tensor, Affine]:
+        """[N, K] radii of the balls around x, and [N, K] what float32 rounding can take off a margin. In the batches of
+        `certify` and `certify_float`, so that no digit differs from theirs.
+        """
+        size, found = batch_size or images_at_once(x.shape[1:]), []
+        for images, labels in zip(x.split(size), y.split(size), strict=True):
+            said = logits_of(self.model, images)
+            is_read = self.network is not self.model
+            count((2 if self.head is None else 2 + is_read) * len(images), 0)
+            logits, slack = passes(images.clone().double()) if self.head is None or is_read else (said, said[:, 0])
+            if is_read and is_another(said, logits):
+                nothing = torch.zeros(len(x), len(self.gaps), dtype=torch.float64, device=x.device)
+                return nothing, Affine(nothing, nothing)
+            if self.head is None:
+                nothing = torch.zeros_like(logits)
+                radii, rounding = rival_radii(logits, labels, self.gaps, slack), Affine(nothing, nothing)
+            else:
+                radii, rounding = float_radii(self.head, images, labels, self.gaps)
+            wrong = said.argmax(1) != labels
+            found.append((radii.masked_fill(wrong[:, None], 0.0), rounding.at, rounding.slope))
+        radii, at, slope = (torch.cat(column) for column in zip(*found, strict=True))
+        return radii, Affine(at, slope)
 
     @torch.no_grad()
     def _depth(self, passes: Passes, centre: Tensor, y: Tensor, rival: Tensor, rounding: Tensor) -> Tensor:
@@ -289,10 +316,11 @@ class _Prover:
         return torch.cat(depth).nan_to_num(nan=0.0, posinf=0.0) if depth else rounding.new_zeros(0)
 
     @torch.no_grad()
-    def _starts(self, x: Tensor, start: Tensor, image: Tensor, rival: Tensor) -> Tensor:
+    def _starts(self, x: Tensor, start: Tensor, image: Tensor, rival: Tensor, count: Count) -> Tensor:
         """Of each pair the image that the search begins at: the given one where the rival wins there, else x. [M, n]"""
         known = start.isfinite().flatten(1).all(1)
         start = torch.where(per_image(known, x), start, x)
+        count(len(x), 0)
         wins = (logits_of(self.model, start).argmax(1)[image] == rival)[:, None]
         return torch.where(wins, start.flatten(1)[image], x.flatten(1)[image])
 

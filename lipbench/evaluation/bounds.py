@@ -76,7 +76,7 @@ def certify_images(
 
     Images of a mapped file (`lipbench.data`) are read part by part, never as a whole. A certificate with an option
     `progress` reports its own, others get `PART` images at once. One with an option `count` says how many images
-    passed through the network; others count as one pass of each image.
+    passed through the network forwards, and backwards; others count as one pass of each image.
 
     Raises:
         ValueError: the certificate fails, returns no radii, or changes the model.
@@ -85,9 +85,10 @@ def certify_images(
     shape = images.shape[1:]
     reports = reporting(certificate, name, progress)
     size = images_at_once(shape, HELD, len(images) if reports else PART)
-    passes: list[int] = []
+    passes: list[tuple[int, int]] = []
     parts, seconds = [], 0.0
-    counting = {"count": passes.append} if "count" in inspect.signature(certificate).parameters else {}
+    count = {"count": lambda forwards, backwards=0: passes.append((forwards, backwards))}
+    counting = count if "count" in inspect.signature(certificate).parameters else {}
     with Progress(name, len(images), show=progress and not reports) as bar:
         for first in range(0, len(images), size):
             part = images[first : first + size]
@@ -104,7 +105,8 @@ def certify_images(
             bar.update(len(x))
     y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
     table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
-    return Judged(table, None, seconds, sum(passes) / len(images) if passes else 1.0)
+    forwards, backwards = torch.tensor(passes or [(len(images), 0)]).sum(0).div(len(images)).tolist()
+    return Judged(table, None, seconds, forwards, backward_passes=backwards)
 
 
 @float32_products()

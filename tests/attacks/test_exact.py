@@ -257,6 +257,30 @@ def test_mistakes_have_distance_0_and_a_box_without_adversarial_images_infinity(
     assert certify_exact(model, x, y).tolist() == [torch.inf, 0.0]
 
 
+@pytest.mark.parametrize("gap", [0.02, 0.3, 0.9, 0.99])
+def test_a_large_gap_is_no_proof_that_the_box_is_empty(gap) -> None:
+    """The adversarial images of this network lie at the other end of its interval."""
+    torch.manual_seed(62)
+    widths = ((1, 6), (6, 4), (4, 2))
+    dense = [nn.Linear(*width) for width in widths]
+    model = nn.Sequential(nn.Flatten(), dense[0], nn.ReLU(), dense[1], nn.ReLU(), dense[2]).eval().double()
+    with torch.no_grad():
+        for layer in dense[:2]:
+            layer.weight *= 4
+            layer.bias -= 0.5 * layer.weight.sum(1)
+        line = torch.linspace(0, 1, 4001, dtype=torch.float64)
+        labels = model(line.view(-1, 1, 1, 1)).argmax(1)
+    nearest = float(line[labels != labels[0]].min())
+    assert nearest > 0.97
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    found = float(certify_exact(model, x, labels[:1], gap=gap))
+    assert (1 - gap) * (nearest - 1 / 4000) * (1 - 1e-9) <= found <= nearest
+    # Of the other label the whole interval is empty, for any gap.
+    with torch.no_grad():
+        dense[2].bias[labels[0]] += 100
+    assert float(certify_exact(model, x, labels[:1], gap=gap)) == np.inf
+
+
 def test_what_cannot_be_solved_is_refused_in_a_sentence() -> None:
     x, y = torch.rand(2, *PLANE), torch.zeros(2, dtype=torch.long)
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4), nn.Sigmoid(), nn.Linear(4, 2)).eval()

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -212,18 +214,53 @@ def test_a_network_without_a_bound_costs_nothing_and_has_none() -> None:
     assert (inscribed_balls(model, x, y).radius() == 0).all()
 
 
-def test_a_flat_network_costs_one_pass() -> None:
-    # No unit of it is active anywhere.
-    hidden = nn.Linear(4, 4)
-    nn.init.constant_(hidden.bias, -100.0)
-    model = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(4, 2)).eval().requires_grad_(False)
-    x = torch.rand(3, 1, 2, 2)
+@pytest.fixture
+def passed() -> Iterator[list[int]]:
+    """Images that go forwards and backwards through a first layer `nn.Flatten`, in any copy of a network."""
+    counts = [0, 0]
+
+    def back(gradient: Tensor) -> None:
+        counts[1] += len(gradient)
+
+    def see(module: nn.Module, given: tuple[Tensor], result: Tensor) -> None:
+        if isinstance(module, nn.Flatten):
+            counts[0] += len(result)
+            if result.requires_grad:
+                result.register_hook(back)
+
+    handle = nn.modules.module.register_module_forward_hook(see)
+    yield counts
+    handle.remove()
+
+
+@pytest.mark.parametrize("method", [certify_inscribed, certify_inscribed_float])
+@pytest.mark.parametrize("kind", ["flat", "steep", "started"])
+def test_what_is_counted_is_what_the_network_sees(method: Any, kind: str, passed: list[int]) -> None:
+    model = isometry([16, 16, 16], layers.MaxMin() if kind != "flat" else nn.ReLU(), 3)
+    if kind == "flat":  # no unit of it is active anywhere
+        model[1].bias.fill_(-100.0)
+    x = images("some", 12, (1, 4, 4))
     y = model(x).argmax(1)
-    passes: list[int] = []
-    certify_inscribed(model, x, y, count=passes.append)
-    assert sum(passes) <= 2 * len(x)
-    assert not len(inscribed_balls(model, x, y).image)
-    assert torch.equal(certify_inscribed(model, x, y), certify(model, x, y))
+    start = lipbench.attacks.ddn(model, x, y) if kind == "started" else None
+    told, ready = [0, 0], list(passed)
+
+    def count(forwards: int, backwards: int) -> None:
+        told[0] += forwards
+        told[1] += backwards
+
+    found = method(model, x, y, start=start, batch_size=5, count=count)
+    seen = [now - before for now, before in zip(passed, ready, strict=True)]
+    assert seen[0] - told[0] <= 3, "the constants of the layers, and their shapes, are of one image"
+    assert seen[0] >= told[0]
+    assert seen[1] == told[1]
+    if kind == "flat":
+        assert seen[0] <= 3 * len(x) + 3, "that of `certify` in both precisions, and one gradient"
+        assert seen[1] <= len(x)
+        around = certify if method is certify_inscribed else certify_float
+        assert torch.equal(found, around(model, x, y, batch_size=5))
+        assert not len(inscribed_balls(model, x, y).image)
+    else:
+        assert seen[1] > 10 * len(x)
 
 
 def test_misclassified_images_have_the_radius_zero() -> None:
@@ -272,6 +309,9 @@ def test_parts_of_the_images_and_a_start_change_nothing_that_is_proved() -> None
     assert (started >= certify(model, x, y)).all()
     with pytest.raises(ValueError, match="start="):
         certify_inscribed(model, x, y, start=adversarial[:2])
+    for method in (certify_inscribed, certify_inscribed_float, inscribed_balls):
+        with pytest.raises(ValueError, match="steps=-5"):
+            method(model, x, y, steps=-5)
 
 
 def test_a_search_goes_on_from_the_balls_that_are_known() -> None:

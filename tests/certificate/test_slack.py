@@ -4,46 +4,13 @@ from fractions import Fraction
 
 import pytest
 import torch
+from helpers.rational import LARGE, cancelling, exact
 from torch import Tensor, nn
 
 from lipbench import layers
-from lipbench.certificate import Affine, certify, lipschitz, rounding
+from lipbench.certificate import Affine, certify, certify_inscribed, inscribed_balls, lipschitz, rounding
 from lipbench.certificate.float64 import LOGIT_SLACK, Passes, _share
 from lipbench.certificate.rounding import Step
-
-LARGE = 2.0**40
-
-
-def affine(layer: nn.Linear, x: list[Fraction]) -> list[Fraction]:
-    rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
-    return [sum((Fraction(w) * value for w, value in zip(row, x, strict=True)), Fraction(bias)) for row, bias in rows]
-
-
-def exact(module: nn.Module, x: list[Fraction]) -> list[Fraction]:
-    """The output in rational arithmetic."""
-    if isinstance(module, nn.Sequential):
-        for layer in module:
-            x = exact(layer, x)
-        return x
-    if isinstance(module, nn.Linear):
-        return affine(module, x)
-    if isinstance(module, nn.ReLU):
-        return [max(value, Fraction(0)) for value in x]
-    if isinstance(module, layers.Residual):
-        scale = Fraction(module.scale)
-        return [scale * (a + b) for a, b in zip(x, exact(module.branch, x), strict=True)]
-    assert isinstance(module, nn.Flatten)
-    return x
-
-
-def cancelling(width: int) -> nn.Sequential:
-    """Adds a large number, and takes it away again."""
-    first, second = nn.Linear(width, width), nn.Linear(width, width)
-    with torch.no_grad():
-        first.bias.fill_(LARGE)
-        second.bias.copy_(-LARGE * second.weight.sum(1))
-    return nn.Sequential(first, nn.ReLU(), second)
-
 
 NETWORKS = {
     "plain": lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 3)),
@@ -145,3 +112,34 @@ def test_a_leaf_of_ones_own_with_a_rounding_rule_is_bounded_by_it(monkeypatch):
     monkeypatch.setattr(rounding, "_rules", {**rounding._rules, Far: rule})
     _, bounded = Passes(model, (1, 3, 3), bounds)(x)
     assert (bounded >= off).all()
+
+
+ESTIMATED = {
+    "a leaf of one's own": Mine,
+    "a layer of torch by a rule of one's own": nn.Softsign,
+    "a tanh inside of a residual layer": lambda: layers.Residual(nn.Sequential(nn.Linear(9, 9), nn.Tanh())),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATED)
+def test_an_estimate_proves_no_ball(name, monkeypatch):
+    """An estimate is of images, and a centre may lie anywhere."""
+    rules = {Mine: lambda layer, shape: 0.5, nn.Softsign: lambda layer, shape: 1.0}
+    monkeypatch.setattr(lipschitz, "_rules", {**lipschitz._rules, **rules})
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), ESTIMATED[name](), nn.Linear(9, 3)).eval()
+    x = torch.rand(20, 1, 3, 3).round()
+    y = model(x).argmax(1)
+    double = model.double()
+    assert Passes(double, (1, 3, 3), lipschitz.layerwise(double, (1, 3, 3))).is_estimate
+    model, flat = model.float(), certify(model.float(), x, y)
+    assert (flat > 0).all()
+    counts = []
+    assert torch.equal(certify_inscribed(model, x, y, count=lambda *numbers: counts.append(numbers)), flat)
+    assert counts == [(40, 0)]
+    balls = inscribed_balls(model, x, y)
+    assert not len(balls.image)
+    assert (balls.radius() == 0).all()
+    # With a rounding rule there are balls: it was the estimate that kept them back.
+    known = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).eval()
+    assert (certify_inscribed(known, x, known(x).argmax(1)) > 1.01 * certify(known, x, known(x).argmax(1))).any()

@@ -32,8 +32,8 @@ def certify_exact(
     progress: Callable[..., Progress] = SILENT,
 ) -> Tensor:
     """The method `certificate_exact`: the L2 distance to the nearest adversarial image of [0, 1]^n, up to the gap,
-    [N] float64. Where the time was too short, the largest distance proved by then; inf where no image of the box is
-    adversarial.
+    [N] float64. Where the time was too short, the largest distance proved by then; inf where the whole box is proved to
+    hold no adversarial image.
 
     It rests on the weights, the box and weak duality; no Lipschitz constant and no attack enters.
 
@@ -127,7 +127,8 @@ def _found(
     proved = float(radii_of(steps, flat[None], torch.tensor([label]), 12)[0])
     beyond = 0.0 if margin is None else float(margin)
     known = 0.0 if start is None else float((start.double() - x.double()).norm())
-    largest = 1.01 * math.sqrt(len(flat))  # beyond the diagonal of the box
+    diagonal = math.sqrt(len(flat)) * OUTWARD  # of the box
+    largest = 1.01 * diagonal
     radius = known * OUTWARD if known else min(largest, FIRST * proved or SMALL)
     while True:
         found = search(steps, flat.numpy(), label, others, Found(radius), gap, until, beyond)
@@ -135,6 +136,7 @@ def _found(
         if found.delta is not None or known or proved < radius * (1 - gap):
             return found
         if radius >= largest:
-            found.lower = math.inf
+            if proved >= diagonal:  # a large gap is reached before the whole box is searched
+                found.lower = math.inf
             return found
         radius = min(largest, GROWTH * radius)

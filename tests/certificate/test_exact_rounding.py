@@ -1,0 +1,91 @@
+"""The rounding in the quadratic programs of `certificate_exact`: against rational arithmetic, and as it is stated."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from helpers.rational import cancelling
+from helpers.rational import exact as in_fractions
+from torch import nn
+
+pytest.importorskip("piqp", reason="piqp is not installed: pip install lipbench[exact]")
+
+from lipbench.certificate.exact.region import Region, region
+from lipbench.certificate.exact.solve import certify_exact
+from lipbench.certificate.relaxation.crown import Relaxed
+from lipbench.certificate.relaxation.piecewise import steps_of
+
+PIXELS = 4
+SHAPE = (1, 1, PIXELS)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def network(between: nn.Module) -> nn.Sequential:
+    parts = (nn.Linear(PIXELS, 6), nn.ReLU(), nn.Linear(6, PIXELS), nn.ReLU())
+    return nn.Sequential(nn.Flatten(), *parts, between, nn.Linear(PIXELS, 2)).eval().double()
+
+
+def relaxed(model: nn.Sequential, x: torch.Tensor) -> Relaxed:
+    return Relaxed(steps_of(model, SHAPE), x, torch.tensor([0.3], dtype=torch.float64))
+
+
+def times(row: np.ndarray, values: list[Fraction]) -> Fraction:
+    return sum((Fraction(a) * b for a, b in zip(row.tolist(), values, strict=True)), Fraction(0))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_goes_into_an_open_relu_is_as_near_to_its_expression_as_is_said(large) -> None:
+    off = 0
+    for _ in range(20):
+        between = cancelling(PIXELS, 2.0**20) if large else nn.Identity()
+        parts = [nn.Flatten(), nn.Linear(PIXELS, PIXELS), between, nn.Linear(PIXELS, 6), nn.ReLU(), nn.Linear(6, 4)]
+        model = nn.Sequential(*(part for part in parts if type(part) is not nn.Identity)).eval().double()
+        x = torch.rand(1, PIXELS, dtype=torch.float64)
+        found = region(relaxed(model, x), 0, 1, 100)
+        assert isinstance(found, Region)
+        delta = 0.1 * torch.randn(PIXELS, dtype=torch.float64)
+        point = [Fraction(a) + Fraction(b) for a, b in zip(x[0].tolist(), delta.tolist(), strict=True)]
+        inputs = in_fractions(model[:-2], point)
+        values = [Fraction(v) for v in delta.tolist()] + [Fraction(0)] * len(found.low)
+        for j in range(len(found.low)):
+            expression = times(found.inner[j], values) + Fraction(float(found.shift[j]))
+            apart = min(abs(value - expression) for value in inputs)
+            assert apart <= Fraction(float(found.error[j]))
+            off += apart > 0
+    assert off >= 5, "without an error these would be wrong"
+
+
+def test_the_first_cut_leaves_room_for_the_rounding_of_the_judge() -> None:
+    """An image counts where the float64 pass may say `other`, so the level grows with what that pass may round."""
+    model, x = network(nn.Identity()), torch.rand(1, PIXELS, dtype=torch.float64)
+    around = relaxed(model, x)
+    before = region(around, 0, 1, 100)
+    around.error = around.error + torch.tensor([[0.1, 0.02]])
+    after = region(around, 0, 1, 100)
+    assert before is not None
+    assert after is not None
+    assert float(after.levels[0] - before.levels[0]) == pytest.approx(0.12, rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [1e8, 1e12])
+def test_images_that_rounding_alone_misclassifies_are_not_nearer(shift) -> None:
+    """Logits so large that float64 sees a tie well before the boundary, which argmax gives to class 0."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).eval().double()
+    model[1].weight.copy_(torch.tensor([[1.0], [0.0]]))
+    model[1].bias.copy_(torch.tensor([-0.7, 0.0], dtype=torch.float64) + shift)
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    line = torch.linspace(0.69, 0.71, 200_001, dtype=torch.float64)
+    nearest = float(line[model(line.view(-1, 1, 1, 1)).argmax(1) == 0].min())
+    boundary = Fraction(float(model[1].bias[1])) - Fraction(float(model[1].bias[0]))
+    assert shift < 1e10 or Fraction(nearest) < boundary, "rounding makes them nearer"
+    found = float(certify_exact(model, x, torch.tensor([1])))
+    assert found <= nearest
+    assert found >= float(boundary) - 1e-12 * shift
