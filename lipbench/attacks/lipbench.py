@@ -59,7 +59,8 @@ def lipbench(
 
     Args:
         start: images to begin at as well; None: a cold start.
-        lower: certified distances [N]: an image leaves where the best distance is within 0.1 % of it.
+        lower: certified distances [N], only with a start: an image leaves where the best distance is within 0.1 % of
+            it.
     """
     best = _Best(x, start, lower)
 
@@ -185,7 +186,9 @@ class _Starts:
         rows = (self.best.straight() & self.best.unfinished()).nonzero()[:, 0]
         if not len(rows):
             return rows, self.x[rows]
-        return rows, leave(self.model, self.x[rows], self.y[rows], steps=BALL)
+        images = leave(self.model, self.x[rows], self.y[rows], steps=BALL)
+        found = (images != self.x[rows]).flatten(1).any(1)
+        return rows[found], images[found]
 
     def cold(self) -> tuple[Tensor, Tensor]:
         """Oscillation from x."""

@@ -47,6 +47,7 @@ class Search:
     Attributes:
         centre: the best of each pair so far [M, n].
         rho: its radius [M], without the rounding.
+        t: where the clipped ray leaves its ball [M]; NaN where x is the centre.
     """
 
     def __init__(
@@ -63,7 +64,8 @@ class Search:
         self.centre, self.rho = x.clone(), at_x.clone()
         self._centre, self._rho = x.clone(), at_x.clone()  # where the search is
         self.direction, self.move = torch.zeros_like(x), torch.zeros_like(x)
-        self.pace, self.t = torch.full_like(at_x, PACE), torch.full_like(at_x, torch.nan)
+        self.pace, self.last_t = torch.full_like(at_x, PACE), torch.full_like(at_x, torch.nan)
+        self.t = self.last_t.clone()
         self.is_open, self.is_begun = at_x > 0, torch.zeros_like(at_x, dtype=torch.bool)
         if known is not None:
             # As if the first pass had been made, and led there.
@@ -111,18 +113,18 @@ class Search:
         depth, gradient = self.value(centre, rows)
         x = self.x[rows]
         offset = centre - x
-        t = best_t(x, offset, depth, NEWTON, self.t[rows])
+        t = best_t(x, offset, depth, NEWTON, self.last_t[rows])
         away = torch.clamp(-t[:, None] * offset, -x, 1 - x)
         rho = radius(offset, depth, t, away)
         kept = (rho > (1 - loose) * self._rho[rows]) & gradient.isfinite().all(1)
         yes, no = rows[kept], rows[~kept]
         self._centre[yes], self._rho[yes], self.move[yes] = centre[kept], rho[kept], move[kept]
         self.direction[yes] = (depth[:, None] * gradient - offset + away)[kept]
-        self.t[rows], self.move[no] = t, 0
+        self.last_t[rows], self.move[no] = t, 0
         self.pace[yes] *= FASTER
         self.pace[no] *= SLOWER
         best = kept & (rho > self.rho[rows])
-        self.centre[rows[best]], self.rho[rows[best]] = centre[best], rho[best]
+        self.centre[rows[best]], self.rho[rows[best]], self.t[rows[best]] = centre[best], rho[best], t[best]
         self.is_open[rows] &= self.pace[rows] > SLOWEST
 
     def next_pairs(self, upper: Tensor | None = None) -> Tensor:

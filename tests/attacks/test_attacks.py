@@ -268,15 +268,17 @@ def test_lipbench_stops_at_the_certificate():
     model, split = lipbench.load("digits08/hkr_mlp"), lipbench.data.digits(keep=(0, 8)).validation
     x, y = lipbench.images.pixels(split.images[:20]), split.labels[:20]
     free, bound = Classifier.of(model), Classifier.of(model)
-    images = lipbench.attacks.lipbench(free, x, y)
+    start = fgsm(model, x, y)
+    images = lipbench.attacks.lipbench(free, x, y, start=start)
     reached = distance(x, images)
     lower = 0.9995 * reached
-    stopped = lipbench.attacks.lipbench(bound, x, y, lower=lower)
+    stopped = lipbench.attacks.lipbench(bound, x, y, start=start, lower=lower)
     assert bound.passes < 0.7 * free.passes
     assert (distance(x, stopped) <= 1.001 * lower).all()
-    # A bound that nothing comes near changes nothing.
-    assert torch.equal(lipbench.attacks.lipbench(model, x, y, lower=reached / 2), images)
-
+    # A bound that nothing comes near changes nothing, and a cold search is told nothing of it.
+    assert torch.equal(lipbench.attacks.lipbench(model, x, y, start=start, lower=reached / 2), images)
+    cold = lipbench.attacks.lipbench(model, x, y)
+    assert torch.equal(lipbench.attacks.lipbench(model, x, y, lower=lower), cold)
 
 
 def test_settled_images_leave_the_batch():

@@ -12,7 +12,8 @@ from lipbench.margins import margin_and_gradient
 
 def leave(model: Classifier, x: Tensor, y: Tensor, *, steps: int) -> Tensor:
     """The images in which the rays from x leave their inscribed balls (`lipbench.certificate.inscribed_search`), if the
-    margin were nowhere steeper than at x. It need not be so: the image is where a search begins.
+    margin were nowhere steeper than at x. It need not be so: the image is where a search begins. x itself where no ball
+    is larger than the one around x.
 
     Args:
         x: images [N, C, H, W], N >= 1, that are classified as y.

@@ -32,8 +32,8 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
 
     * start: images [N, C, H, W], the best known so far. The result is never farther; a search that has an argument
       `start` also begins there. Where it is not adversarial the search begins at x. None: a cold start.
-    * lower: certified L2 distances [N]. No search in L2 where `start` is within 0.1 % of it; a search that has an
-      argument `lower` stops there.
+    * lower: certified L2 distances [N]. No search in L2 where `start` is within 0.1 % of it. From a start, a search
+      that has an argument `lower` stops there; a cold one does not, so that its result tells nothing of certificates.
 
     Where a search that has an argument `start` finds nothing, it is run again from an `adversarial_start`.
 
@@ -67,7 +67,7 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
             if len(rows):
                 begin = None if start is None else start[rows]
                 if takes_lower:
-                    options["lower"] = None if lower is None else lower[rows]
+                    options["lower"] = None if lower is None or start is None else lower.to(x.device)[rows]
                 result[rows] = _searched(core, takes_start, norm, model, x[rows], y[rows], begin, options)
             return result
 
