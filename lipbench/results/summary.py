@@ -15,7 +15,7 @@ from lipbench.results.manifest import verify
 from lipbench.results.storage import read_bounds
 from lipbench.results.table import NORMS, balanced_survival, best, survival
 
-EPSILONS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+EPSILONS = (0.25, 0.5, 1.0, 1.58, 2.0, 3.0)
 
 
 def summarize(table: pd.DataFrame, epsilons: Sequence[float] = EPSILONS) -> dict[str, Any]:

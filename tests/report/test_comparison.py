@@ -119,5 +119,5 @@ def test_a_run_without_attacks_certifies_alone_and_stands_in_the_leaderboard(tmp
     assert summary["certified_accuracy"]["0.5"] > 0
     experiment("digits08/kr_mlp", tmp_path).run()
     columns = [c for c in leaderboard(find_runs(tmp_path)) if re.fullmatch(r"(rob|cert) @ \S+", c)]
-    radii = [0.25, 0.5, 1, 1.5, 2, 3]
+    radii = [0.25, 0.5, 1, 1.58, 2, 3]
     assert columns == [f"{name} @ {eps:g}" for name in ("cert", "rob") for eps in radii]
