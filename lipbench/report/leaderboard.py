@@ -75,13 +75,13 @@ def radii(run: Run) -> list[float]:
 
 def board_radii(rows: pd.DataFrame) -> list[float]:
     """The one or two radii of the board of one data set: the one at which most pairs of networks differ clearly, the
-    largest of several such, and the one before it. Where none differ, the middle ones (`main_radii`). Only radii that
-    all rows have count, where there are such.
+    largest of several such, and the one before it. Where none differ, the middle ones (`main_radii`). The variants of a
+    sweep do not count. Only radii that all rows have do, where there are such.
     """
     known = rows[[name for name in rows if str(name).startswith("test cert @ ")]].notna()
     for shared in (known.all(), known.any()):
         found = sorted({float(split(name)[1]) for name in map(str, known) if shared[name]})
-        apart = [_apart(rows, radius) for radius in found]
+        apart = [_apart(speakers(rows), radius) for radius in found]
         if any(apart):
             place = max(i for i, count in enumerate(apart) if count == max(apart))
             return found[max(0, place - 1) : place + 1]

@@ -232,10 +232,9 @@ def test_the_answer_names_the_best_network_and_what_it_does_not_beat(tmp_path):
     make(tmp_path, "hkr_cnn/loss.margin=2", 2.0)
     rows = leaderboard(find_runs(tmp_path))
     text = answer(rows).replace("\u00a0", " ")
-    best = rows[rows["variant"] == "default"].iloc[0]
-    assert text.startswith(
-        f"data, radius 1: {network_name(best['experiment'])} is proven right on {best['cert @ 1']:.1f} ±"
-    )
+    best, radius = rows[rows["variant"] == "default"].iloc[0], f"{board_radii(rows)[-1]:g}"
+    proven = f"{network_name(best['experiment'])} is proven right on {best[f'cert @ {radius}']:.1f} ±"
+    assert text.startswith(f"data, radius {radius}: {proven}")
     assert "(40 images, 1 seed)" in text, "the variant of a sweep does not speak for its experiment"
     other = "HKR MLP" if best["experiment"] == "hkr_cnn" else "HKR CNN"
     assert f"Its lead over {other} is within the uncertainty." in text
@@ -257,10 +256,12 @@ def test_a_network_that_was_not_attacked_is_named_where_its_certificates_are_bet
 
 def test_a_board_shows_the_radius_that_tells_most_networks_apart():
     certified = {"0.5": [99.0, 98.0, 97.0], "1": [98.0, 97.0, 0.0], "2": [90.0, 70.0, 0.0], "3": [9.0, 7.0, 0.0]}
-    rows = pd.DataFrame({f"cert @ {radius}": shares for radius, shares in certified.items()})
-    rows = rows.assign(**{f"{name} ± images": 5.0 for name in rows}, **{f"test {name}": rows[name] for name in rows})
+    names = {"experiment": ["a", "b", "c"], "variant": "default"}
+    rows = pd.DataFrame({**names, **{f"cert @ {radius}": shares for radius, shares in certified.items()}})
+    known = [name for name in rows if name.startswith("cert")]
+    rows = rows.assign(**{f"{name} ± images": 5.0 for name in known}, **{f"test {name}": rows[name] for name in known})
     assert board_radii(rows) == [1, 2], "three pairs, against two at 1, one at 3 and none at 0.5"
     assert board_radii(rows[:1]) == [0.5, 1], "one network: the middle one"
     assert board_radii(rows.drop(columns="test cert @ 2")) == [0.5, 1]
     assert board_radii(rows[:2].drop(columns="test cert @ 2")) == [0.5, 1]
-    assert board_radii(pd.DataFrame({"accuracy": [1.0]})) == []
+    assert board_radii(rows[[*names, "cert @ 1"]]) == []
