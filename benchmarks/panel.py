@@ -33,6 +33,7 @@ from lipbench.attacks import within
 from lipbench.commands.suites import CONF
 from lipbench.evaluation.bounds import attack_images
 from lipbench.files import write_text
+from lipbench.gate import told
 from lipbench.judge import Classifier
 
 LIBRARIES = ("foolbox", "adv_lib", "torchattacks")
@@ -156,12 +157,14 @@ def section(
         print(f"{name}: skipped, {reason}", flush=True)
         return f"## {name}\n\nSkipped: {reason}.\n", None
     x, y = right_images(model, images, labels, options.images)
-    results = []
+    results: list[dict[str, Any]] = []
+    failed: list[dict[str, object]] = []
     for method, attack in methods.items():
         try:
             result = measured(model, x, y, method, attack, options.batch_size)
-        except ValueError as error:
-            print(f"{name} {method}: {error}", flush=True)
+        except Exception as error:  # an attack of another library raises anything
+            print(f"{name} {method}: failed, {told(error)}", flush=True)
+            failed.append({"attack": method, "found": f"failed: {told(error)}"})
             continue
         best.update(name, result["distances"])
         best.save()
@@ -169,7 +172,8 @@ def section(
         line = row(result, best.of(name, len(x)))
         print(name, " ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in line.values()), flush=True)
     lines = [row(result, best.of(name, len(x))) for result in results]
-    table = pd.DataFrame(lines).to_markdown(index=False, floatfmt=".4g")
+    rows = pd.DataFrame(lines + failed).astype(object)
+    table = rows.where(rows.notna(), None).to_markdown(index=False, floatfmt=".4g", missingval="")
     ours = next(({"network": name, **line} for line in lines if line["attack"] == "lipbench"), None)
     return f"## {name}\n\n{len(x)} images.\n\n{table}\n", ours
 

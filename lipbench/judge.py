@@ -1,5 +1,9 @@
 """What an attack is given, and who decides whether an image is adversarial."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,24 +30,60 @@ class Meter:
         limit: propagations allowed: a forward pass of one image is one, its backward pass another.
 
     Attributes:
-        spent: propagations so far.
+        forwards, backwards: passes so far.
         trace: (propagations, distance) of each image that was misclassified and nearer than all before it.
         nearest: these images [1, C, H, W], the nearest last.
     """
 
     def __init__(self, x: Tensor, y: Tensor, limit: int):
-        self.x, self.y, self.limit, self.spent = x, y, limit, 0
+        self.x, self.y, self.limit, self.forwards, self.backwards = x, y, limit, 0, 0
         self.trace: list[tuple[int, float]] = []
         self.nearest: list[Tensor] = []
 
-    def charge(self, count: int) -> None:
+    @property
+    def spent(self) -> int:
+        """Propagations so far."""
+        return self.forwards + self.backwards
+
+    @contextmanager
+    def watching(self, classifier: "Classifier") -> Iterator[None]:
+        """Counts and refuses, inside, whoever calls the model as deployed, its float64 copy, or a copy of these.
+
+        The calls raise `BudgetSpent` where more propagations are not allowed. TorchScript, which takes no hooks, is
+        called through another module from now on.
         """
-        Raises:
-            BudgetSpent: so many more propagations are not allowed.
-        """
+        classifier.model = deployed = _hookable(classifier.model)
+        classifier._float64 = [_hookable(module) for module in classifier._float64]
+
+        def before(module: nn.Module, images: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self._charge(len(_first(images, named)))
+            self.forwards += len(_first(images, named))
+
+        def after(module: nn.Module, images: tuple[Any, ...], named: dict[str, Any], logits: Any) -> None:
+            if not isinstance(logits, Tensor):
+                return
+            if logits.requires_grad:
+                logits.register_hook(back)
+            if module is deployed:
+                self.see(_first(images, named), logits)
+
+        def back(gradient: Tensor) -> None:
+            self._charge(len(gradient))
+            self.backwards += len(gradient)
+
+        handles = []
+        for module in (deployed, *classifier._float64):
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(after, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _charge(self, count: int) -> None:
         if self.spent + count > self.limit:
             raise BudgetSpent(f"{self.spent} of {self.limit} propagations are spent, {count} more are asked for.")
-        self.spent += count
 
     @torch.no_grad()
     def see(self, images: Tensor, logits: Tensor) -> None:
@@ -69,14 +109,12 @@ class Classifier(nn.Module):
     Attributes:
         passes: how many images went through the model, in either precision.
         backward_passes: how many went back through it, once for each gradient.
-        meter: where an attack has a budget, what counts and refuses.
         why_not: why there is no float64 copy that runs; "" as long as there is one.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.passes, self.backward_passes, self.training = 0, 0, False
-        self.meter: Meter | None = None
         same = model if isinstance(model, Classifier) else None
         self.model: nn.Module = model if same is None else same.model
         self.why_not: str = "" if same is None else same.why_not
@@ -98,19 +136,13 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] of copies of the images, which the model may overwrite."""
-        if self.meter:
-            self.meter.charge(len(x))
         self.passes += len(x)
         logits = with_gradient(self.model, x)
         if isinstance(logits, Tensor) and logits.requires_grad:
             logits.register_hook(self._count_backward)
-        if self.meter:
-            self.meter.see(x, logits)
         return logits
 
     def _count_backward(self, gradient: Tensor) -> None:
-        if self.meter:
-            self.meter.charge(len(gradient))
         self.backward_passes += len(gradient)
 
     @torch.no_grad()
@@ -131,8 +163,6 @@ class Classifier(nn.Module):
     def _exact(self, images: Tensor) -> Tensor | None:
         if not self._float64:
             return None
-        if self.meter:
-            self.meter.charge(len(images))
         self.passes += len(images)
         try:
             logits: Tensor = self._float64[0](images.clone().double())
@@ -216,6 +246,28 @@ class Judge:
     def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
         """argmax differs from the label, and no logit is NaN."""
         return (logits.argmax(1) != labels) & ~logits.isnan().any(1)
+
+
+class _Called(nn.Module):
+    """Calls a module of TorchScript."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module, self.training = module, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.module(x)
+        return logits
+
+
+def _hookable(module: nn.Module) -> nn.Module:
+    return _Called(module) if isinstance(module, torch.jit.ScriptModule) else module
+
+
+def _first(images: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """The images that a module is called with."""
+    found: Tensor = next(value for value in (*images, *named.values()) if isinstance(value, Tensor))
+    return found
 
 
 def distance(x: Tensor, images: Tensor, norm: str = "l2") -> Tensor:

@@ -36,7 +36,6 @@ def distance_by_passes(
         attacks: names of the files in `conf/attack`.
         number: of images, at most.
         budget: propagations per image and attack, forward and backward passes.
-
         progress: shows how far it is.
 
     Returns:

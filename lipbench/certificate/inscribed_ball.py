@@ -1,7 +1,8 @@
 """The inscribed ball: how near an adversarial image of the box can be, if none lies in a ball around another centre.
 
-Let h be 1-Lipschitz on all of R^n with h(q) >= F > 0, where h is positive exactly where the label wins. No point of
-the open ball (q, F) is adversarial. With p = q - x and delta = z - x, every adversarial image z has ||delta - p|| >= F,
+Let h be 1-Lipschitz on all of R^n with h(q) >= F > 0, and h(z) <= 0 at every image z that the rival wins: h_k = (z_y -
+z_k) / gap[y, k] for the rival k. The rival wins at no point of the open ball (q, F). With p = q - x and delta = z - x,
+every image z that it wins has ||delta - p|| >= F,
 
     2 <p, delta>  <=  ||delta||^2 + ||p||^2 - F^2,
 
@@ -10,7 +11,8 @@ delta> over the box,
 
     ||delta||^2  >=  w (F^2 - ||p||^2 + 2 <p, delta_t>) + (1 - w) ||delta_t||^2  =  rho(q, t)^2.
 
-The centre q may lie outside of the box; there it is better than x. See docs/theory.md.
+The radius of an image is the smallest rho of its rivals, each with a ball of its own. The centre q may lie outside of
+the box; there it is better than x. See docs/theory.md.
 Relatives: Cullen et al., 2022, arXiv 2210.06077, move the centre of randomised smoothing's certificates.
 """
 

@@ -36,7 +36,8 @@ class Bracket:
         lower: certified radius, [N] float64 in L2.
         upper: distance of the adversarial image, [N] float64; inf where none was found, 0 for misclassified images.
         images: the adversarial images [N, C, H, W]; the image itself where there is none.
-        proof: of the lower bounds, those of `certify` aside; None where the model has no finite Lipschitz bound.
+        proof: of the lower bounds, those of `certify` aside; of radius 0 where the model has no finite Lipschitz bound.
+            None where no round was needed, because all images are misclassified.
     """
 
     lower: Tensor
@@ -45,14 +46,15 @@ class Bracket:
     proof: InscribedBalls | None
 
     def solved(self, gap: float = 1e-3) -> Tensor:
-        """Images whose distance is known up to this share, bool [N]."""
-        return self.upper <= (1 + gap) * self.lower
+        """Images that are classified as labelled and whose distance is known up to this share, bool [N]."""
+        return (self.upper > 0) & (self.upper <= (1 + gap) * self.lower)
 
     def __str__(self) -> str:
+        right = int((self.upper > 0).sum())
         shares = ", ".join(
-            f"{100 * float(self.solved(gap).double().mean()):.1f} % to {gap:.1%}" for gap in (1e-3, 1e-2)
+            f"{100 * int(self.solved(gap).sum()) / max(1, right):.1f} % to {gap:.1%}" for gap in (1e-3, 1e-2)
         )
-        return f"distances of {len(self.lower)} images known: {shares}"
+        return f"distances known of {right} images that are classified as labelled: {shares}"
 
 
 @float32_products()

@@ -1,5 +1,7 @@
 """A budget of propagations per image, which the classifier counts and enforces."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from helpers.hyperplanes import SHAPE, Hyperplane, interior, judged
@@ -8,6 +10,7 @@ from torch import nn
 from lipbench import attacks
 from lipbench.judge import BudgetSpent, Classifier, Judge, Meter, distance
 from lipbench.margins import margin_and_gradient
+from lipbench.modules import duplicate
 
 
 class Counting(nn.Module):
@@ -34,17 +37,85 @@ def test_passes_are_counted_in_both_directions():
     assert (classifier.passes, classifier.backward_passes) == (5, 5)
 
 
-@pytest.mark.parametrize("attack", [attacks.ddn, attacks.deepfool, attacks.carlini_wagner, attacks.hop_skip_jump])
+class Everywhere(nn.Module):
+    """Counts in all of its copies what goes through it, in either direction."""
+
+    counts: ClassVar[list[int]] = []
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        self.counts.append(len(x))
+        logits = self.model(x)
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: self.counts.append(len(gradient)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    "attack", [attacks.ddn, attacks.deepfool, attacks.carlini_wagner, attacks.hop_skip_jump, attacks.falsifier]
+)
 def test_no_attack_spends_more(attack):
-    model, x = Hyperplane(classes=10), interior(3)
+    model, x = Everywhere(Hyperplane(classes=10)), interior(3)
     y = model(x).argmax(1)
     for row in range(3):
-        classifier = Classifier(model)
-        classifier.meter = Meter(x[row : row + 1], y[row : row + 1], 30)
-        with pytest.raises(BudgetSpent):
+        classifier, meter = Classifier(model), Meter(x[row : row + 1], y[row : row + 1], 30)
+        model.counts.clear()
+        with pytest.raises(BudgetSpent), meter.watching(classifier):
             attack(classifier, x[row : row + 1], y[row : row + 1])
-        assert classifier.meter.spent <= 30
-        assert classifier.passes + classifier.backward_passes <= 30
+        # A call that is refused leaves no trace in the network, and one of the gradient leaves it at its end.
+        assert sum(model.counts) <= 30 + 1
+        assert 20 <= meter.spent <= 30
+
+
+def sneaky(model, x, y):
+    """Goes to the network past the classifier, by keyword too, to its float64 copy, and to a copy of its own."""
+    inner, moved = model.model, (x + 0.4).clamp(0, 1)
+    for _ in range(50):
+        inner(moved)
+        inner(x=moved)
+        model._float64[0](moved.double())
+        duplicate(inner)(moved)
+        torch.autograd.grad(inner(moved.requires_grad_()).sum(), moved)
+    return moved.detach()
+
+
+@pytest.mark.parametrize("budget", [1, 5, 120, 10_000])
+def test_who_goes_past_the_classifier_is_counted_and_refused_too(budget):
+    model, x = Everywhere(Hyperplane()), interior(2)
+    y, classifier = model(x).argmax(1), Classifier(model)
+    model.counts.clear()
+    attacks.within(sneaky, budget)(classifier, x, y)
+    spent = classifier.passes + classifier.backward_passes
+    assert spent == 2 * min(budget, 50 * 6)
+    # The checks of the result come on top, and are the judge's.
+    assert spent <= sum(model.counts) <= spent + 2 * (1 + 4)
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    assert not classifier._float64[0]._forward_pre_hooks
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_scripted_network_is_counted():
+    model = torch.jit.trace(Hyperplane().eval(), torch.rand(1, *SHAPE), check_trace=False)
+    x = interior(2)
+    y, classifier = model(x).argmax(1), Classifier(model)
+
+    def greedy(model, x, y):
+        for _ in range(100):
+            model.model(x)
+
+    attacks.within(greedy, 7)(classifier, x, y)
+    assert classifier.passes == 2 * 7
+
+
+def test_what_is_reported_keeps_to_the_budget():
+    model, x = Hyperplane(), interior(4)
+    y, classifier = model(x).argmax(1), Classifier(model)
+    attacks.within(attacks.ddn, 120)(classifier, x, y)
+    assert 4 * 100 < classifier.passes + classifier.backward_passes <= 4 * 120
 
 
 def test_an_attack_that_catches_everything_is_stopped_too():

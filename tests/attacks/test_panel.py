@@ -2,12 +2,13 @@
 
 import importlib
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.hyperplanes import judged
+from helpers.hyperplanes import Hyperplane, interior, judged
 
 from lipbench import attacks
 
@@ -59,3 +60,27 @@ def test_a_ratio_counts_failures_as_far(benchmark):
     line = panel.row({**measured, "seconds": 0.1}, np.ones(4))
     assert (line["found"], line["above 1.01"], line["above 1.05"]) == ("3/4", "75 %", "50 %")
     assert line["worst ratio"] == 2.0
+
+
+def test_an_attack_that_fails_has_a_row_with_the_reason(benchmark, monkeypatch, tmp_path):
+    panel = benchmark("panel")
+    model, x = Hyperplane(), interior(4)
+    data = (model, x, model(x).argmax(1))
+    monkeypatch.setattr(panel, "own", lambda name: data)
+    monkeypatch.setattr(panel, "right_images", lambda model, x, y, count: (x, y))
+
+    def broken(model, x, y):
+        raise RuntimeError("no kernel image")
+
+    def not_even_an_error_of_its_own(model, x, y):
+        raise ImportError("lipbench cannot import name x")
+
+    methods = {"broken": broken, "missing": not_even_an_error_of_its_own, "lipbench": attacks.ddn}
+    text, ours = panel.section("a", methods, panel.Best(tmp_path / "best.json"), Namespace(images=4, batch_size=4))
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    assert "no kernel image" in lines["broken"]
+    assert "cannot import name x" in lines["missing"]
+    assert "nan" not in lines["broken"].replace("name", "")
+    assert "4/4" in lines["lipbench"]
+    assert ours is not None
+    assert ours["mean ratio"] == pytest.approx(1, abs=1e-4)

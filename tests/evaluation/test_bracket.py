@@ -1,12 +1,16 @@
 """Both sides of the distance, each from the other's result."""
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lipbench
 from lipbench import layers
-from lipbench.certificate import certify
+from lipbench.certificate import InscribedBalls, certify
+from lipbench.evaluation import bracket
 from lipbench.judge import Judge, distance
 
 
@@ -44,13 +48,94 @@ def test_mistakes_have_the_distance_zero_and_networks_without_a_bound_the_lower_
     found = lipbench.bracket(model, x, y, rounds=1)
     assert (found.upper == 0).all()
     assert (found.lower == 0).all()
-    assert found.solved().all()
+    assert not found.solved().any()
+    assert str(found).startswith("distances known of 0 images")
+    assert found.proof is None
     unbounded = nn.Sequential(model, nn.Softmax(1)).eval()
     y = model(x).argmax(1)
     found = lipbench.bracket(unbounded, x, rounds=1)
     assert (found.lower == 0).all()
+    assert found.proof is not None
+    assert (found.proof.radius() == 0).all()
     assert found.upper.isfinite().any()
     assert not found.solved().any()
+
+
+@dataclass
+class Seen:
+    """What the searches of a bracket were given, round by round."""
+
+    centres: list[dict[str, Any]] = field(default_factory=list)
+    starts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    found, search, attack = Seen(), bracket.inscribed_balls, bracket.tangent
+
+    def balls(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> InscribedBalls:
+        result = search(model, x, y, **options)
+        found.centres.append({"x": x, **options, "balls": result})
+        return result
+
+    def tangent(model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor, **options: Any) -> Tensor:
+        found.starts.append((x, start))
+        return attack(model, x, y, start=start, **options)
+
+    monkeypatch.setattr(bracket, "inscribed_balls", balls)
+    monkeypatch.setattr(bracket, "tangent", tangent)
+    return found
+
+
+def test_images_within_the_gap_leave(seen: Seen) -> None:
+    model = isometry(36, 5)
+    x = torch.rand(30, 1, 6, 6).mul(1.5).sub(0.25).clamp(0, 1)
+    wide = lipbench.bracket(model, x, gap=0.1)
+    searched = [given["x"] for given in seen.centres]
+    seen.centres.clear()
+    lipbench.bracket(model, x, gap=0.0)
+    assert sum(map(len, searched)) < 0.7 * sum(len(given["x"]) for given in seen.centres)
+    assert len(searched[0]) == len(x), "nothing is known of any image at first"
+    left = [image for image in x if not any((image == other).all() for other in searched[-1])]
+    assert len(left) > 5
+    rows = [int((x == image).flatten(1).all(1).nonzero()[0, 0]) for image in left]
+    assert wide.solved(0.1)[rows].float().mean() > 0.5
+    # One round: those that it brings within the gap are not searched again.
+    seen.centres.clear()
+    first = lipbench.bracket(model, x, gap=0.1, rounds=0)
+    done = first.solved(0.1)
+    assert done.any()
+    seen.centres.clear()
+    lipbench.bracket(model, x, gap=0.1, rounds=1)
+    again = seen.centres[1]["x"]
+    assert not any((image == other).all() for image in x[done] for other in again)
+
+
+def test_the_attack_begins_where_the_ray_leaves_the_ball(seen: Seen) -> None:
+    model, x = isometry(36, 2), torch.rand(30, 1, 6, 6)
+    y = model(x).argmax(1)
+    lipbench.bracket(model, x, rounds=1)
+    origin, start = seen.starts[0]
+    ray = (seen.centres[0]["balls"].exits() - origin).flatten(1)
+    along = (start - origin).flatten(1).double()
+    begun = along.norm(dim=1) > 0
+    assert begun.float().mean() > 0.3
+    assert (torch.cosine_similarity(along, ray)[begun] > 0.999).all()
+    assert Judge(model)(start, y)[begun].all()
+
+
+def test_the_next_centre_is_searched_behind_the_adversarial_image(seen: Seen) -> None:
+    model, x = isometry(36, 2), torch.rand(30, 1, 6, 6)
+    y = model(x).argmax(1)
+    lipbench.bracket(model, x, gap=0.0, rounds=2)
+    first, second = seen.centres[:2]
+    assert torch.equal(first["start"], first["x"])
+    assert first["known"] is None
+    news = (second["start"] != second["x"]).flatten(1).any(1)
+    assert news.float().mean() > 0.9
+    assert torch.equal(second["x"], x)
+    assert Judge(model)(second["start"], y)[news].all()
+    assert second["known"] is not None
 
 
 @pytest.mark.parametrize("wrong", [{"gap": -0.1}, {"rounds": -1}, {"gap": float("nan")}])

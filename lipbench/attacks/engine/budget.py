@@ -13,9 +13,11 @@ def within(attack: Attack, budget: int) -> Attack:
     """The same attack with at most `budget` propagations for each image: a forward pass is one, a backward pass
     another.
 
-    The classifier counts and refuses, so a function of a user's own, or of another library, keeps to it as well. Each
+    The network itself counts and refuses, its float64 copy too, so a function of a user's own, or of another library,
+    keeps to it as well, unless it calls the layers one by one. `exact` reads the weights, and takes no budget. Each
     image is attacked alone: what the others cost changes nothing. When the budget is spent, the nearest misclassified
-    image of all that the attack passed is the result (the protocol of AttackBench 2.0).
+    image of all that the attack passed is the result (the protocol of AttackBench 2.0). Whether that is adversarial is
+    checked at the end, outside of the budget.
 
     Args:
         budget: 1 or more.
@@ -65,17 +67,17 @@ def _one(
     attack: Attack, model: Classifier, x: Tensor, y: Tensor, budget: int, options: dict[str, Tensor | None]
 ) -> tuple[Tensor, Meter]:
     """The nearest adversarial image that the attack returned or passed, x itself where there is none."""
-    metered, meter = Classifier(model), Meter(x, y, budget)
-    metered.meter = meter
+    metered, meter, judge = Classifier(model), Meter(x, y, budget), Classifier(model)
     try:
-        found = [usable(model, x, y, attack(metered, x, y, **warm(attack, **options)))]
+        with meter.watching(metered):
+            returned = attack(metered, x, y, **warm(attack, **options))
     except BudgetSpent:
-        start = options.get("start")
-        found = [] if start is None else [usable(model, x, y, start)]
-    model.passes += metered.passes
-    model.backward_passes += metered.backward_passes
+        returned = options.get("start")
+    model.passes += meter.forwards
+    model.backward_passes += meter.backwards
+    found = [] if returned is None else [usable(judge, x, y, returned)]
     for images in reversed(meter.nearest):  # the nearest one may be adversarial in float32 alone
-        checked = usable(model, x, y, images)
+        checked = usable(judge, x, y, images)
         found.append(checked)
         if not torch.equal(checked, x):
             break

@@ -1,0 +1,53 @@
+"""The tables of docs/theory.md are those of the committed results. A failure prints the table as it should be."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lipbench.files import read_json
+from lipbench.results.storage import read_bounds
+
+ROOT = Path(__file__).parent.parent
+PAGE, REFERENCE = ROOT / "docs/theory.md", ROOT / "results/reference"
+NAMES = {
+    "certificate": "abs(f(x)) / L",
+    "certificate_inscribed": "inscribed, {steps} steps ({passes:.0f} passes an image)",
+    "certificate_inscribed_float": "inscribed for float32, {steps} steps ({passes:.0f} passes)",
+}
+
+pytestmark = pytest.mark.skipif(not (PAGE.exists() and REFERENCE.exists()), reason="no documentation, or no results")
+
+
+def line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def table(network: str, epsilons: tuple[float, ...]) -> list[str]:
+    """The lines of a network: ratios are of the images with a certificate, accuracies of all that were attacked."""
+    folder = REFERENCE / network / "default/0"
+    bounds = read_bounds(folder)
+    bounds = bounds[bounds["norm"] == "l2"]
+    attacked = bounds[bounds["side"] == "upper"].groupby("index")["distance"].min()
+    passes = pd.read_csv(folder / "costs.csv").set_index("method")["passes"]
+    ratios = ("distance / certificate, median", "mean", "smallest", "gap < 0.1 %", "gap < 1 %")
+    lines = [line(f"{network}, {len(attacked)} test images", *ratios, *(f"certified at {eps:g}" for eps in epsilons))]
+    lines.append("|" + "---|" * (1 + len(ratios) + len(epsilons)))
+    for method, name in NAMES.items():
+        options = read_json(folder / f"bounds/{method}.json")["options"]
+        lower = bounds[bounds["method"] == method].set_index("index")["distance"].loc[attacked.index]
+        ratio = (attacked / lower)[lower > 0]
+        cells = [f"{value:.4f}" for value in (ratio.median(), ratio.mean(), ratio.min())]
+        cells += [f"{100 * (ratio < 1 + gap).mean():.1f} %" for gap in (1e-3, 1e-2)]
+        cells += [f"{100 * (lower > eps).mean():.1f}" for eps in epsilons]
+        lines.append(line(name.format(steps=options.get("steps"), passes=passes[method]), *cells))
+    under = [f"{100 * (attacked > eps).mean():.1f}" for eps in epsilons]
+    return [*lines, line("under all attacks", *[""] * len(ratios), *under)]
+
+
+@pytest.mark.parametrize(
+    ("network", "epsilons"), [("mnist08/hkr_mlp", (2.0, 2.5, 3.0)), ("digits/hkr_mlp", (0.25, 0.5, 1.0))]
+)
+def test_the_tables_are_those_of_the_committed_results(network: str, epsilons: tuple[float, ...]) -> None:
+    expected = "\n".join(table(network, epsilons))
+    assert f"\n\n{expected}\n\n" in PAGE.read_text(), f"{PAGE.name} should hold:\n\n{expected}\n"
