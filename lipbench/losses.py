@@ -137,6 +137,8 @@ def soft_hkr(
     if logits.shape[1] == 2:
         return hkr(logits, labels, margin=margin, alpha=alpha, balanced=balanced)
     _check(alpha=alpha)
+    if not temperature >= 0:
+        raise ValueError(f"The temperature of soft_hkr is 0 or more; got {temperature}.")
     margins = _margins(margin, logits, labels)[:, None]
     with torch.no_grad():
         true = F.one_hot(labels, logits.shape[1]).bool()

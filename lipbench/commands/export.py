@@ -150,6 +150,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ExportError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
     formats = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
     run, trust = named_run(cfg.run), list(cfg.trust)
+    if cfg.out is None and not Path(cfg.run).is_dir():
+        raise ExportError(f"run={cfg.run} is a committed run, which stays as it is. Give a folder: out=export, say.")
     out = Path(cfg.out) if cfg.out is not None else run / "export"
     places = {"data_root": cfg.data_root, "source": cfg.source}
     if cfg.attackbench:

@@ -20,6 +20,10 @@ def main(arguments: Sequence[str]) -> int:
             raise CommandError(f"Which {name}? {name}={example}, for example.")
     if cfg.method is None:
         raise CommandError("Which method? method=sdp_crown, for example: what the verifier is called in the tables.")
+    if not Path(cfg.run).is_dir():
+        raise CommandError(
+            f"run={cfg.run} is no folder. The tables are written into the folder of a run: give its path."
+        )
     run = named_run(cfg.run)
     places = {"data_root": cfg.data_root, "source": cfg.source}
     done = import_verdicts(run, Path(cfg.verdicts), str(cfg.method), trust=list(cfg.trust), **places)

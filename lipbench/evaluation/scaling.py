@@ -1,10 +1,11 @@
-"""The flag `input_range`: a model that was made for other pixels than those of [0, 1] labels them better."""
+"""The flag `input_range`: a model that was probably made for other pixels than those of [0, 1] labels them better."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from lipbench.gate import is_memory
 from lipbench.judge import Classifier
 from lipbench.results.flags import Flag
 
@@ -14,34 +15,39 @@ RANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "in [-1, 1] (2 x - 1)": lambda x: 2 * x - 1,
     "of mean 0 and standard deviation 1": lambda x: (x - x.mean()) / x.std().clamp_min(1e-6),
 }
-# Of fewer images an accuracy says little; the accuracies have to differ by this.
-COUNTED, BETTER = 30, 0.1
+# Of fewer images an accuracy says little. The accuracies have to differ by this.
+COUNTED, BETTER = 30, 0.2
+# A model with this accuracy on the images as they are was made for them. With this share of one label, a model that
+# always gives that label looks good.
+GOOD, ONE_LABEL = 0.8, 0.9
 
 
 def range_flags(model: Classifier, x: Tensor, y: Tensor) -> list[Flag]:
-    """`input_range`, where the model labels rescaled images right on at least `BETTER` more of them, and better than
-    half of the way from a guess to 1.
+    """`input_range`, where the model labels rescaled images right on at least `BETTER` more of them, and at least half
+    of the way from a guess to 1. No flag where the own accuracy is at least `GOOD`, or one label has at least
+    `ONE_LABEL` of the images.
 
     Args:
         x, y: images [N, C, H, W] in [0, 1] and their labels [N].
     """
-    if len(x) < COUNTED:
+    if len(x) < COUNTED or (guess := float(y.bincount().max()) / len(y)) >= ONE_LABEL:
         return []
     try:
         with torch.no_grad():
             own = float((model(x.clone()).argmax(1) == y).double().mean())
             found = {name: float((model(change(x)).argmax(1) == y).double().mean()) for name, change in RANGES.items()}
-    except Exception:  # a model may refuse such pixels
+    except Exception as error:  # a model may refuse such pixels
+        if is_memory(error):
+            raise
         return []
-    guess = float(y.bincount().max()) / len(y)
     name = max(found, key=lambda name: found[name])
-    if found[name] < max(own + BETTER, (1 + guess) / 2):
+    if own >= GOOD or found[name] < max(own + BETTER, (1 + guess) / 2):
         return []
     return [
         Flag(
             "input_range",
             "warning",
             f"on the first {len(x)} images the accuracy is {100 * own:.0f} %, and {100 * found[name]:.0f} % if the "
-            f"pixels are {name}: the model was made for those. Put the change of range inside the model.",
+            f"pixels are {name}: the model was probably made for those. Put the change of range inside the model.",
         )
     ]

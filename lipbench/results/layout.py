@@ -25,11 +25,15 @@ def run_folders(root: Path) -> list[Path]:
     some.
     """
     found = []
-    for folder, inside, files in os.walk(root):
-        if MANIFEST in files or ("bounds" in inside and table_paths(Path(folder))):
+    for folder, inside, _ in os.walk(root):
+        if _is_run(Path(folder)):
             found.append(Path(folder))
             inside.clear()  # no run lies in another
     return sorted(found)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() or bool(table_paths(folder))
 
 
 def run_key(folder: Path) -> dict[str, Any]:
@@ -82,7 +86,8 @@ def named_run(name: str | Path) -> Path:
 
     Args:
         name: a folder, such as `results/runs/mnist08/hkr_mlp`, or a part of the committed results, such as
-            "mnist08/hkr_mlp". A folder comes first.
+            "mnist08/hkr_mlp". A folder comes first. The committed results are for reading: a command that writes into
+            a run checks that the name is a folder.
 
     Raises:
         ResultsError: there is no such folder, no run in it, or several.
@@ -92,11 +97,13 @@ def named_run(name: str | Path) -> Path:
         known = [f"{path.parent.name}/{path.name}" for path in REFERENCE.glob("*/*") if path.is_dir()]
         raise ResultsError(f"There is no folder {name}. {WHERE} {unknown('run', str(name), known) if known else ''}")
     places = [root / inside for inside in ("", "0", "default/0")]
+    found = next((place for place in places if _is_run(place) or (place / "model.json").is_file()), None)
+    if found is not None:
+        return found
     runs = run_folders(root)
-    found = [place for place in places if place in runs or (place / "model.json").is_file()] or runs
-    if not found:
+    if not runs:
         raise ResultsError(f"{root} holds no run. {WHERE}")
-    if found is runs and len(runs) > 1:
+    if len(runs) > 1:
         listed = "".join(f"\n  {folder}" for folder in runs[:LISTED]) + ("\n  ..." if len(runs) > LISTED else "")
         raise ResultsError(f"{root} holds {len(runs)} runs. Name one of them:{listed}")
-    return found[0]
+    return runs[0]

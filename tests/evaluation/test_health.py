@@ -13,6 +13,7 @@ import lipbench
 from lipbench.data import digits
 from lipbench.evaluation.evaluate import health
 from lipbench.evaluation.health import masked_flag, model_flags, returned_flags, table_flags
+from lipbench.evaluation.scaling import range_flags
 from lipbench.judge import Classifier
 from lipbench.modules import undisturbed
 from lipbench.results import bounds_table
@@ -64,6 +65,38 @@ def test_a_model_that_was_made_for_other_pixels_is_flagged(scale, middle):
     inside = nn.Sequential(Function(scale), made).eval()
     assert "input_range" not in {flag.name for flag in model_flags(inside, images, labels)}
     assert "input_range" not in {flag.name for flag in model_flags(made, images[:20], labels[:20])}, "too few"
+
+
+@pytest.mark.parametrize(
+    ("ones", "own", "other", "flagged"),
+    [(50, 60, 90, True), (50, 70, 85, False), (50, 80, 100, False), (90, 60, 100, False)],
+    ids=["clear", "small gain", "good as it is", "one label"],
+)
+def test_only_a_clear_gain_of_other_pixels_is_flagged(ones, own, other, flagged):
+    """The first pixel is the label; the next two are white where the model errs, as given and on bright pixels."""
+    labels = (torch.arange(100) < ones).long()
+    order, images = torch.randperm(100, generator=torch.Generator().manual_seed(0)), torch.zeros(100, *SHAPE)
+    images[:, 0, 0, 0], images[:, 0, 0, 1], images[:, 0, 0, 2] = labels, order >= own, order >= other
+
+    def logits(x):
+        label, wrong, wrong_if_bright = x.flatten(1).T[:3]
+        z = 2.0 * (label > 0) - 1
+        z = torch.where((wrong_if_bright if x.max() > 10 else wrong) > 0, -z, z)
+        return torch.stack([-z, z], 1)
+
+    assert [int((logits(x).argmax(1) == labels).sum()) for x in (images, 255 * images)] == [own, other]
+    found = range_flags(Classifier(Function(logits).eval()), images, labels)
+    assert [flag.name for flag in found] == ["input_range"] * flagged
+
+
+def test_too_little_memory_for_the_rescaled_images_is_an_error():
+    def greedy(x):
+        if x.max() > 1:
+            raise MemoryError
+        return torch.stack([x.flatten(1).mean(1), x.flatten(1).mean(1)], 1)
+
+    with pytest.raises(MemoryError):
+        range_flags(Function(greedy), torch.rand(40, *SHAPE), torch.arange(40) % 2)
 
 
 @pytest.mark.parametrize(

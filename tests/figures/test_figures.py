@@ -97,6 +97,15 @@ def test_what_lacks_its_inputs_is_left_out(tmp_path):
     assert list(drawings(runs_in(tmp_path), MINE)) == []
 
 
+def test_the_bound_of_a_gradient_norm_has_the_colour_of_its_network(drawn):
+    (axis,) = drawn["gradients_made08"].figure.axes
+    table = drawn["gradients_made08"].table
+    bounds = [line for line in axis.get_lines() if len(set(line.get_xdata())) == 1 and line.get_linestyle() == "--"]
+    within = table.groupby("experiment")["bound"].first() <= axis.get_xlim()[1]
+    assert {line.get_color() for line in bounds} == {network_look(name).color for name in within[within].index}
+    assert len(bounds) > 1
+
+
 def test_nothing_is_cut(drawn):
     for name, drawing in drawn.items():
         figure = drawing.figure

@@ -55,3 +55,21 @@ def test_a_folder_with_one_run_names_it_for_every_command(tmp_path, capsys):
         assert f"\n  {run}\n" in said
         assert main([command, f"run={run.parents[1]}", *options]) > 0
         assert f"{run} is damaged: summary.json is missing" in capsys.readouterr().err, "the run below is found"
+
+
+@pytest.mark.skipif(not WEIGHTS, reason="the committed results are not there")
+def test_no_command_writes_into_a_committed_run_that_is_given_by_name(tmp_path, capsys):
+    before = sorted(REFERENCE.glob("digits08/hkr_mlp/default/0/**/*"))
+    assert main(["export", "run=digits08/hkr_mlp", "formats=[]"]) > 0
+    assert "Give a folder: out=" in capsys.readouterr().err
+    assert main(["import", "run=digits08/hkr_mlp", "verdicts=none.csv", "method=other"]) > 0
+    assert "run=digits08/hkr_mlp is no folder" in capsys.readouterr().err
+    assert sorted(REFERENCE.glob("digits08/hkr_mlp/default/0/**/*")) == before
+
+
+def test_a_run_is_found_without_a_walk_through_the_tree_below_it(tmp_path, monkeypatch):
+    run = tmp_path / "digits08/hkr_mlp/default/0"
+    run.mkdir(parents=True)
+    (run / "model.json").write_text("{}")
+    monkeypatch.setattr("lipbench.results.layout.run_folders", lambda root: pytest.fail(f"{root} is walked"))
+    assert {named_run(folder) for folder in (run, run.parent, run.parents[1])} == {run}

@@ -71,16 +71,21 @@ def search(
         until: of `time.monotonic`, when the search ends with what is proved by then.
         margin: only images whose other logit is larger by so much count.
     """
-    relaxed, left = None, list(others)
+    relaxed, left, proved = None, list(others), 0.0
     while left and found.radius > 0:
         if relaxed is None or found.radius < CLOSER * float(relaxed.radius[0]):
             relaxed = Relaxed(steps, torch.from_numpy(x)[None], torch.tensor([found.radius], dtype=torch.float64))
         root = region(relaxed, own, left[0], MOST, margin) if time.monotonic() < until else None
         if root is None:
-            found.lower = 0.0
+            # Of the other classes that are left nothing is known.
+            found.lower = min(found.lower, proved) if len(left) == 1 else 0.0
             break
-        if _Search(root, found, gap, until).run():
+        branches = _Search(root, found, gap, until)
+        if branches.run(proved):
             left.pop(0)
+            proved = 0.0
+        else:
+            proved = min(found.lower, branches.heap[0][0])
     found.lower = min(found.lower, found.radius)
     return found
 
@@ -93,9 +98,13 @@ class _Search:
         self.heap: list[tuple[float, int, Region, Solution]] = []
         self.count = itertools.count()
 
-    def run(self) -> bool:
-        """Whether it came to its end: False where the radius has shrunk so much that it should begin afresh."""
-        self._add(self.root, 0.0, ROUNDS)
+    def run(self, proved: float = 0.0) -> bool:
+        """Whether it came to its end: False where the radius has shrunk so much that it should begin afresh.
+
+        Args:
+            proved: no adversarial image of the class is nearer, by a search that began before.
+        """
+        self._add(self.root, proved, ROUNDS)
         while self.heap and self.heap[0][0] < self._target() and time.monotonic() < self.until:
             if self.found.radius < self.afresh:
                 return False
