@@ -70,7 +70,7 @@ def _one(
     metered, meter, judge = Classifier(model), Meter(x, y, budget), Classifier(model)
     try:
         with meter.watching(metered):
-            returned = attack(metered, x, y, **warm(attack, **options))
+            returned: Tensor | None = attack(metered, x, y, **warm(attack, **options))
     except BudgetSpent:
         returned = options.get("start")
     model.passes += meter.forwards
