@@ -45,7 +45,6 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
     """
     signature = inspect.signature(core)
     takes_start = "start" in signature.parameters
-    takes_lower = "lower" in signature.parameters
 
     @functools.wraps(core)
     def attack(
@@ -66,8 +65,7 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
             result = x.clone() if start is None else start
             if len(rows):
                 begin = None if start is None else start[rows]
-                if takes_lower:
-                    options["lower"] = None if lower is None or start is None else lower.to(x.device)[rows]
+                options |= _told(signature, start, lower, rows)
                 result[rows] = _searched(core, takes_start, norm, model, x[rows], y[rows], begin, options)
             return result
 
@@ -115,6 +113,15 @@ def _from_any_image(core: Attack, norm: str, model: nn.Module, x: Tensor, y: Ten
         images = core(model, origin, labels, **{**options, "start": first, **_rows_of(options, known)}).detach()
         result[known] = nearest(origin, to_boundary(model, origin, images, labels), first, norm=norm)
     return result
+
+
+def _told(
+    signature: inspect.Signature, start: Tensor | None, lower: Tensor | None, rows: Tensor
+) -> dict[str, Tensor | None]:
+    """The option `lower` of a search that has it."""
+    if "lower" not in signature.parameters:
+        return {}
+    return {"lower": None if lower is None or start is None else lower.to(rows.device)[rows]}
 
 
 def _rows_of(options: dict[str, Any], rows: Tensor) -> dict[str, Tensor]:
