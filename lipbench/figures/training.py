@@ -30,7 +30,7 @@ LINE = 16
 
 def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
     """One run over its epochs: range of the singular values of each layer (a band), Lipschitz bound and gradient norm
-    of the network (black) and its layers, accuracies.
+    of the margin (black) and of the layers, accuracies.
 
     Layers go from dark and thick (first) to light and thin (last).
 
@@ -46,16 +46,17 @@ def training_curves(history: pd.DataFrame, title: str = "") -> Figure:
     looks = {
         layer: {"color": shade, "linewidth": width} for layer, shade, width in zip(layers, shades, widths, strict=False)
     }
+    history = _with_margin(history)
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, 4.9))
         axes = figure.subplots(2, 2, sharex=True)
         _bands(axes[0, 0], history, looks)
-        _lines(axes[0, 1], history, "lipschitz", "lipschitz", looks)
+        _lines(axes[0, 1], history, "margin_lipschitz", "lipschitz", looks)
         _lines(axes[1, 0], history, "gradient_norm", "gradient", looks)
         _accuracies(axes[1, 1], history)
         for axis, name in zip(
             axes.flat,
-            ("singular values", "Lipschitz bound", "gradient norm of the margin", "accuracy (%)"),
+            ("singular values", "Lipschitz bound of the margin", "gradient norm of the margin", "accuracy (%)"),
             strict=True,
         ):
             axis.set_title(name)
@@ -79,13 +80,12 @@ def training_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
         histories: rows as `lipbench.results.read_histories` returns them; of each network the lowest seed is drawn.
             Their epochs may differ: the axis is the share of the training.
     """
-    # The margin, a difference of two logits, has at most the bound of all logits times the root of 2.
-    histories = histories.assign(lipschitz=np.sqrt(2) * histories["lipschitz"])
+    histories = _with_margin(histories)
     runs = [rows[rows["seed"] == rows["seed"].min()] for _, rows in histories.groupby(RUN_COLUMNS[:3], sort=True)]
     names = _names(runs)
     looks = _looks(runs)
     ends = _ends(runs)
-    lines = {"lipschitz": "Lipschitz bound of the margin", "gradient_norm": "gradient norm of the margin"}
+    lines = {"margin_lipschitz": "Lipschitz bound of the margin", "gradient_norm": "gradient norm of the margin"}
     columns = len(lines) + bool(np.isfinite(ends).any())
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, max(2.7, 1.2 + 0.16 * len(runs))))
@@ -106,6 +106,13 @@ def training_comparison(histories: pd.DataFrame, title: str = "") -> Figure:
         if title:
             figure.suptitle(title, fontsize=8)
     return figure
+
+
+def _with_margin(history: pd.DataFrame) -> pd.DataFrame:
+    """With the column margin_lipschitz: the margin, a difference of two logits, has at most the bound of all logits
+    (lipschitz) times the root of 2.
+    """
+    return history.assign(margin_lipschitz=np.sqrt(2) * history["lipschitz"])
 
 
 def _looks(runs: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
@@ -212,20 +219,22 @@ def _names(runs: Sequence[pd.DataFrame]) -> list[str]:
 
 
 def comparison(runs: Runs) -> tuple[Figure, pd.DataFrame] | None:
-    """`training_comparison` of the main networks of one data set, and their histories; None where there is none."""
+    """`training_comparison` of the main networks of one data set, and their histories with margin_lipschitz, which is
+    drawn; None where there is none.
+    """
     chosen = [run for runs_of_one in main_networks(runs).values() for run in runs_of_one]
     histories = replace(runs, finished=chosen).histories.dropna(axis=1, how="all")
     if not len(histories):
         return None
-    return training_comparison(histories), histories
+    return training_comparison(histories), _with_margin(histories)
 
 
 def of_one_run(runs: Runs) -> tuple[Figure, pd.DataFrame] | None:
-    """`training_curves` of one run, and its history; None where there is none."""
+    """`training_curves` of one run, and its history with margin_lipschitz, which is drawn; None where there is none."""
     (run,) = runs.finished
     if not len(run.history):
         return None
-    return training_curves(run.history, title=" ".join(map(str, run.key))), run.history
+    return training_curves(run.history, title=" ".join(map(str, run.key))), _with_margin(run.history)
 
 
 RECIPES = (
@@ -241,7 +250,7 @@ RECIPES = (
         "training",
         "Training, layer by layer",
         "One run over its epochs: the range of the singular values of each layer, Lipschitz bound and gradient norm of "
-        "the network and its layers, and the accuracies.",
+        "the margin and the layers, and the accuracies.",
         of_one_run,
         each="run",
     ),

@@ -329,6 +329,9 @@ def test_figures_of_a_plain_and_a_constrained_network(digits, tmp_path):
             assert heights.max() == pytest.approx(history[f"{layer}.sigma_max"].max())
         assert {line.get_label() for line in bounds.get_lines()} == {"network", *(f"layer {n}" for n in names)}
         assert len(gradients.get_lines()) == len(names) + 1
+        whole, slopes = (axis.get_lines()[-1].get_ydata() for axis in (bounds, gradients))
+        assert np.allclose(whole, np.sqrt(2) * history["lipschitz"])
+        assert (whole >= slopes * 0.9999).all(), "both are of the margin"
         written = save_figure(figure, tmp_path / name)
         assert all(path.stat().st_size > 10_000 for path in written if path.suffix != ".csv")
 
