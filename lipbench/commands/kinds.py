@@ -90,7 +90,7 @@ def _node(node: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _of_kind(name: str, value: Any, kind: Any) -> Any:
     least = LEAST.get(name)
-    alone = type(value) in (str, int, float)
+    given, alone = value, type(value) in (str, int, float)
     if alone and name in KINDS and get_origin(KINDS[name]) is Sequence:
         value = [value]  # epsilons=0.5
     if name == "epsilons" and isinstance(value, list | tuple):
@@ -106,9 +106,9 @@ def _of_kind(name: str, value: Any, kind: Any) -> Any:
         limit = "" if least is None else f", {least} or more"
         if type(value) in (int, float) and LARGEST <= abs(value) < math.inf:
             limit += ", less than 2^63"
-        shown = f"{value}"
+        shown = f"{given}"
         shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-        limit += f", such as [{shown}]" if alone and get_origin(kind) in LISTS else ""
+        limit += f", such as [{shown}]" if value is given and alone and get_origin(kind) in LISTS else ""
         raise OptionError(f"{name}={shown}: {name} is {_words(kind)}{limit}.") from None
     return taken
 

@@ -114,6 +114,11 @@ def test_epsilons_are_radii(value: Any) -> None:
         checked(changed(options, ("epsilons",), value))
 
 
+def test_the_message_of_a_wrong_radius_shows_what_was_given() -> None:
+    with pytest.raises(OptionError, match=r"^epsilons=-1: epsilons is a list, each a number, 0 or more\.$"):
+        checked(changed(composed("config"), ("epsilons",), -1))
+
+
 def test_an_option_that_a_function_does_not_have_is_answered_with_those_it_has() -> None:
     with pytest.raises(OptionError, match=r"training\.epoch=3: lipbench\.training\.fit has no epoch\. It has .*epochs"):
         checked(changed(composed("config"), ("training", "epoch"), 3))
