@@ -19,7 +19,7 @@ from lipbench.results.words import dataset_name
 COLUMNS = ["construction", "variant", "seed", "validation", "accuracy", "certified", "tightness", "ms", "epsilon"]
 COLUMNS += ["images"]
 FAMILIES = {
-    "Identity": "unconstrained",
+    "Identity": "classical",
     "Clip": "weight clipping",
     "Frobenius": "Frobenius",
     "Spectral": "spectral, reshaped kernel",

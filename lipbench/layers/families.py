@@ -2,7 +2,7 @@
 
 A family is called with an ordinary layer and the size of its input, as any constraint (see
 `lipbench.layers.constrain`), and returns what takes the layer's place: a constraint on its weight, or a construction.
-So one and the same builder makes the network of each family and its unconstrained twin. What a paper leaves open (a
+So one and the same builder makes the network of each family and its classical twin. What a paper leaves open (a
 residual layer that changes the number of channels, dense layers of a convolutional method) is filled by its nearest
 relative, named below.
 """

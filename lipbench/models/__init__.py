@@ -1,4 +1,4 @@
-"""Builders: (shape, classes, ...) -> nn.Module. The same builder makes a Lipschitz network and its unconstrained
+"""Builders: (shape, classes, ...) -> nn.Module. The same builder makes a Lipschitz network and its classical
 twin.
 """
 

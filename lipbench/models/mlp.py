@@ -20,7 +20,7 @@ def mlp(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
 ) -> nn.Sequential:
-    """Dense layers of the given widths between activations. With `nn.Identity` and `nn.ReLU`: the ordinary network.
+    """Dense layers of the given widths between activations. With `nn.Identity` and `nn.ReLU`: the classical network.
 
     Args:
         shape: of one image, (C, H, W).

@@ -45,7 +45,7 @@ def resnet(
         widths: hidden dense layers after the stages.
         constraint: of the blocks.
         transition: of everything that changes the shape, which is no residual sum: the halvings, the dense layers and
-            the head; None: the constraint of the blocks. Of an unconstrained network it is not used.
+            the head; None: the constraint of the blocks. Of a classical network it is not used.
         activation, head_kind, mean, std: as in `convnet`.
 
     Raises:
