@@ -1,12 +1,11 @@
 """What constraints do to a network: singular values of its layers, norms of its gradients."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.recipes import Recipe
@@ -37,8 +36,8 @@ def spectra(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
 
 def gradient_norms(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """How long the gradients of the margin are at the attacked test images: the share of images whose gradient is at
-    most so long. Dashed is the bound of a network, where it is within the picture: the norm of a 1-Lipschitz f that
-    solves the transport problem is 1 almost everywhere.
+    most so long. Dashed, in its colour, is the bound of a network, where it is within the picture: the norm of a
+    1-Lipschitz f that solves the transport problem is 1 almost everywhere.
 
     Returns:
         the figure, and columns dataset, experiment, norm (sorted), share (%), bound (the median).
@@ -69,10 +68,11 @@ def gradient_norms(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
                 x, [0, *rows["share"], 100], where="post", color=look.color, linewidth=_width(i), label=experiment
             )
             if bound <= high:
-                # Over the curves, which rise there.
-                dashed: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": "--"}
-                axis.axvline(bound, zorder=4, **dashed)
-                handles["bound"] = Line2D([], [], **dashed)
+                # Over the curves, which rise there. The dashes of equal bounds take turns.
+                dashes = (4 * i, (4, 4 * max(1, len(known) - 1)))
+                outline = withStroke(linewidth=2.8, foreground="white")
+                axis.axvline(bound, zorder=4, color=look.color, linestyle=dashes, path_effects=[outline])
+                handles["its bound"] = Line2D([], [], color="black", linestyle="--")
         axis.set(xlabel="L2 norm of the gradient of the margin", ylabel="test images up to it (%)")
         axis.set_ylim(0, 102)
         plain_log(axis.xaxis, span=(low, high))

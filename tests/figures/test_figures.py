@@ -15,6 +15,7 @@ import lipbench
 from lipbench.figures import RECIPES as EVERY
 from lipbench.figures import Recipe, drawings, save_figure
 from lipbench.figures.sandwich import tightness_of
+from lipbench.figures.style import network_look
 from lipbench.figures.tradeoff import pareto
 from lipbench.results import best, bounds_table, run_folders, survival, write_bounds, write_manifest
 from lipbench.results.runs import Runs
@@ -95,6 +96,15 @@ def test_what_lacks_its_inputs_is_left_out(tmp_path):
     for folder in run_folders(tmp_path):
         write_manifest(folder)
     assert list(drawings(runs_in(tmp_path), MINE)) == []
+
+
+def test_the_bound_of_a_gradient_norm_has_the_colour_of_its_network(drawn):
+    (axis,) = drawn["gradients_made08"].figure.axes
+    table = drawn["gradients_made08"].table
+    bounds = [line for line in axis.get_lines() if len(set(line.get_xdata())) == 1 and line.get_linestyle() == "--"]
+    within = table.groupby("experiment")["bound"].first() <= axis.get_xlim()[1]
+    assert {line.get_color() for line in bounds} == {network_look(name).color for name in within[within].index}
+    assert len(bounds) > 1
 
 
 def test_nothing_is_cut(drawn):
