@@ -253,6 +253,8 @@ def main() -> int:
             print(rows[-1], f"{time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
             if total >= options.pairs:
                 break
+    if not rows:
+        return 1  # stopped before the first network was done
     table, seconds = pd.DataFrame(rows), time.perf_counter() - started
     print(f"{total:,} pairs in {seconds:.0f} s, {table['breaches'].sum()} breaches\n")
     print(table.to_markdown(floatfmt=".9f"), end="\n\n")
