@@ -15,6 +15,7 @@ import lipbench
 from lipbench.figures import RECIPES as EVERY
 from lipbench.figures import Recipe, drawings, save_figure
 from lipbench.figures.sandwich import tightness_of
+from lipbench.figures.style import network_look
 from lipbench.figures.tradeoff import pareto
 from lipbench.results import best, bounds_table, run_folders, survival, write_bounds, write_manifest
 from lipbench.results.runs import Runs
