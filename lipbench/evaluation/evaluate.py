@@ -203,8 +203,7 @@ def _named(chosen: Any, default: Mapping[str, Callable], kind: str) -> dict[str,
     if isinstance(chosen, str) or not isinstance(chosen, Iterable):
         raise ValueError(f'{kind}s={chosen!r}: give a list of names, or {{"a name": function}}. {EXPECTED[kind]}')
     asked, known = list(chosen), configuration.names(kind)
-    for name in asked:
-        if name not in known:
-            answer = configuration.unknown(kind, str(name), known)
-            raise ValueError(f'{answer} For a function of your own give {{"a name": function}}.')
+    answers = [configuration.unknown(kind, str(name), known) for name in asked if name not in known]
+    if answers:
+        raise ValueError(f'{" ".join(answers)} For a function of your own give {{"a name": function}}.')
     return {name: default.get(name) or configuration.method(kind, name) for name in asked}
