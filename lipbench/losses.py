@@ -27,7 +27,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, b
     """CE(t z) / t: t -> 0 gives a Wasserstein discriminator, t -> inf gives accuracy (Béthune et al., 2022, arXiv
     2104.05097).
     """
-    _check(temperature=temperature)
+    check_options(temperature=temperature)
     return _mean(F.cross_entropy(temperature * logits, labels, reduction="none"), labels, balanced) / temperature
 
 
@@ -37,7 +37,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, *, temperature: float =
     Raises:
         ValueError: the network has not two logits.
     """
-    _check(temperature=temperature)
+    check_options(temperature=temperature)
     f = binary_function(logits)
     per_image = F.binary_cross_entropy_with_logits(temperature * f, labels.to(f.dtype), reduction="none")
     return _mean(per_image, labels, balanced) / temperature
@@ -57,7 +57,7 @@ def margin_cross_entropy(
     Raises:
         ValueError: a sequence of offsets that is not one per class.
     """
-    _check(temperature=temperature)
+    check_options(temperature=temperature)
     offsets = _margins(offset, logits, labels)[:, None] * F.one_hot(labels, logits.shape[1]).to(logits.dtype)
     per_image = F.cross_entropy((logits - offsets) / temperature, labels, reduction="none")
     return _mean(per_image, labels, balanced) * temperature
@@ -108,7 +108,7 @@ def hkr(logits: Tensor, labels: Tensor, *, margin: Margin = 1.0, alpha: float = 
         margin: of the hinge, see `hinge`. (deel-torchlip's `min_margin` is twice that.)
         alpha: in [0, 1]: the paper's lambda is alpha / (1 - alpha). 0 is pure KR, 1 pure hinge.
     """
-    _check(alpha=alpha)
+    check_options(alpha=alpha)
     return alpha * hinge(logits, labels, margin=margin, balanced=balanced) + (1 - alpha) * kr(logits, labels)
 
 
@@ -136,7 +136,7 @@ def soft_hkr(
     """
     if logits.shape[1] == 2:
         return hkr(logits, labels, margin=margin, alpha=alpha, balanced=balanced)
-    _check(alpha=alpha)
+    check_options(alpha=alpha)
     if not temperature >= 0:
         raise ValueError(f"The temperature of soft_hkr is 0 or more; got {temperature}.")
     margins = _margins(margin, logits, labels)[:, None]
@@ -173,7 +173,7 @@ def _mean(per_image: Tensor, labels: Tensor, balanced: bool) -> Tensor:
     return (per_image / counts[labels].to(per_image.dtype)).sum() / (counts > 0).sum()
 
 
-def _check(temperature: float = 1.0, alpha: float = 0.5) -> None:
+def check_options(temperature: float = 1.0, alpha: float = 0.5) -> None:
     """
     Raises:
         ValueError: with these the loss would ask for mistakes.

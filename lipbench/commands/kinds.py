@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra._internal.utils import _locate
 
+from lipbench.losses import check_options
 from lipbench.results.radii import radius_of
 
 # Of the options that conf/ gives to no function.
@@ -85,7 +86,20 @@ def _node(node: Mapping[str, Any], where: str) -> dict[str, Any]:
         kind = KINDS.get(name, Any) if parameters is None else parameters.get(str(key), Any)
         taken = _of_kind(name, value, kind)
         found[key] = _node(taken, name) if isinstance(taken, Mapping) else taken
+    if where == "loss" and str(node.get("_target_")).startswith("lipbench.losses."):
+        _check_loss(found)
     return found
+
+
+def _check_loss(options: Mapping[str, Any]) -> None:
+    """The limits are those that the loss itself has."""
+    for name in ("temperature", "alpha"):
+        if name == "temperature" and str(options["_target_"]).endswith(".soft_hkr"):
+            continue  # it takes 0
+        try:
+            check_options(**{name: options[name]} if name in options else {})
+        except ValueError as error:
+            raise OptionError(f"loss.{name}={options[name]}: {error}") from None
 
 
 def _of_kind(name: str, value: Any, kind: Any) -> Any:

@@ -67,7 +67,7 @@ def attempt(
         say(f"{name}: {error}", sys.stderr)
         return Outcome(name, str(folder), ELSEWHERE, str(error))
     except Exception as error:
-        why = explained(error, folder, said)
+        why = explained(error, folder, said, begun)
         say(f"\n{name}: {why}\n", sys.stderr)
         if not isinstance(error, said):
             traceback.print_exception(error)
@@ -82,12 +82,18 @@ def attempt(
     return Outcome(name, str(folder))
 
 
-def explained(error: Exception, folder: Path, said: tuple[type[Exception], ...] = SAID) -> str:
-    """The message of an error, and what to do where results cannot be written."""
+def explained(error: Exception, folder: Path, said: tuple[type[Exception], ...] = SAID, begun: bool = True) -> str:
+    """The message of an error, and what to do where results cannot be written.
+
+    Args:
+        begun: False: the data were read at most, and nothing was written.
+    """
     why = str(error) if isinstance(error, said) else f"{type(error).__name__}: {error}"
     # An OSError about the folder or one above it: it cannot be made, as in /proc.
-    above = isinstance(error, OSError) and Path(str(error.filename)) in (folder, *folder.parents)
-    if above or (isinstance(error, OSError) and error.errno in _NOT_WRITTEN):
+    # A folder that was opened as a file is the mistake of who reads it.
+    written = begun and isinstance(error, OSError) and not isinstance(error, IsADirectoryError)
+    above = written and Path(str(error.filename)) in (folder, *folder.parents)
+    if above or (written and error.errno in _NOT_WRITTEN):
         why += (
             f"\n{folder} cannot be written: free space, get the right to write, or give another results=. What is "
             "finished stays; the same command goes on from there."

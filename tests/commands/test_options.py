@@ -119,6 +119,17 @@ def test_the_message_of_a_wrong_radius_shows_what_was_given() -> None:
         checked(changed(composed("config"), ("epsilons",), -1))
 
 
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [("cross_entropy", {"temperature": 0.0}), ("hkr", {"alpha": 1.5}), ("soft_hkr", {"alpha": 1.5})],
+)
+def test_a_loss_refuses_an_option_before_the_training(loss: str, options: dict[str, float]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(OptionError, match=rf"^loss\.{name}={value}: .*got {value}"):
+        checked({"loss": {"_target_": f"lipbench.losses.{loss}", **options}})
+    checked({"loss": {"_target_": "lipbench.losses.soft_hkr", "temperature": 0.0}})
+
+
 def test_an_option_that_a_function_does_not_have_is_answered_with_those_it_has() -> None:
     with pytest.raises(OptionError, match=r"training\.epoch=3: lipbench\.training\.fit has no epoch\. It has .*epochs"):
         checked(changed(composed("config"), ("training", "epoch"), 3))

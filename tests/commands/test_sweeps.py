@@ -117,6 +117,9 @@ def test_a_folder_that_cannot_be_made_is_answered_with_what_to_do():
     assert "give another results=" in jobs.explained(error, folder)
     elsewhere = FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/mnist")
     assert "results=" not in jobs.explained(elsewhere, folder)
+    data = IsADirectoryError(errno.EISDIR, "Is a directory", "/proc")
+    assert "results=" not in jobs.explained(data, folder), "dataset.path=/proc"
+    assert "results=" not in jobs.explained(error, folder, begun=False), "the data were read, nothing was written"
 
 
 def test_sigterm_is_an_interruption(monkeypatch, capsys):

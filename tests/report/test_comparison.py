@@ -64,7 +64,7 @@ def test_the_figure_shows_every_construction():
     table = best_variants(pd.DataFrame([row("aoc", "a", 1, 90), row("Identity", "b", 0, 0), row("mine", "c", 1, 50)]))
     figure = construction_comparison(table, 2.0)
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == ["AOC / BCOP", "mine", "unconstrained"]
+    assert labels == ["AOC / BCOP", "mine", "classical"]
     assert {axis.get_xlabel().split("\n")[0] for axis in figure.axes} == {
         "test images (%)",
         "distance / certificate",
