@@ -91,9 +91,9 @@ def explained(error: Exception, folder: Path, said: tuple[type[Exception], ...] 
     why = str(error) if isinstance(error, said) else f"{type(error).__name__}: {error}"
     # An OSError about the folder or one above it: it cannot be made, as in /proc.
     # A folder that was opened as a file is the mistake of who reads it.
-    written = begun and isinstance(error, OSError) and not isinstance(error, IsADirectoryError)
-    above = written and Path(str(error.filename)) in (folder, *folder.parents)
-    if above or (written and error.errno in _NOT_WRITTEN):
+    if not begun or not isinstance(error, OSError) or isinstance(error, IsADirectoryError):
+        return why
+    if error.errno in _NOT_WRITTEN or Path(str(error.filename)) in (folder, *folder.parents):
         why += (
             f"\n{folder} cannot be written: free space, get the right to write, or give another results=. What is "
             "finished stays; the same command goes on from there."
