@@ -149,12 +149,12 @@ def main(arguments: Sequence[str]) -> int:
     if cfg.run is None:
         raise ExportError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
     formats = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
+    if cfg.attackbench and cfg.vnnlib:
+        raise ExportError("attackbench=true writes no network: leave out vnnlib=, or make it a second command.")
     run, trust = named_run(cfg.run), list(cfg.trust)
     out = Path(cfg.out) if cfg.out is not None else run / "export"
     places = {"data_root": cfg.data_root, "source": cfg.source}
     if cfg.attackbench:
-        if cfg.vnnlib:
-            raise ExportError("attackbench=true writes no network: leave out vnnlib=, or make it a second command.")
         if verify(run) is None:
             raise ExportError(f"{run} is no finished run. Run the experiment again.")
         paths = _distances(run, out, dataset_of(run, trust, **places))
