@@ -149,23 +149,24 @@ def main(arguments: Sequence[str]) -> int:
     if cfg.run is None:
         raise ExportError("Which run? run=results/runs/digits08/hkr_cnn/default/0, for example.")
     formats = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
+    if cfg.vnnlib:
+        if cfg.attackbench:
+            raise ExportError("attackbench=true writes no network: leave out vnnlib=, or make it a second command.")
+        need_checker()
+        if "onnx" not in formats:
+            raise ExportError(f"vnnlib={cfg.vnnlib} needs the network as ONNX: formats=[onnx].")
     run, trust = named_run(cfg.run), list(cfg.trust)
     if cfg.out is None and not Path(cfg.run).is_dir():
         raise ExportError(f"run={cfg.run} is a committed run, which stays as it is. Give a folder: out=export, say.")
     out = Path(cfg.out) if cfg.out is not None else run / "export"
     places = {"data_root": cfg.data_root, "source": cfg.source}
     if cfg.attackbench:
-        if cfg.vnnlib:
-            raise ExportError("attackbench=true writes no network: leave out vnnlib=, or make it a second command.")
         if verify(run) is None:
             raise ExportError(f"{run} is no finished run. Run the experiment again.")
         paths = _distances(run, out, dataset_of(run, trust, **places))
         say("\n".join(["Written:", *(f"  {path}" for path in paths)]))
         return 0
     if cfg.vnnlib:
-        need_checker()
-        if "onnx" not in formats:
-            raise ExportError(f"vnnlib={cfg.vnnlib} needs the network as ONNX: formats=[onnx].")
         radius, test = property_radius(run, cfg.radius), dataset_of(run, trust, **places).test
     written = export_run(run, out, trust, formats=formats, opset=cfg.opset, batch=cfg.batch)
     certificate = read_json(written[0])

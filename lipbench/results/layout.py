@@ -1,10 +1,10 @@
 """Where runs lie in a results folder: `<root>/<dataset>/<experiment>/<variant>/<seed>/`."""
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any
 
-from lipbench.configuration import unknown
 from lipbench.escapes import printable
 from lipbench.files import ResultsError, read_json
 
@@ -95,7 +95,9 @@ def named_run(name: str | Path) -> Path:
     root = next((root for root in (Path(name), REFERENCE / name) if root.is_dir()), None)
     if root is None:
         known = [f"{path.parent.name}/{path.name}" for path in REFERENCE.glob("*/*") if path.is_dir()]
-        raise ResultsError(f"There is no folder {name}. {WHERE} {unknown('run', str(name), known) if known else ''}")
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {close[0]}, of the committed results?" if close else ""
+        raise ResultsError(f"There is no folder {name}. {WHERE}{hint}")
     places = [root / inside for inside in ("", "0", "default/0")]
     found = next((place for place in places if _is_run(place) or (place / "model.json").is_file()), None)
     if found is not None:
