@@ -68,6 +68,7 @@ def _one(
 ) -> tuple[Tensor, Meter]:
     """The nearest adversarial image that the attack returned or passed, x itself where there is none."""
     metered, meter, judge = Classifier(model), Meter(x, y, budget), Classifier(model)
+    returned: Tensor | None
     try:
         with meter.watching(metered):
             returned: Tensor | None = attack(metered, x, y, **warm(attack, **options))
