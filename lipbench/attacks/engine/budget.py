@@ -71,7 +71,7 @@ def _one(
     returned: Tensor | None
     try:
         with meter.watching(metered):
-            returned: Tensor | None = attack(metered, x, y, **warm(attack, **options))
+            returned = attack(metered, x, y, **warm(attack, **options))
     except BudgetSpent:
         returned = options.get("start")
     model.passes += meter.forwards
