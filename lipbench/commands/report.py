@@ -41,6 +41,8 @@ def _report(cfg: DictConfig) -> pd.DataFrame:
             that pairs.
         LawViolation: a law does not hold for one of the runs; everything is written first.
     """
+    if not (cfg.processes is None or (type(cfg.processes) is int and cfg.processes >= 1)):
+        raise ResultsError(f"processes={cfg.processes}: a number of processes, 1 or more, or null.")
     runs = find_runs(Path(cfg.results))
     other = None if cfg.compare is None else find_runs(Path(cfg.compare))
     for problem in runs.problems:

@@ -169,7 +169,7 @@ def test_another_network_an_unfinished_and_a_damaged_run_are_refused(run):
         (["import"], "Which run?"),
         (["import", "run=x"], "Which verdicts?"),
         (["import", "run=x", "verdicts=y"], "Which method?"),
-        (["import", "run=x", "verdicts=y", "method=z"], "no folder x"),
+        (["import", "run=x", "verdicts=y", "method=z"], "is no folder"),
         (["export", "run=x", "--vnnlib", "3", "--attackbench"], "leave out vnnlib"),
         (["export", "run=x", "--vnnlib", "3", "formats=[torch]"], "as ONNX"),
         (["export", "run=x", "vnnlib=-1"], "0 or more"),

@@ -339,8 +339,8 @@ def test_the_recipe_rebuilds_a_network(tmp_path):
     (job.folder / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ResultsError, match=r"model\.safetensors has 6 bytes"):
         lipbench.load(job.folder)
-    with pytest.raises(ResultsError, match="no trained network"):
-        lipbench.load(tmp_path)
+    with pytest.raises(ResultsError, match=r"model\.safetensors has 6 bytes"):
+        lipbench.load(tmp_path)  # the one run below it
 
 
 def test_suites_are_expanded_and_zero_jobs_is_an_error():

@@ -204,5 +204,5 @@ def test_a_network_is_loaded_by_its_name(tmp_path, monkeypatch):
     assert weights("d/e/wide/3") == weights(tmp_path / "reference/d/e/wide/3") != whole
     monkeypatch.chdir(tmp_path / "runs")
     assert weights("d/e") == weights(tmp_path / "runs/d/e") != whole, "a folder comes first"
-    with pytest.raises(ResultsError, match="no trained network"):
+    with pytest.raises(ResultsError, match="There is no folder d/unknown"):
         lipbench.load("d/unknown")
