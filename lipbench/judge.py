@@ -47,7 +47,7 @@ class Meter:
 
     @contextmanager
     def watching(self, classifier: "Classifier") -> Iterator[None]:
-        """Counts and refuses, inside, whoever calls the model as deployed, its float64 copy, or a copy of these.
+        """Inside, every call of the model as deployed, of its float64 copy, and of copies of these is counted.
 
         The calls raise `BudgetSpent` where more propagations are not allowed. TorchScript, which takes no hooks, is
         called through another module from now on.

@@ -162,7 +162,7 @@ class _Starts:
 
     def towards(self, place: int) -> tuple[Tensor, Tensor]:
         """DeepFool towards the class of this place in the order of the linearised distances, where it is near. On
-        straight boundaries the third class and later ones are never nearer than the first two.
+        straight boundaries the first two places suffice (docs/decisions.md).
         """
         near = self.reached[:, place] <= FAR * torch.maximum(self.best.distance, self.reached[:, 0])
         if place > 1:

@@ -15,6 +15,7 @@ from lipbench.attacks import (
     tangent,
     to_boundary,
 )
+from lipbench.attacks.engine.leaving import leave
 from lipbench.geometry import onto_halfspace, per_image, unit
 from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import margin_and_gradient
@@ -262,6 +263,18 @@ def test_a_finished_image_is_not_searched():
     passed.clear()
     tangent(spy, x, y, start=start)
     assert whole < sum(passed)
+
+
+def test_the_exit_of_a_ball_is_near_the_boundary():
+    model, split = lipbench.load("digits08/hkr_mlp"), lipbench.data.digits(keep=(0, 8)).validation
+    x, y = lipbench.images.pixels(split.images), split.labels
+    right = model(x).argmax(1) == y
+    x, y = x[right], y[right]
+    exits = leave(Classifier.of(model), x, y, steps=40)
+    assert (exits >= 0).all()
+    assert (exits <= 1).all()
+    before, after = (margin_and_gradient(model, images, y)[0] for images in (x, exits))
+    assert (after.abs() < 0.1 * before).float().mean() > 0.8
 
 
 def test_lipbench_stops_at_the_certificate():
