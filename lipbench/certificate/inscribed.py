@@ -218,7 +218,7 @@ class _Prover:
         if self.passes is None:
             return
         rivals = min(RIVALS, len(self.gaps) - 1)
-        size = batch_size or images_at_once(x.shape[1:], 2 * VALUES // rivals)
+        size = batch_size or images_at_once(x.shape[1:], VALUES // rivals)
         with progress(len(x)) as bar:
             with undisturbed(self.model):
                 at_x, rounding = self._around(self.passes, x, y, batch_size, count)

@@ -1,4 +1,4 @@
-"""The search for the centre of an inscribed ball: ascent with momentum. What it finds is checked by others."""
+"""The search for the centre of an inscribed ball: a bundle method. What it finds is checked by others."""
 
 from collections.abc import Callable
 
@@ -8,10 +8,12 @@ from torch import Tensor
 from lipbench.certificate.inscribed_ball import best_t
 
 # These numbers were chosen on validation images (docs/theory.md).
-# The first centre lies this share of h(x) behind x; of the first move, and of the moves before in each.
-FIRST, PACE, MEMORY = 0.1, 0.5, 0.9
+# The first centre lies this share of h(x) behind x.
+FIRST = 0.1
 # From an image near the frontier: the first centre lies this share of its distance behind x.
-BEHIND = 0.3
+BEHIND = 0.15
+# Trials that a search remembers as planes, how often weight moves between these, and the pace at the start.
+PLANES, TRADES, PACE = 6, 12, 0.25
 # A step may lose this share of the radius, less and less until the last one: where h is linear and the ball touches the
 # frontier inside of the box, all centres behind x are alike, and better ones lie beyond the next kink.
 LOOSE = 3e-3
@@ -24,6 +26,8 @@ FLATTEST = 0.05
 SLOWEST = 2e-3
 # Steps of Newton's method in a trial: it begins at the t of the centre before.
 NEWTON = 2
+# The error of a plane that is not there: no squared radius is near it.
+NEVER = 1e9
 
 # (points [M, n], pairs [M]) -> h [M] and its gradient [M, n].
 Value = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -32,9 +36,12 @@ Value = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Search:
     """Pairs of an image and a rival class, each with a ball that grows.
 
-    rho grows fastest along D = F grad h(q) - (q - z), where z is the point in which the clipped ray leaves the ball. At
-    the best centre the ball touches the frontier in an image of the box, and q lies straight behind it. A step is kept
-    if rho grew or fell by little; one forward and one backward pass each.
+    The gradient of rho(q)^2 / 2 is w D, with D = F grad h(q) - (q - z), w = t / (1 + t), and z the point in which the
+    clipped ray leaves the ball. At the best centre the ball touches the frontier in an image of the box, and q lies
+    straight behind it. There h has kinks, across which D turns: steps along D zigzag. So the last trials, kept or not,
+    are remembered as planes that touch rho^2 / 2, and a step goes to where the lowest plane, less the squared length of
+    the step over twice the pace, is highest. It is kept if rho grew or fell by little; one forward and one backward
+    pass each.
 
     Args:
         value: h of the pairs.
@@ -62,15 +69,17 @@ class Search:
         self.value, self.x, self.image, self.start = value, x, image, x if start is None else start
         self.count = int(image.max()) + 1
         self.centre, self.rho = x.clone(), at_x.clone()
-        self._centre, self._rho = x.clone(), at_x.clone()  # where the search is
-        self.direction, self.move = torch.zeros_like(x), torch.zeros_like(x)
+        self._offset, self._rho = torch.zeros_like(x), at_x.clone()  # where the search is
+        self.first = torch.zeros_like(x)  # its first move
+        self.planes = x.new_zeros(len(x), PLANES, x.shape[1])
+        self.heights = x.new_full((len(x), PLANES), torch.inf)  # of the planes, over x; inf where there is none
         self.pace, self.last_t = torch.full_like(at_x, PACE), torch.full_like(at_x, torch.nan)
         self.t = self.last_t.clone()
         self.is_open, self.is_begun = at_x > 0, torch.zeros_like(at_x, dtype=torch.bool)
         if known is not None:
             # As if the first pass had been made, and led there.
             self.is_begun = known.isfinite().all(1) & (self.start == x).all(1)
-            self.direction = torch.where(self.is_begun[:, None], known - x, 0.0) / PACE
+            self.first = torch.where(self.is_begun[:, None], known - x, 0.0)
 
     def run(self, steps: int, upper: Tensor | None = None) -> int:
         """So many passes of each image at most, of the rival with the smallest radius each time; the number of passes
@@ -89,7 +98,7 @@ class Search:
             if bool(new.any()):
                 self.begin(rows[new])
             if not bool(new.all()):
-                self.step(rows[~new], LOOSE * (1 - number / steps))
+                self.step(rows[~new], LOOSE * (1 - number / steps) ** 2)
         return passes
 
     def begin(self, rows: Tensor) -> None:
@@ -103,24 +112,33 @@ class Search:
         self.is_open[rows] &= (steep > FLATTEST) & gradient.isfinite().all(1)
         reach = away.norm(dim=1)
         behind = torch.where(reach > 0, (1 + BEHIND) * reach, FIRST * self.rho[rows])
-        # As if a step had been made: PACE times this is the first one.
-        self.direction[rows] = (away + (behind / steep.clamp_min(FLATTEST))[:, None] * gradient) / PACE
+        self.first[rows] = away + (behind / steep.clamp_min(FLATTEST))[:, None] * gradient
 
     def step(self, rows: Tensor, loose: float = 0.0) -> None:
         """One trial of each of these pairs, kept unless the radius falls by more than the share `loose`."""
-        move = self.pace[rows, None] * self.direction[rows] + MEMORY * self.move[rows]
-        centre = self._centre[rows] + move
+        x, planes, heights, pace = self.x[rows], self.planes[rows], self.heights[rows], self.pace[rows]
+        offset, is_first = self._offset[rows], heights.isinf().all(1)
+        # Where rho^2 is concave no plane lies below it. One that does is trusted as little as one that is as far above.
+        above = heights + (planes @ offset[:, :, None])[:, :, 0] - self._rho[rows, None].square() / 2
+        gram = pace[:, None, None] * (planes @ planes.mT)
+        weights = lowest(gram, above.abs().clamp_max(NEVER))
+        move = pace[:, None] * (weights[:, None] @ planes)[:, 0]
+        offset = offset + torch.where(is_first[:, None], self.first[rows], move)
+        centre = x + offset
         depth, gradient = self.value(centre, rows)
-        x = self.x[rows]
-        offset = centre - x
         t = best_t(x, offset, depth, NEWTON, self.last_t[rows])
         away = torch.clamp(-t[:, None] * offset, -x, 1 - x)
         rho = radius(offset, depth, t, away)
-        kept = (rho > (1 - loose) * self._rho[rows]) & gradient.isfinite().all(1)
+        plane = (t / (1 + t))[:, None] * (depth[:, None] * gradient - offset + away)
+        usable = (rho > 0) & plane.isfinite().all(1)
+        used, place = rows[usable], weights.masked_fill(heights.isinf(), -1.0).argmin(1)[usable]
+        self.planes[used, place] = plane[usable]
+        self.heights[used, place] = (rho.square() / 2 - (plane * offset).sum(1))[usable]
+        kept = usable & (rho > (1 - loose) * self._rho[rows])
         yes, no = rows[kept], rows[~kept]
-        self._centre[yes], self._rho[yes], self.move[yes] = centre[kept], rho[kept], move[kept]
-        self.direction[yes] = (depth[:, None] * gradient - offset + away)[kept]
-        self.last_t[rows], self.move[no] = t, 0
+        self._offset[yes], self._rho[yes] = offset[kept], rho[kept]
+        self.last_t[rows] = t
+        self.first[no] *= SLOWER
         self.pace[yes] *= FASTER
         self.pace[no] *= SLOWER
         best = kept & (rho > self.rho[rows])
@@ -146,3 +164,20 @@ def radius(offset: Tensor, depth: Tensor, t: Tensor, away: Tensor) -> Tensor:
     far, square = offset.square().sum(1), away.square().sum(1)
     found = (t * (depth.square() - far + 2 * (offset * away).sum(1)) + square) / (1 + t)
     return torch.where(depth > 0, found.clamp_min(0), 0.0).nan_to_num(0.0).sqrt()
+
+
+def lowest(gram: Tensor, error: Tensor) -> Tensor:
+    """Weights w [M, K], none below 0, with the sum 1, of about the smallest w gram w / 2 + error w: weight moves from
+    the entry that gains least by it to the one that gains most. [M, K, K], [M, K].
+    """
+    weights = torch.zeros_like(error).scatter(1, error.argmin(1, keepdim=True), 1.0)
+    for _ in range(TRADES):
+        slope = (gram @ weights[:, :, None])[:, :, 0] + error
+        least, into = slope.min(1, keepdim=True)
+        most, out = slope.masked_fill(weights <= 0, -torch.inf).max(1, keepdim=True)
+        one = torch.ones_like(least)
+        trade = torch.zeros_like(weights).scatter_add(1, into, one).scatter_add(1, out, -one)
+        bend = (trade * (gram @ trade[:, :, None])[:, :, 0]).sum(1, keepdim=True)
+        share = (most - least) / bend.clamp_min(torch.finfo(bend.dtype).tiny)
+        weights = weights + torch.minimum(share, weights.gather(1, out)) * trade
+    return weights

@@ -28,6 +28,7 @@ from lipbench.certificate import (
     lipschitz,
     rounding,
 )
+from lipbench.certificate.inscribed_search import Search, lowest
 from lipbench.judge import Judge, distance
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1.0, 0.0, 5e-324, 1e-300, 1e-9, 1.0, 1e9, 1e300)
@@ -295,6 +296,41 @@ def test_the_search_leaves_a_place_where_all_centres_are_alike() -> None:
     right = flat > 0
     gain = certify_inscribed(model, x, y)[right] / flat[right]
     assert (gain > 1.00001).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("entries", [1, 2, 6])
+def test_the_weights_of_the_planes_are_about_the_best(entries: int) -> None:
+    """No weight that is used could move to where it gains much more; a plane that is not there has none."""
+    planes = torch.randn(200, entries, 8, dtype=torch.float64)
+    gram, error = planes @ planes.mT, torch.rand(200, entries, dtype=torch.float64)
+    error[:, 3:4] = 1e9
+    weights = lowest(gram, error)
+    assert (weights >= 0).all()
+    assert torch.allclose(weights.sum(1), torch.ones(200, dtype=torch.float64))
+    assert (weights[:, 3:4] == 0).all()
+    slope = (gram @ weights[:, :, None])[:, :, 0] + error
+    assert ((weights * slope).sum(1) - slope.amin(1) < 0.1 * gram.diagonal(dim1=1, dim2=2).amax(1)).all()
+
+
+def test_the_search_climbs_along_kinks() -> None:
+    """h is the depth in a polyhedron: the best centres lie where several of its faces are equally near."""
+    torch.manual_seed(0)
+    normals = torch.randn(1, 60) + 0.7 * torch.randn(8, 60)
+    normals = normals / normals.norm(dim=1, keepdim=True)
+
+    def value(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        heights = (points - 0.5) @ normals.T + 1
+        return heights.amin(1), normals[heights.argmin(1)]
+
+    x = images("corners", 100, (1, 1, 60)).flatten(1) * 0.9 + 0.05
+    x = x[value(x, x[:, 0])[0] > 0]
+    rows, at_x = torch.arange(len(x)), value(x, x[:, 0])[0]
+    short, long = (Search(value, x, rows, at_x) for _ in range(2))
+    short.run(38)
+    long.run(400)
+    assert (long.rho / at_x).median() > 1.1
+    assert (short.rho >= 0.97 * long.rho).all()
+    assert (short.rho >= 0.985 * long.rho).float().mean() > 0.9
 
 
 def test_parts_of_the_images_and_a_start_change_nothing_that_is_proved() -> None:
