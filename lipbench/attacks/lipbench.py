@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count, islice
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from lipbench.attacks.alma import descend
 from lipbench.attacks.engine import minimum_distance
@@ -19,12 +20,16 @@ from lipbench.margins import margin
 from lipbench.randomness import keys, normal, uniform
 
 # A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
-# distance, the best one included, have found the same minimum. An image leaves the search where they are half of its
-# rounds or more, rounds that were given up not counted, and as many as `_Best.expect` says; or after all rounds.
-ROUNDS, HALF = 24, 2
-# On straight boundaries (the fewest rounds) many minima differ by a percent or two: more rounds would gain as little.
-SAME, STRAIGHT = 1e-2, 3e-2
-FEWEST, MOST, CURVED = 2, 6, 4
+# distance, the best one included, have found the same minimum: minima that differ by less are many, and more rounds
+# would gain as little. An image leaves the search where they are half of its rounds or more, rounds that were given up
+# not counted, and as many as `_Best.expect` says; or after all rounds.
+ROUNDS, HALF, SAME = 64, 2, 3e-2
+# Where best and linearised distance differ by less than the factor BENT, the boundary is straight, and the FEWEST do.
+# From there on CURVED more are wanted for each 100 % of difference.
+FEWEST, MOST, BENT, CURVED = 2, 10, 1.07, 100
+# Curved boundaries: a start within this share of the best distance of the best image has come back to it, and one that
+# is this much farther away than it leads nowhere. Neither slides.
+BACK, FARTHER = 0.1, 1.5
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
@@ -35,8 +40,9 @@ ALMA, OSCILLATION, BALL = 60, 30, 40
 FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
 # And from where the ray leaves a ball, which is nearer still.
 BALL_SLIDE = (20, 0.02, 0.001)
-# Share of the pixels that become black or white.
-SALT = 0.3
+# Lengths of the noise around x and around the best image, in best distances, and the share of the pixels that become
+# black or white: drawn between these, evenly in their logarithms.
+NOISE, HOP, SALT = (3.0, 12.0), (0.25, 2.0), (0.03, 0.3)
 # The last slide, from the best image of those that needed more than the first rounds.
 POLISH = (20, 0.02, 0.0005)
 
@@ -53,9 +59,9 @@ def lipbench(
     One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
     ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
     kind: DeepFool to each of the nearest classes, the exit of an inscribed ball where the boundary is straight, an
-    augmented Lagrangian, and oscillation around the boundary from x, from noise around x, from noise far from x, from
-    black and white pixels, and from around the best image. An image leaves the search when enough rounds have ended in
-    the same minimum.
+    augmented Lagrangian, and oscillation around the boundary from x, from coarse and fine noise far around x, from
+    black and white pixels, from halfway to an image of noise, and from around the best image. An image leaves the
+    search when enough rounds have ended in the same minimum.
 
     Args:
         start: images to begin at as well; None: a cold start.
@@ -74,7 +80,7 @@ def lipbench(
         rows = best.distance.isfinite().nonzero()[:, 0]
         add(rows, best.images[rows], NEAR_SLIDE)
     for explore, plan, votes in islice(_rounds(_Starts(model, x, y, best)), ROUNDS):
-        rows, images = explore()
+        rows, images = best.promising(*explore(), votes)
         add(rows, images, plan, best.distance[rows], votes)
         best.expect()
     rows = (best.distance.isfinite() & (best.rounds > FEWEST) & best.unfinished()).nonzero()[:, 0]
@@ -102,7 +108,7 @@ class _Best:
     """The nearest image of each so far, and how often a round ended as near."""
 
     def __init__(self, x: Tensor, start: Tensor | None, lower: Tensor | None):
-        self.images = x.clone() if start is None else start.clone()
+        self.x, self.images = x, x.clone() if start is None else start.clone()
         self.distance = unit(self.images - x)[1]
         self.distance = self.distance.where(self.distance > 0, torch.inf)
         self.rounds = torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -126,21 +132,32 @@ class _Best:
 
     def expect(self) -> None:
         """The less the linearised distance at x says about the best one, the more often its minimum has to be found:
-        twice where they agree, as on 1-Lipschitz networks. There the gradient at x may be half as long as farther on.
-        What was once needed stays so: where the first rounds ended far away, the later ones are no surer.
+        twice where they agree, as on 1-Lipschitz networks. What was once needed stays so: where the first rounds ended
+        far away, the later ones are no surer.
         """
         ratio = self.distance / self.linear
-        curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio - 1) - 1)).nan_to_num(nan=MOST)
+        curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio) - BENT)).nan_to_num(nan=MOST)
         self.needed = torch.maximum(self.needed, curved.clamp(FEWEST, MOST).floor().long())
+
+    def promising(self, rows: Tensor, images: Tensor, votes: bool) -> tuple[Tensor, Tensor]:
+        """The starts from which a slide may find something. Of curved images a start that is no nearer than the best
+        image but close to it has found its minimum again, and one that is far away has not.
+        """
+        known, length = self.distance[rows], unit(images - self.x[rows])[1]
+        doubtful = (self.needed[rows] > FEWEST) & known.isfinite() & (length >= known)
+        back = doubtful & (unit(images - self.images[rows])[1] <= BACK * known)
+        self.same[rows[back]] += votes
+        self.rounds[rows[back]] += votes
+        left = ~back & ~(doubtful & (length > FARTHER * known))
+        return rows[left], images[left]
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor, votes: bool) -> None:
         """What a round found for these rows, and whether it counts for trust."""
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
-        close = torch.where(self.needed[rows] > FEWEST, SAME, STRAIGHT)
-        gain = distance < (1 - close) * known
-        same = (distance <= (1 + close) * known) & distance.isfinite()
+        gain = distance < (1 - SAME) * known
+        same = (distance <= (1 + SAME) * known) & distance.isfinite()
         self.same[rows] = torch.where(gain, 1, self.same[rows] + votes * same.long())
         self.rounds[rows] += votes * (distance <= HOPELESS * known).long()
 
@@ -195,25 +212,34 @@ class _Starts:
         return self._oscillation(self.best.rows(), None)
 
     def noise(self, draw: int) -> tuple[Tensor, Tensor]:
-        """Oscillation from noise around x."""
+        """Oscillation from noise far around x."""
         rows = self.best.rows()
-        return self._oscillation(rows, self._around(rows, self.x[rows], 2.0, draw))
+        return self._from_noise(rows, self.x[rows], self._normal(rows, self.shape, draw), NOISE, draw)
+
+    def coarse(self, cells: int, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from noise far around x in which neighbouring pixels change together: so many cells a side."""
+        rows = self.best.rows()
+        channels, *sides = self.shape
+        grid = self._normal(rows, (channels, *(min(cells, side) for side in sides)), draw)
+        fine = interpolate(grid, size=sides, mode="bilinear") if len(rows) else self.x[rows]
+        return self._from_noise(rows, self.x[rows], fine, NOISE, draw)
 
     def hop(self, draw: int) -> tuple[Tensor, Tensor]:
         """Oscillation from noise around the best image."""
         rows = self._curved()
-        return self._oscillation(rows, self._around(rows, self.best.images[rows], 0.5, draw))
+        return self._from_noise(rows, self.best.images[rows], self._normal(rows, self.shape, draw), HOP, draw)
 
     def midway(self, draw: int) -> tuple[Tensor, Tensor]:
         """Oscillation from halfway to an image of noise: where gradients near x say little, its own say more."""
         rows = self._curved()
-        return self._oscillation(rows, (self.x[rows] + uniform(self.key[rows], self.shape, draw).to(self.x)) / 2)
+        return self._oscillation(rows, (self.x[rows] + self._uniform(rows, self.shape, draw)) / 2)
 
     def salt(self, draw: int) -> tuple[Tensor, Tensor]:
         """Oscillation from x with black and white pixels."""
         rows = self.best.rows()
-        chosen, values = (uniform(self.key[rows], self.shape, number).to(self.x) for number in (draw, draw + 1))
-        return self._oscillation(rows, torch.where(chosen < SALT, values.round(), self.x[rows]))
+        chosen = self._uniform(rows, self.shape, draw) < per_image(self._between(SALT, rows, draw), self.x)
+        values = self._uniform(rows, self.shape, draw, 1).round()
+        return self._oscillation(rows, torch.where(chosen, values, self.x[rows]))
 
     def _curved(self) -> Tensor:
         """Images without trust whose boundary is not straight: far starts gain nothing on straight ones."""
@@ -223,12 +249,25 @@ class _Starts:
     def _oscillation(self, rows: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
         return rows, oscillate(self.model, self.x[rows], self.y[rows], steps=OSCILLATION, start=start)
 
-    def _around(self, rows: Tensor, centre: Tensor, length: float, draw: int) -> Tensor:
-        """Normal noise, its length relative to the best distance."""
-        direction, _ = unit(normal(self.key[rows], self.shape, draw).to(self.x))
+    def _from_noise(
+        self, rows: Tensor, centre: Tensor, noise: Tensor, lengths: tuple[float, float], draw: int
+    ) -> tuple[Tensor, Tensor]:
+        """Oscillation from noise around the centre, its length relative to the best distance."""
         known = self.best.distance[rows]
         known = known.where(known.isfinite(), 0.1 * self.x[0].numel() ** 0.5)
-        return (centre + per_image(length * known, centre) * direction).clamp(0, 1)
+        length = self._between(lengths, rows, draw) * known
+        return self._oscillation(rows, (centre + per_image(length, centre) * unit(noise)[0]).clamp(0, 1))
+
+    def _between(self, ends: tuple[float, float], rows: Tensor, draw: int) -> Tensor:
+        """A number of each image between these [N], evenly in its logarithm."""
+        low, high = ends
+        return low * (high / low) ** self._uniform(rows, (1,), draw, 2)[:, 0]
+
+    def _uniform(self, rows: Tensor, shape: tuple[int, ...], draw: int, part: int = 0) -> Tensor:
+        return uniform(self.key[rows], shape, 3 * draw + part).to(self.x)
+
+    def _normal(self, rows: Tensor, shape: tuple[int, ...], draw: int) -> Tensor:
+        return normal(self.key[rows], shape, 3 * draw).to(self.x)
 
 
 def _rounds(starts: _Starts) -> Iterator[Round]:
@@ -239,15 +278,23 @@ def _rounds(starts: _Starts) -> Iterator[Round]:
     if starts.order.shape[1] == 1:
         yield starts.ball, BALL_SLIDE, True
     yield starts.lagrangian, NEAR_SLIDE, True
-    yield partial(starts.noise, 1), SLIDE, True
+    yield partial(starts.coarse, 4, 1), SLIDE, True
+    yield partial(starts.noise, 2), SLIDE, True
     for place in range(1, min(RIVALS, starts.order.shape[1])):
         yield partial(starts.towards, place), FAR_SLIDE, True
     yield starts.cold, SLIDE, True
-    for draw in count(2, step=5):
+    coarse = [partial(starts.coarse, cells) for cells in (2, 4, 8)]
+    kinds: list[Callable[[int], tuple[Tensor, Tensor]]] = [
+        coarse[0],
+        starts.salt,
+        coarse[1],
+        starts.noise,
+        coarse[2],
+        starts.hop,
+        starts.midway,
+    ]
+    for draw, explore in enumerate(cycle(kinds), start=3):
         if not len(starts.best.rows()):
             break
-        yield partial(starts.midway, draw), SLIDE, True
-        # It begins at the best image, so that it says nothing for its minimum.
-        yield partial(starts.hop, draw + 1), SLIDE, False
-        yield partial(starts.salt, draw + 2), SLIDE, True
-        yield partial(starts.noise, draw + 4), SLIDE, True
+        # A hop begins at the best image, so that it says nothing for its minimum.
+        yield partial(explore, draw), SLIDE, explore != starts.hop
