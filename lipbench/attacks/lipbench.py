@@ -26,7 +26,7 @@ from lipbench.randomness import keys, normal, uniform
 ROUNDS, HALF, SAME = 64, 2, 3e-2
 # Where best and linearised distance differ by less than the factor BENT, the boundary is straight, and the FEWEST do.
 # From there on CURVED more are wanted for each 100 % of difference.
-FEWEST, MOST, BENT, CURVED = 2, 10, 1.07, 100
+FEWEST, MOST, BENT, CURVED = 2, 10, 1.05, 100
 # Curved boundaries: a start within this share of the best distance of the best image has come back to it, and one that
 # is this much farther away than it leads nowhere. Neither slides.
 BACK, FARTHER = 0.1, 1.5

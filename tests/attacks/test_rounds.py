@@ -86,4 +86,5 @@ def test_coarse_noise_moves_neighbours_together(shape: tuple[int, ...], monkeypa
     assert not torch.equal(coarse, other)
     if shape[-1] > 2:
         rough = [(noise.diff(dim=-1).norm() / noise.norm()).item() for noise in (coarse, fine)]
-        assert rough[0] < 0.5 < 1 < rough[1]
+        assert rough[0] < 0.5
+        assert rough[1] > 1
