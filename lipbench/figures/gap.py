@@ -11,7 +11,7 @@ from lipbench.figures.recipes import Recipe
 from lipbench.figures.sandwich import LOOSE
 from lipbench.figures.style import TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import best
-from lipbench.results.looks import BLUE, ORANGE
+from lipbench.results.looks import BLUE, GREEN, ORANGE
 from lipbench.results.runs import Runs
 from lipbench.results.selection import first_seeds
 
@@ -24,6 +24,9 @@ LEFT = ORANGE
 # Gaps below are drawn here.
 SMALLEST = 1e-4
 COLUMNS = 4
+# Of the table of the measure `bracket`: what lies between one distance and the next, and its colour.
+DISTANCES = ("certificate", "inscribed", "rival", "distance")
+PARTS = {"the box": BLUE, "other rivals": GREEN, "layers, kinks, searches": ORANGE}
 
 
 def gap(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
@@ -118,6 +121,44 @@ def _shares(axis: Axes, rows: pd.DataFrame) -> None:
     axis.minorticks_off()
 
 
+def gap_parts(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
+    """Where the gap between abs(f(x)) / L and the adversarial image comes from, a bar per network: means over the
+    images, in percent of the distance.
+
+    Returns:
+        the figure, and columns dataset, experiment, images and one per part; None where no network has the measure
+        `bracket`.
+    """
+    found = {name: run.measured("bracket.csv") for name, run in first_seeds(results).items()}
+    records = {name: table for name, table in found.items() if table is not None and len(table)}
+    if not records:
+        return None
+    figure, table = gap_parts_of(records)
+    table.insert(0, "dataset", results.datasets[0])
+    return figure, table
+
+
+def gap_parts_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataFrame]:
+    """`gap_parts` of networks that need no folder: name -> the table of `parts_of_the_gap`."""
+    rows = []
+    for name, table in networks.items():
+        shares = table[list(DISTANCES)].diff(axis=1).iloc[:, 1:].div(table["distance"], axis=0)
+        rows.append([name, len(table), *(100 * shares.mean())])
+    table = pd.DataFrame(rows, columns=["experiment", "images", *PARTS])
+    with style():
+        figure = Figure(figsize=(TWO_COLUMNS, 0.9 + 0.28 * len(table)))
+        axis = figure.subplots()
+        left = np.zeros(len(table))
+        for part, color in PARTS.items():
+            axis.barh(np.arange(len(table)), table[part], left=left, color=color, label=part)
+            left = left + table[part].to_numpy()
+        axis.set_yticks(np.arange(len(table)), [network_look(name).label for name in table["experiment"]])
+        axis.invert_yaxis()
+        axis.set_xlabel("distance not certified by |f(x)| / L (% of the distance)")
+        legend_below(figure, dict(zip(PARTS, axis.containers, strict=True)))
+    return figure, table
+
+
 RECIPES = (
     Recipe(
         "gap",
@@ -126,5 +167,13 @@ RECIPES = (
         "inscribed ball above it and the distance under the combined attack, with the gaps shaded. Below, the share of "
         "images whose gap is at most so large, a line per certificate.",
         gap,
+    ),
+    Recipe(
+        "gap_parts",
+        "Where the gap comes from",
+        "A bar per network: how much of the distance abs(f(x)) / L leaves uncertified, mean over the images. The parts "
+        "are what the inscribed balls gain beyond the box, what other rivals with smaller balls take, and what is left "
+        "to layers, kinks and the searches.",
+        gap_parts,
     ),
 )

@@ -56,7 +56,6 @@ def approach(
     steps: int,
     share: float,
     rival: Tensor | None = None,
-    pixels: Tensor | None = None,
 ) -> Tensor:
     """DeepFool towards one class; an image stops once it is misclassified.
 
@@ -64,7 +63,6 @@ def approach(
         steps: forward and backward passes, at most.
         share: of the way to the linearised boundary that a step goes, in (0, 1].
         rival: class [N]; None: the one with the largest logit after each step.
-        pixels: those that may change, bool [N, C, H, W]; None: all.
     """
     images = x.clone()
     todo = torch.arange(len(x), device=x.device)
@@ -80,7 +78,7 @@ def approach(
                 value = (logits.gather(1, y[todo, None]) - logits.gather(1, rival[todo, None]))[:, 0]
         gradient = gradient_of(value.sum(), here)
         here, value = here.detach(), value.detach()
-        normal, slope = unit(gradient if pixels is None else gradient * pixels[todo])
+        normal, slope = unit(gradient)
         whole = value / slope.where(slope > 0, torch.inf)
         least = CRAWL * (distance(x[todo], here).to(whole) + whole)
         descent = torch.maximum(share * whole, torch.minimum(1.02 * whole, least))
