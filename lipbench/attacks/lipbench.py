@@ -137,7 +137,7 @@ class _Best:
         """
         ratio = self.distance / self.linear
         curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio) - BENT)).nan_to_num(nan=MOST)
-        self.needed = torch.maximum(self.needed, curved.clamp(FEWEST, MOST).floor().long())
+        self.needed = torch.maximum(self.needed, curved.clamp(FEWEST, MOST).ceil().long())
 
     def promising(self, rows: Tensor, images: Tensor, votes: bool) -> tuple[Tensor, Tensor]:
         """The starts from which a slide may find something. Of curved images a start that is no nearer than the best
@@ -220,6 +220,8 @@ class _Starts:
         """Oscillation from noise far around x in which neighbouring pixels change together: so many cells a side."""
         rows = self.best.rows()
         channels, *sides = self.shape
+        if len(sides) != 2:
+            return self.noise(draw)
         grid = self._normal(rows, (channels, *(min(cells, side) for side in sides)), draw)
         fine = interpolate(grid, size=sides, mode="bilinear") if len(rows) else self.x[rows]
         return self._from_noise(rows, self.x[rows], fine, NOISE, draw)
@@ -264,7 +266,8 @@ class _Starts:
         return low * (high / low) ** self._uniform(rows, (1,), draw, 2)[:, 0]
 
     def _uniform(self, rows: Tensor, shape: tuple[int, ...], draw: int, part: int = 0) -> Tensor:
-        return uniform(self.key[rows], shape, 3 * draw + part).to(self.x)
+        # A draw of normal numbers takes two of uniform ones.
+        return uniform(self.key[rows], shape, 6 * draw + 2 + part).to(self.x)
 
     def _normal(self, rows: Tensor, shape: tuple[int, ...], draw: int) -> Tensor:
         return normal(self.key[rows], shape, 3 * draw).to(self.x)
@@ -283,13 +286,12 @@ def _rounds(starts: _Starts) -> Iterator[Round]:
     for place in range(1, min(RIVALS, starts.order.shape[1])):
         yield partial(starts.towards, place), FAR_SLIDE, True
     yield starts.cold, SLIDE, True
-    coarse = [partial(starts.coarse, cells) for cells in (2, 4, 8)]
     kinds: list[Callable[[int], tuple[Tensor, Tensor]]] = [
-        coarse[0],
+        partial(starts.coarse, 2),
         starts.salt,
-        coarse[1],
+        partial(starts.coarse, 4),
         starts.noise,
-        coarse[2],
+        partial(starts.coarse, 8),
         starts.hop,
         starts.midway,
     ]

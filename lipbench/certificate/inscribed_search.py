@@ -18,7 +18,7 @@ PLANES, TRADES, PACE = 6, 12, 0.25
 # frontier inside of the box, all centres behind x are alike, and better ones lie beyond the next kink.
 LOOSE = 3e-3
 # Factors of the pace after a step that was accepted, and after one that was not.
-FASTER, SLOWER = 1.1, 0.5
+FASTER, SLOWER = 1.2, 0.6
 # With a slope s of h at x, rho is h(x) / sqrt(1 - s^2) at most as far as h is linear: below this there is nothing to
 # gain, as for most networks that were not made for certificates.
 FLATTEST = 0.05
@@ -38,10 +38,10 @@ class Search:
 
     The gradient of rho(q)^2 / 2 is w D, with D = F grad h(q) - (q - z), w = t / (1 + t), and z the point in which the
     clipped ray leaves the ball. At the best centre the ball touches the frontier in an image of the box, and q lies
-    straight behind it. There h has kinks, across which D turns: steps along D zigzag. So the last trials, kept or not,
-    are remembered as planes that touch rho^2 / 2, and a step goes to where the lowest plane, less the squared length of
-    the step over twice the pace, is highest. It is kept if rho grew or fell by little; one forward and one backward
-    pass each.
+    straight behind it. There h has kinks, across which D turns: steps along D zigzag. So six trials, kept or not, are
+    remembered as planes that touch rho^2 / 2, a new one in the place of the one with the least weight. A step goes to
+    where the lowest plane, less the squared length of the step over twice the pace, is highest. It is kept if rho grew
+    or fell by little; one forward and one backward pass each.
 
     Args:
         value: h of the pairs.
@@ -73,6 +73,7 @@ class Search:
         self.first = torch.zeros_like(x)  # its first move
         self.planes = x.new_zeros(len(x), PLANES, x.shape[1])
         self.heights = x.new_full((len(x), PLANES), torch.inf)  # of the planes, over x; inf where there is none
+        self.gram = x.new_zeros(len(x), PLANES, PLANES)  # their products
         self.pace, self.last_t = torch.full_like(at_x, PACE), torch.full_like(at_x, torch.nan)
         self.t = self.last_t.clone()
         self.is_open, self.is_begun = at_x > 0, torch.zeros_like(at_x, dtype=torch.bool)
@@ -118,11 +119,11 @@ class Search:
         """One trial of each of these pairs, kept unless the radius falls by more than the share `loose`."""
         x, planes, heights, pace = self.x[rows], self.planes[rows], self.heights[rows], self.pace[rows]
         offset, is_first = self._offset[rows], heights.isinf().all(1)
+        # Sums of products, not products of matrices, whose digits depend on how many pairs there are.
         # Where rho^2 is concave no plane lies below it. One that does is trusted as little as one that is as far above.
-        above = heights + (planes @ offset[:, :, None])[:, :, 0] - self._rho[rows, None].square() / 2
-        gram = pace[:, None, None] * (planes @ planes.mT)
-        weights = lowest(gram, above.abs().clamp_max(NEVER))
-        move = pace[:, None] * (weights[:, None] @ planes)[:, 0]
+        above = heights + (planes * offset[:, None]).sum(2) - self._rho[rows, None].square() / 2
+        weights = lowest(pace[:, None, None] * self.gram[rows], above.abs().clamp_max(NEVER))
+        move = pace[:, None] * (weights[:, :, None] * planes).sum(1)
         offset = offset + torch.where(is_first[:, None], self.first[rows], move)
         centre = x + offset
         depth, gradient = self.value(centre, rows)
@@ -130,10 +131,12 @@ class Search:
         away = torch.clamp(-t[:, None] * offset, -x, 1 - x)
         rho = radius(offset, depth, t, away)
         plane = (t / (1 + t))[:, None] * (depth[:, None] * gradient - offset + away)
-        usable = (rho > 0) & plane.isfinite().all(1)
+        height = rho.square() / 2 - (plane * offset).sum(1)
+        usable = (rho > 0) & plane.isfinite().all(1) & height.isfinite()
         used, place = rows[usable], weights.masked_fill(heights.isinf(), -1.0).argmin(1)[usable]
-        self.planes[used, place] = plane[usable]
-        self.heights[used, place] = (rho.square() / 2 - (plane * offset).sum(1))[usable]
+        self.planes[used, place], self.heights[used, place] = plane[usable], height[usable]
+        products = (self.planes[used] * plane[usable, None]).sum(2)
+        self.gram[used, place], self.gram[used, :, place] = products, products
         kept = usable & (rho > (1 - loose) * self._rho[rows])
         yes, no = rows[kept], rows[~kept]
         self._offset[yes], self._rho[yes] = offset[kept], rho[kept]
@@ -172,12 +175,12 @@ def lowest(gram: Tensor, error: Tensor) -> Tensor:
     """
     weights = torch.zeros_like(error).scatter(1, error.argmin(1, keepdim=True), 1.0)
     for _ in range(TRADES):
-        slope = (gram @ weights[:, :, None])[:, :, 0] + error
+        slope = (gram * weights[:, None]).sum(2) + error
         least, into = slope.min(1, keepdim=True)
         most, out = slope.masked_fill(weights <= 0, -torch.inf).max(1, keepdim=True)
         one = torch.ones_like(least)
         trade = torch.zeros_like(weights).scatter_add(1, into, one).scatter_add(1, out, -one)
-        bend = (trade * (gram @ trade[:, :, None])[:, :, 0]).sum(1, keepdim=True)
+        bend = (trade * (gram * trade[:, None]).sum(2)).sum(1, keepdim=True)
         share = (most - least) / bend.clamp_min(torch.finfo(bend.dtype).tiny)
         weights = weights + torch.minimum(share, weights.gather(1, out)) * trade
     return weights
