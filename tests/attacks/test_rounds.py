@@ -1,6 +1,8 @@
 """Which images of the attack `lipbench` go on, and where its rounds begin."""
 
 import importlib
+from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 
 from lipbench.judge import Classifier
 from lipbench.modules import undisturbed
+from lipbench.randomness import uniform
 
 module = importlib.import_module("lipbench.attacks.lipbench")
 
@@ -88,3 +91,80 @@ def test_coarse_noise_moves_neighbours_together(shape: tuple[int, ...], monkeypa
         rough = [(noise.diff(dim=-1).norm() / noise.norm()).item() for noise in (coarse, fine)]
         assert rough[0] < 0.5
         assert rough[1] > 1
+
+
+def test_ten_equal_rounds_on_a_curved_boundary_and_a_gain_starts_anew() -> None:
+    state = best([0.1, 0.1], [0.1, 0.3])
+    rows = torch.arange(2)
+    known = state.distance.clone()
+    for votes, distances in ((True, known), (False, known), (True, 1.02 * known), (True, 1.1 * known)):
+        state.add(rows, state.images, distances, votes)
+    assert state.same.tolist() == [2, 2], "1.02 times the distance is the same minimum, 1.1 times is not"
+    assert state.rounds.tolist() == [3, 3]
+    assert state.rows().tolist() == [1], "two of three are enough for the straight one"
+    state.add(rows, state.images, torch.full((2,), torch.inf), True)
+    state.add(rows, state.images, 1.3 * known, True)
+    assert state.rounds.tolist() == [3, 3], "given up"
+    state.add(rows, state.x, 0.9 * known, True)
+    assert state.same.tolist() == [1, 1]
+    assert torch.equal(state.images, state.x)
+    assert torch.equal(state.distance, 0.9 * known)
+    for _ in range(9):
+        assert 1 in state.rows()
+        state.add(rows, state.images, state.distance, True)
+    assert state.same.tolist() == [10, 10]
+    assert not len(state.rows())
+
+
+class Named:
+    """Stands in for `_Starts`: notes what is asked of it."""
+
+    def __init__(self, classes: int):
+        self.order, self.best = torch.zeros(3, classes - 1), self
+        self.asked: list[tuple[str, tuple[int, ...]]] = []
+
+    def rows(self) -> Tensor:
+        return torch.arange(3)
+
+    def __getattr__(self, name: str) -> Any:
+        def note(*numbers: int) -> tuple[str, tuple[int, ...]]:
+            self.asked.append((name, numbers))
+            return name, numbers
+
+        setattr(self, name, note)
+        return note
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_all_kinds_of_rounds_take_turns_and_only_hops_have_no_vote(classes: int) -> None:
+    starts = Named(classes)
+    votes = {explore()[0]: vote for explore, _, vote in islice(module._rounds(starts), 40)}
+    kinds = {"towards", "lagrangian", "coarse", "noise", "cold", "salt", "hop", "midway"}
+    assert set(votes) == (kinds if classes == 10 else kinds | {"ball"})
+    assert {name for name, vote in votes.items() if not vote} == {"hop"}
+    assert {numbers[0] for name, numbers in starts.asked if name == "coarse"} == {2, 4, 8}
+    draws = [numbers[-1] for name, numbers in starts.asked if name in {"coarse", "noise", "salt", "hop", "midway"}]
+    assert len(set(draws)) == len(draws)
+    later = [name for name, _ in starts.asked[-21:]]
+    assert later[:7] == later[7:14] == later[14:]
+
+
+def test_no_two_rounds_share_random_numbers() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
+    x = torch.rand(2, 1, 3, 4)
+    with undisturbed(net):
+        starts = module._Starts(Classifier(net), x, net(x).argmax(1), module._Best(x, None, None))
+    rows = torch.arange(2)
+    seen = []
+    for draw in range(1, 9):
+        seen += [
+            starts._normal(rows, starts.shape, draw),
+            *(starts._uniform(rows, starts.shape, draw, k) for k in (0, 1, 2)),
+        ]
+    # Normal numbers are functions of the uniform ones of the same place.
+    first = [uniform(starts.key, (2, *starts.shape), 3 * draw).unbind(1) for draw in range(1, 9)]
+    fields = torch.stack([*(f for pair in first for f in pair), *(s for k, s in enumerate(seen) if k % 4)])
+    assert len(fields.flatten(1).unique(dim=0)) == len(fields)
+    normals = torch.stack(seen[::4])
+    assert abs(normals.mean()) < 0.4
+    assert 0.5 < normals.std() < 1.5
