@@ -123,17 +123,18 @@ def _shares(axis: Axes, rows: pd.DataFrame) -> None:
 
 def gap_parts(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
     """Where the gap between abs(f(x)) / L and the adversarial image comes from, a bar per network: means over the
-    images, in percent of the distance.
+    images, in percent of the distance. Networks whose certificates are loose are left out: it is all due to layers.
 
     Returns:
-        the figure, and columns dataset, experiment, images and one per part; None where no network has the measure
-        `bracket`.
+        the figure, and columns dataset, experiment, images and one per part; None where no network with certificates
+        that are not loose has the measure `bracket`.
     """
     found = {name: run.measured("bracket.csv") for name, run in first_seeds(results).items()}
     records = {name: table for name, table in found.items() if table is not None and len(table)}
-    if not records:
+    tight = {name: table for name, table in records.items() if (table.distance / table.inscribed).median() <= LOOSE}
+    if not tight:
         return None
-    figure, table = gap_parts_of(records)
+    figure, table = gap_parts_of(tight)
     table.insert(0, "dataset", results.datasets[0])
     return figure, table
 
@@ -154,6 +155,7 @@ def gap_parts_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataF
             left = left + table[part].to_numpy()
         axis.set_yticks(np.arange(len(table)), [network_look(name).label for name in table["experiment"]])
         axis.invert_yaxis()
+        axis.set_xlim(left=0)
         axis.set_xlabel("distance not certified by |f(x)| / L (% of the distance)")
         legend_below(figure, dict(zip(PARTS, axis.containers, strict=True)))
     return figure, table

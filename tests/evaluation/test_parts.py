@@ -66,3 +66,5 @@ def test_the_bars_are_means_in_percent_of_the_distance(tmp_path) -> None:
     drawn = gap_parts(runs_in(root))
     assert drawn is not None
     assert list(drawn[1]) == ["dataset", "experiment", "images", *PARTS]
+    record.assign(distance=100.0).to_csv(root / "made08" / "hkr_cnn" / "default" / "0" / "bracket.csv", index=False)
+    assert gap_parts(runs_in(root)) is None, "all of a loose certificate's gap is due to layers"
