@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate import certify
 from lipbench.evaluation.bracket import Bracket, bracket
-from lipbench.images import model_images, on_device
+from lipbench.images import on_device
 from lipbench.margins import predict
 from lipbench.precision import float32_products
 from lipbench.progress import SILENT
@@ -26,8 +26,8 @@ def parts_of_the_gap(
     """Four distances of each image, none below the one before (L2):
 
     * certificate: abs(f(x)) / L, the ball around x;
-    * inscribed: the certified radius of `lipbench.bracket`, the smallest of its balls. The rest of the box is the
-      difference to the one before;
+    * inscribed: the certified radius of `lipbench.bracket`, the smallest of its balls. What it adds to the one before
+      is due to the box;
     * rival: the ball of the class that wins at the adversarial image. Where it is larger than the one before, another
       rival, which wins at no image so near, has the smallest ball;
     * distance: of the adversarial image of `lipbench.bracket`. What is left to it is due to layers that do not keep
@@ -57,9 +57,9 @@ def parts_of_the_gap(
 
 
 def _distances(model: nn.Module, x: Tensor, y: Tensor, sides: Bracket) -> pd.DataFrame:
-    """The distances, none below the one before: rounding, and the attack where it is nearer, take from the others."""
+    """The distances, none below the one before: rounding, and an attack that is nearer than a ball, lower a ball's."""
     upper, lower = sides.upper.cpu(), sides.lower.cpu()
-    flat = certify(model, model_images(model, x), y).cpu()
+    flat = certify(model, x, y).cpu().clamp(max=lower)
     rival = lower
     if sides.proof is not None:
         winner = predict(model, sides.images)

@@ -23,18 +23,8 @@ from lipbench.results.selection import main_networks
 from lipbench.results.storage import read_table
 
 # Tested where they are measured; of several data sets.
-MEASURED = {
-    "anytime",
-    "conformal",
-    "explanations",
-    "gap",
-    "gap_parts",
-    "one_class",
-    "plane",
-    "plane_lambda",
-    "robustness",
-    "shapes",
-}
+MEASURED = {"anytime", "conformal", "explanations", "gap", "gap_parts", "one_class", "plane", "plane_lambda"}
+MEASURED |= {"robustness", "shapes"}
 # Tested with the histories and summaries that they need; and with the accuracies.
 ELSEWHERE = {"accuracy", "training", "constructions"}
 RECIPES = {recipe.name: recipe for recipe in EVERY if recipe.name not in ELSEWHERE}
