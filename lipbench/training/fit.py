@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lipbench.data import Dataset, Split
 from lipbench.images import pixels
-from lipbench.precision import float32_products
+from lipbench.precision import float32_products, has_bfloat16
 from lipbench.progress import Progress
 from lipbench.training import processes
 from lipbench.training.batches import balanced_batches, shuffled_batches
@@ -117,8 +117,9 @@ def fit(
         augment: images -> images, applied to every batch of training images (`random_affine`, `crop_flip_cutout`).
         adversary: (model, images, labels) -> images, applied to every batch after `augment`: adversarial training
             (`lipbench.training.l2_pgd_adversary`).
-        precision: of the products of the forward and the backward pass: "tf32" on GPUs that have it (float32
-            elsewhere), "bfloat16" by autocast. Weights, steps, retraction, loss and validation are in float32.
+        precision: of the products of the forward and the backward pass: "tf32" on GPUs that have it, "bfloat16" (by
+            autocast) on processors and GPUs that have it, float32 elsewhere. Weights, steps, retraction, loss and
+            validation are in float32.
         epsilon: radius at which the history's certified accuracy is taken (L2, pixels in [0, 1]).
         checkpoint: file written after every epoch, from which a stopped run is resumed.
         on_epoch: called with each new row, before the checkpoint that holds it is written: after a kill in between the
@@ -216,7 +217,8 @@ class _Step:
         return value.detach(), (logits.detach().argmax(1) == y).sum()
 
     def _products(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        shorter = self.precision == "bfloat16" and has_bfloat16(device)
+        return torch.autocast(device.type, torch.bfloat16, enabled=shorter)
 
 
 def _epoch(

@@ -9,7 +9,7 @@ from torch import nn
 import lipbench
 from lipbench import layers, losses
 from lipbench.commands.options import judging
-from lipbench.evaluation import bounds, loop
+from lipbench.evaluation import bounds, loop, transport_law
 from lipbench.evaluation import evaluate as evaluation
 from lipbench.models import mlp
 from lipbench.precision import float32_products, own_precision
@@ -125,7 +125,7 @@ def test_evaluation_is_in_float32_whatever_is_switched_on(switched_on):
             lambda: bounds.attack_images(model, images, labels, attack, "mine"),
             lambda: bounds.certify_images(model, images, labels, lipbench.certificate.certify),
             lambda: loop.health(model, images, labels),
-            lambda: lipbench.evaluation.transport_law.transport_law(model, images, labels),
+            lambda: transport_law.transport_law(model, images, labels),
             lambda: evaluation.certify_model(model, images),
             lambda: evaluation.evaluate(model, images, labels, {"mine": attack}, progress=False),
         ):
@@ -179,6 +179,24 @@ def test_tf32_on_a_processor_is_float32():
     assert all(map(torch.equal, trained("tf32"), trained("float32")))
     with pytest.raises(ValueError, match="tf32"):
         trained("float16")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_bfloat16_is_used_where_the_processor_has_it(there, monkeypatch):
+    """Imitated, it would be slower than float32."""
+    data = lipbench.data.digits(keep=(0, 8))
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: there, raising=False)
+    kinds = set()
+    torch.manual_seed(0)
+    model = mlp(data.shape, 2, widths=[8], constraint=layers.Orthogonal)
+
+    def note(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        if module.training:
+            kinds.add(output.dtype)
+
+    next(m for m in model.modules() if isinstance(m, nn.Linear)).register_forward_hook(note)
+    lipbench.fit(model, data, losses.hkr, spectral, epochs=1, precision="bfloat16", progress=False)
+    assert kinds == {torch.bfloat16 if there else torch.float32}
 
 
 def test_devices_that_are_not_there_are_refused(monkeypatch):
