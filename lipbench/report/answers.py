@@ -7,6 +7,7 @@ import pandas as pd
 
 from lipbench.report.columns import uncertainty
 from lipbench.report.leaderboard import board_radii, speakers
+from lipbench.results.looks import kind_of
 from lipbench.results.radii import radius_text
 from lipbench.results.words import dataset_name, network_name
 
@@ -32,8 +33,8 @@ def answer(rows: pd.DataFrame) -> str:
     best = known[0]
     said = f"{start} {_network(best)} is proven right on {_share(best, cert)}, and the best attack leaves "
     said += f"{_share(best, rob)} ({_count(best)}).{_rivals(best, known, cert)}"
-    classical = [row for row in known if str(row["experiment"]).startswith("plain")]
-    if classical and not str(best["experiment"]).startswith("plain"):
+    classical = [row for row in known if kind_of(str(row["experiment"])) == "plain"]
+    if classical and kind_of(str(best["experiment"])) != "plain":
         row = max(classical, key=lambda row: float(row[rob]))
         kind = network_name(str(row["experiment"]))
         said += f" The {kind}: {_share(row, rob)} under attack, {_share(row, cert)} proven."
