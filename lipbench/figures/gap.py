@@ -1,6 +1,7 @@
 """The gap between certificate and attack, image by image: what the inscribed ball closes, and what is left."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,7 @@ def _bracket(axis: Axes, rows: pd.DataFrame, low: float) -> None:
     share = 100 * (np.arange(len(rows)) + 0.5) / len(rows)
     axis.axhline(100, color=COLORS["distance"], linewidth=1.1, label="attack")
     for name, label in CERTIFICATES.items():
-        points = {"color": COLORS[name], "marker": ".", "markersize": 2.5, "markeredgewidth": 0}
+        points: dict[str, Any] = {"color": COLORS[name], "marker": ".", "markersize": 2.5, "markeredgewidth": 0}
         axis.plot(share, _certified(rows, name), linestyle="", label=label, **points)
     axis.set(xlim=(0, 100), ylim=(low, 100 + 0.05 * (100 - low)), xlabel="images, by distance (%)")
 
@@ -158,8 +159,8 @@ def gap_parts_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataF
             axis.barh(np.arange(len(table)), table[part], left=left, color=color, label=part)
             left = left + table[part].to_numpy()
         for y, row in enumerate(table.to_dict("records")):
-            shares = " + ".join(f"{row[part]:.2g}" for part in PARTS)
-            axis.text(left[y], y, f" {shares} %", va="center", fontsize=7)
+            numbers = " + ".join(f"{row[part]:.2g}" for part in PARTS)
+            axis.text(left[y], y, f" {numbers} %", va="center", fontsize=7)
         axis.set_yticks(np.arange(len(table)), [network_look(name).label for name in table["experiment"]])
         axis.invert_yaxis()
         axis.set_xlim(0, 1.3 * max(left.max(), SMALLEST))

@@ -184,7 +184,7 @@ def _intervals(axis: Axes, rows: pd.DataFrame, methods: list[str], limit: float)
     axis.grid(axis="y", visible=False)
     axis.set_xlim(1 - 0.03 * (limit - 1), limit)
     # The perfect ratio 1 is one of the numbers.
-    ticks = 1 + MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(0, limit - 1)
+    ticks = 1 + np.array(MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(0, limit - 1))
     ticks = ticks[ticks <= limit]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
