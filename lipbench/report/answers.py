@@ -9,7 +9,7 @@ from lipbench.report.columns import uncertainty
 from lipbench.report.leaderboard import board_radii, speakers
 from lipbench.results.looks import kind_of
 from lipbench.results.radii import radius_text
-from lipbench.results.words import dataset_name, network_name
+from lipbench.results.words import dataset_name, is_one_class, network_name
 
 Row = dict[Any, Any]
 
@@ -21,7 +21,11 @@ def answer(rows: pd.DataFrame) -> str:
     Args:
         rows: of one data set, as `lipbench.report.leaderboard` returns them: best first.
     """
-    name, radius = dataset_name(str(rows["dataset"].iloc[0])), board_radii(rows)[-1:]
+    dataset = str(rows["dataset"].iloc[0])
+    name, radius = dataset_name(dataset), board_radii(rows)[-1:]
+    if is_one_class(dataset):
+        said = "each inlier class is a task of its own, so the board is not ranked. AUROC judges these networks"
+        return f"{_violation(rows)}{name}: {said} (measure=[one_class])."
     if not radius:
         return f"{_violation(rows)}{name}: no network has a certificate."
     cert, rob, test = (f"{kind} @ {radius[0]:g}" for kind in ("cert", "rob", "test cert"))

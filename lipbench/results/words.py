@@ -42,6 +42,11 @@ def dataset_name(dataset: str) -> str:
     return DATASETS.get(dataset, dataset)
 
 
+def is_one_class(dataset: str) -> bool:
+    """Whether it is one class against the others: each inlier class is a task of its own, judged by AUROC."""
+    return dataset.endswith("_oneclass")
+
+
 def network_name(experiment: str, variant: str = "default") -> str:
     """In words, such as "HKR MLP"; a network that is not known keeps its name."""
     kind, body = kind_of(experiment), experiment.partition("_")[2]
@@ -53,6 +58,12 @@ def note(experiment: str) -> str:
     """A sentence about a network whose numbers need one; "" for all others."""
     text = NOTES.get(kind_of(experiment), "")
     return f"{experiment} {text}" if text else ""
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most `length` letters: an ellipsis in its middle where it is longer."""
+    end = (length - 1) // 2
+    return text if len(text) <= length else f"{text[: length - 1 - end]}\u2026{text[len(text) - end :]}"
 
 
 def counted(number: int, noun: str) -> str:
