@@ -17,7 +17,7 @@ from lipbench.geometry import unit
 from lipbench.judge import Classifier
 from lipbench.margins import margin, margin_and_gradient
 from lipbench.modules import undisturbed
-from lipbench.results import FLOAT32_CERTIFICATES, best
+from lipbench.results import FLOAT32_CERTIFICATES, IMBALANCED, best
 from lipbench.results.flags import Flag
 
 # Attacks that use no gradient, by how their names end (foolbox_hop_skip_jump too): where they find nearer images than
@@ -306,16 +306,21 @@ def _precision(model: Classifier, x: Tensor) -> Iterator[Flag]:
 
 def _accuracy(table: pd.DataFrame) -> Iterator[Flag]:
     images = table.drop_duplicates("index")
-    accuracy = float((images["label"] == images["prediction"]).mean())
-    most = float(images["label"].value_counts(normalize=True).iloc[0])
+    right, counts = images["label"] == images["prediction"], images["label"].value_counts()
+    name, accuracy, most = "accuracy", float(right.mean()), float(counts.max() / len(images))
+    effective = float(len(images))
+    if counts.max() >= IMBALANCED * counts.min():  # each class counts alike
+        name, accuracy, most = "balanced accuracy", float(right.groupby(images["label"]).mean().mean()), 1 / len(counts)
+        effective = len(counts) ** 2 / (1 / counts).sum()
     # Two standard deviations of a guess; of a few images they would say nothing.
-    error = 2 * (most * (1 - most) / len(images)) ** 0.5 if len(images) >= COUNTED else 0.0
+    error = 2 * (most * (1 - most) / effective) ** 0.5 if len(images) >= COUNTED else 0.0
     if most < 1 and accuracy < 1 and accuracy <= most + max(GUESSED * (1 - most), error):
+        compared = "worse" if accuracy < most else "hardly better"
         yield Flag(
             "low_accuracy",
             "note",
-            f"accuracy {100 * accuracy:.1f} %, hardly better than a guess: always answering the most frequent label is "
-            f"right on {100 * most:.1f} %. Check that the pixels are in the range that the model was trained for (put "
+            f"{name} {100 * accuracy:.1f} %, {compared} than always answering the most frequent label, which gives "
+            f"{100 * most:.1f} %. Check that the pixels are in the range that the model was trained for (put "
             "its normalisation inside the model), that height and width are not exchanged, and that the labels are in "
             "the same order.",
         )

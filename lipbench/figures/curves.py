@@ -13,11 +13,11 @@ from matplotlib.ticker import MaxNLocator
 
 from lipbench.figures.numbers import drawn
 from lipbench.figures.recipes import Recipe
-from lipbench.figures.style import METHODS, ONE_COLUMN, TWO_COLUMNS, legend_below, method_look, shortened, style
+from lipbench.figures.style import METHODS, ONE_COLUMN, TWO_COLUMNS, legend_below, method_look, style
 from lipbench.files import ResultsError
 from lipbench.results import IMBALANCED, RUN_COLUMNS, balanced_survival, best, imbalance, survival
 from lipbench.results.runs import Runs
-from lipbench.results.words import network_name
+from lipbench.results.words import network_name, shortened
 
 COLUMNS = 4
 # Letters of a line above a panel.

@@ -1,6 +1,7 @@
 """The gap between certificate and attack, image by image: what the inscribed ball closes, and what is left."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,8 @@ from lipbench.results.selection import first_seeds
 CERTIFICATES = {"certificate": "|f(x)| / L", "certificate_inscribed": "inscribed ball"}
 COLORS = {"certificate": "0.45", "certificate_inscribed": BLUE, "distance": "black"}
 LINES = {"certificate": "--", "certificate_inscribed": "-"}
-# Between the inscribed ball and the distance.
-LEFT = ORANGE
+# The share of images whose |f(x)| / L may lie below the upper picture.
+LOWEST = 0.01
 # Gaps below are drawn here.
 SMALLEST = 1e-4
 COLUMNS = 4
@@ -30,7 +31,7 @@ PARTS = {"the box": BLUE, "other rivals": GREEN, "layers, kinks, searches": ORAN
 
 
 def gap(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
-    """Both certificates and the distance of every attacked image that is labelled right, sorted by the distance, a
+    """Both certificates of every attacked image that is labelled right, in percent of its distance and sorted by it, a
     panel per network; below each, the share of images whose gap (distance / certificate - 1) is at most so large. The
     numbers say how much of the median gap the inscribed ball closes, which is the part of the box, and how much is
     left: layers that do not keep the norm of gradients, kinks, rivals, and the attack.
@@ -53,21 +54,22 @@ def gap_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataFrame] 
     if not tables:
         return None
     columns, lines = min(COLUMNS, len(tables)), -(-len(tables) // COLUMNS)
+    # A few images whose certificate is far smaller are below the picture.
+    low = min(99.0, *(float(_certified(rows, "certificate").quantile(LOWEST)) for rows in tables.values()))
     with style():
         figure = Figure(figsize=(TWO_COLUMNS, 0.5 + 3.3 * lines))
         axes = figure.subplots(2 * lines, columns, sharey="row", squeeze=False)
         upper, lower = axes[::2].ravel(), axes[1::2].ravel()
         for above, below, (name, rows) in zip(upper, lower, tables.items(), strict=False):
-            _bracket(above, rows)
+            _bracket(above, rows, low)
             _shares(below, rows)
             above.set_title(f"{network_look(name).label}\n({name})")
         for axis in (*upper[len(tables) :], *lower[len(tables) :]):
             axis.set_visible(False)
         for first, second in zip(axes[::2, 0], axes[1::2, 0], strict=True):
-            first.set_ylabel("distance (L2)")
+            first.set_ylabel("% of the distance")
             second.set_ylabel("images (%)")
-        lines_drawn = {line.get_label(): line for line in upper[0].get_lines()}
-        legend_below(figure, lines_drawn)
+        legend_below(figure, {line.get_label(): line for line in (upper[0].get_lines()[0], *lower[0].get_lines())})
     return figure, pd.concat([rows.assign(experiment=name) for name, rows in tables.items()])[
         ["experiment", "index", *CERTIFICATES, "distance"]
     ]
@@ -95,16 +97,19 @@ def _median_gap(rows: pd.DataFrame, certificate: str) -> float:
     return float(gaps[(len(gaps) - 1) // 2])
 
 
-def _bracket(axis: Axes, rows: pd.DataFrame) -> None:
-    """The three bounds over the images."""
+def _certified(rows: pd.DataFrame, certificate: str) -> pd.Series:
+    """Of each image the certificate in percent of the distance."""
+    return 100 * rows[certificate] / rows["distance"]
+
+
+def _bracket(axis: Axes, rows: pd.DataFrame, low: float) -> None:
+    """Both certificates of each image as points, in percent of its distance, from `low` on."""
     share = 100 * (np.arange(len(rows)) + 0.5) / len(rows)
-    flat, ball, distance = (rows[name] for name in (*CERTIFICATES, "distance"))
-    axis.fill_between(share, flat, ball, color=COLORS["certificate_inscribed"], alpha=0.25, linewidth=0)
-    axis.fill_between(share, ball, distance, color=LEFT, alpha=0.6, linewidth=0)
-    axis.plot(share, distance, color=COLORS["distance"], linewidth=1.1, label="attack")
-    for name in reversed(CERTIFICATES):
-        axis.plot(share, rows[name], LINES[name], color=COLORS[name], linewidth=0.9, label=CERTIFICATES[name])
-    axis.set(xlim=(0, 100), ylim=(0, None), xlabel="images, by distance (%)")
+    axis.axhline(100, color=COLORS["distance"], linewidth=1.1, label="attack")
+    for name, label in CERTIFICATES.items():
+        points: dict[str, Any] = {"color": COLORS[name], "marker": ".", "markersize": 2.5, "markeredgewidth": 0}
+        axis.plot(share, _certified(rows, name), linestyle="", label=label, **points)
+    axis.set(xlim=(0, 100), ylim=(low, 100 + 0.05 * (100 - low)), xlabel="images, by distance (%)")
 
 
 def _shares(axis: Axes, rows: pd.DataFrame) -> None:
@@ -116,8 +121,8 @@ def _shares(axis: Axes, rows: pd.DataFrame) -> None:
     flat, ball = (f"{100 * _median_gap(rows, name):.2g} %" for name in CERTIFICATES)
     axis.set_title(f"median: |f| {flat}, ball {ball}", fontsize=6.5)
     axis.set_xscale("log")
-    axis.set(xlim=(SMALLEST, 1), ylim=(0, 102), xlabel="distance / certificate - 1")
-    axis.set_xticks([0.0001, 0.001, 0.01, 0.1, 1], ["0.01 %", "0.1 %", "1 %", "10 %", ""])
+    axis.set(xlim=(SMALLEST, 1), ylim=(0, 102), xlabel="distance / certificate - 1 (%)")
+    axis.set_xticks([0.0001, 0.001, 0.01, 0.1, 1], ["0.01", "0.1", "1", "10", "100"])
     axis.minorticks_off()
 
 
@@ -153,9 +158,12 @@ def gap_parts_of(networks: Mapping[str, pd.DataFrame]) -> tuple[Figure, pd.DataF
         for part, color in PARTS.items():
             axis.barh(np.arange(len(table)), table[part], left=left, color=color, label=part)
             left = left + table[part].to_numpy()
+        for y, row in enumerate(table.to_dict("records")):
+            numbers = " + ".join(f"{row[part]:.2g}" for part in PARTS)
+            axis.text(left[y], y, f" {numbers} %", va="center", fontsize=7)
         axis.set_yticks(np.arange(len(table)), [network_look(name).label for name in table["experiment"]])
         axis.invert_yaxis()
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.3 * max(left.max(), SMALLEST))
         axis.set_xlabel("distance not certified by |f(x)| / L (% of the distance)")
         legend_below(figure, dict(zip(PARTS, axis.containers, strict=True)))
     return figure, table
@@ -165,9 +173,9 @@ RECIPES = (
     Recipe(
         "gap",
         "The gap between certificate and attack",
-        "A column per network. Above, the test images sorted by their distance: the certificate |f(x)| / L, the "
-        "inscribed ball above it and the distance under the combined attack, with the gaps shaded. Below, the share of "
-        "images whose gap is at most so large, a line per certificate.",
+        "A column per network. Above, the test images sorted by their distance under the combined attack: the "
+        "certificate |f(x)| / L and the inscribed ball, in percent of this distance. Below, the share of images whose "
+        "gap is at most so large, a line per certificate.",
         gap,
     ),
     Recipe(
@@ -175,7 +183,7 @@ RECIPES = (
         "Where the gap comes from",
         "A bar per network: how much of the distance abs(f(x)) / L leaves uncertified, mean over the images. The parts "
         "are what the inscribed balls gain beyond the box, what other rivals with smaller balls take, and what is left "
-        "to layers, kinks and the searches.",
+        "to layers, kinks and the searches. The numbers at the end of a bar are its parts, in the order of the legend.",
         gap_parts,
     ),
 )

@@ -7,6 +7,7 @@ from typing import Literal
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lipbench.results.looks import distinct
 from lipbench.results.runs import BROKEN, Runs
 from lipbench.results.words import dataset_name
 
@@ -82,7 +83,8 @@ def drawings(
 
 
 def _drawing(recipe: Recipe, words: Sequence[str], runs: Runs) -> Drawing | None:
-    drawn = recipe.draw(runs)
+    with distinct(str(run.key[1]) for run in runs.finished):
+        drawn = recipe.draw(runs)
     if drawn is None:
         return None
     figure, table = drawn

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import StrMethodFormatter
 
 from lipbench.figures.recipes import Recipe
 from lipbench.figures.style import NETWORKS, TWO_COLUMNS, legend_below, network_look, style
@@ -30,6 +31,12 @@ CURVES = {"under attack": "upper", "certified": "lower", "margin / L": "certific
 ATTACKED: dict[str, Any] = {"linewidth": 4.0, "alpha": 0.35}
 BEST: dict[str, Any] = {"linewidth": 1.1}
 MARGIN: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (4, 1.5))}
+# Of the samples of lines in the legend: no network has this colour.
+SAMPLE = "#7F4F24"
+CAPTION = (
+    "Wide, pale: under all attacks. Dashed: certified by the margin over the Lipschitz bound alone. Thin: certified by "
+    "all certificates, where they prove more."
+)
 # Points of the plane have figures of their own.
 TOYS = ("two_moons", "two_circles", "two_spirals", "shapes")
 
@@ -55,9 +62,13 @@ def robustness(results: Runs) -> tuple[Figure, pd.DataFrame] | None:
             _panel(axis, table[table["dataset"] == dataset])
             axis.set_title(dataset_name(dataset))
         for axis in axes[len(datasets) :]:
-            axis.set_visible(False)
+            axis.set_axis_off()
         figure.supylabel("accuracy (%)", fontsize=8)
-        legend_below(figure, _handles(table))
+        if len(axes) > len(datasets):  # the legend fills the place of a panel
+            handles = _handles(table)
+            axes[len(datasets)].legend(handles.values(), handles.keys(), loc="center left")
+        else:
+            legend_below(figure, _handles(table))
     return figure, table
 
 
@@ -94,12 +105,12 @@ def _handles(table: pd.DataFrame) -> dict[str, Line2D | Patch]:
     looks = [network_look(name) for name in sorted(set(table["experiment"]))]
     looks.sort(key=lambda look: known.index(look) if look in known else len(known))
     handles: dict[str, Line2D | Patch] = {look.label: Patch(facecolor=look.color) for look in looks}
-    handles["under all attacks"] = Line2D([], [], color="black", **ATTACKED)
+    handles["under all attacks"] = Line2D([], [], color=SAMPLE, **ATTACKED)
     if "margin / L" in set(table["curve"]):
-        handles["certified, all certificates"] = Line2D([], [], color="black", **BEST)
-        handles["certified, margin / L"] = Line2D([], [], color="black", **MARGIN)
+        handles["certified, all certificates"] = Line2D([], [], color=SAMPLE, **BEST)
+        handles["certified, margin / L"] = Line2D([], [], color=SAMPLE, **MARGIN)
     else:
-        handles["certified"] = Line2D([], [], color="black", **MARGIN)
+        handles["certified"] = Line2D([], [], color=SAMPLE, **MARGIN)
     return handles
 
 
@@ -167,6 +178,7 @@ def _panel(axis: Axes, table: pd.DataFrame) -> None:
         axis.plot(rows["epsilon"], rows["accuracy"], color=color, label=f"{experiment} {curve}", **line)
     axis.set_xlim(0, table["epsilon"].max())
     axis.set_ylim(0, 102)
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_xlabel("epsilon (L2, pixels in [0, 1])")
 
 
@@ -174,20 +186,17 @@ RECIPES = (
     Recipe(
         "robustness",
         "Accuracy against epsilon",
-        "One panel per data set, one colour per network: accuracy under all attacks (wide) and certified accuracy "
-        "(dashed) fall as the L2 norm of the perturbation grows. The narrower the gap between the curves of a network, "
-        "the more is known. A thin line: all certificates together, where they prove more than the margin over the "
-        "Lipschitz bound (then dashed). Bands are 95 % intervals.",
+        "One panel per data set, one colour per network. Accuracy falls as the L2 norm of the perturbation grows. "
+        f"{CAPTION} The narrower the gap between the curves of a network, the more is known. Bands are 95 % intervals.",
         robustness,
         each="all",
     ),
     Recipe(
         "overview",
         "Accuracy against epsilon",
-        "One colour per network: accuracy under all attacks (wide) and certified accuracy (dashed) fall as the L2 "
-        "norm of the perturbation grows. The truth lies between the curves of a network. A thin line: all certificates "
-        "together, where they prove more than the margin over the Lipschitz bound (then dashed). Bands are 95 % "
-        "intervals over the images, or the standard deviation over the seeds where that is larger.",
+        f"One colour per network. Accuracy falls as the L2 norm of the perturbation grows. {CAPTION} The truth lies "
+        "between the curves of a network. Bands are 95 % intervals over the images, or the standard deviation over the "
+        "seeds where that is larger.",
         robustness_of_one,
     ),
 )

@@ -174,16 +174,19 @@ def _intervals(axis: Axes, rows: pd.DataFrame, methods: list[str], limit: float)
         axis.plot([middle], [y], color=color, marker="|", markersize=9, markeredgewidth=1.4, label=row["method"])
         if row["q50"] > limit:  # its median is outside of the picture
             text = f"{row['q50']:.2f} \u2192" if np.isfinite(row["q50"]) else "fails \u2192"
-            place: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "right", "va": "center"}
-            # Its bar may go on under the text.
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axis.text(0.99, y, text, color=color, fontsize=7, bbox=box, **place)
+            place: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "right"}
+            # Above its bar, where that reaches into the picture.
+            place |= {"y": y, "va": "center"} if low > limit else {"y": y + 0.12, "va": "bottom"}
+            axis.text(0.99, s=text, color=color, fontsize=7, **place)
     axis.axvline(1, color="0.3", linewidth=0.8)
     axis.set_yticks(range(len(methods)), [m if m == COMBINED else method_look(m).label for m in reversed(methods)])
     axis.set_ylim(-0.6, len(methods) - 0.4)
     axis.grid(axis="y", visible=False)
     axis.set_xlim(1 - 0.03 * (limit - 1), limit)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
+    # The perfect ratio 1 is one of the numbers.
+    ticks = 1 + np.array(MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(0, limit - 1))
+    ticks = ticks[ticks <= limit]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def attack_costs(results: Runs) -> tuple[Figure, pd.DataFrame] | None:

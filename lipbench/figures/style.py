@@ -32,7 +32,6 @@ __all__ = [
     "network_look",
     "plain_log",
     "save_figure",
-    "shortened",
     "style",
 ]
 
@@ -87,11 +86,6 @@ def method_look(method: str) -> Look:
         return METHODS[method]
     kin = next((look for name, look in METHODS.items() if method.endswith(f"_{name}")), Look("", GREY, "."))
     return Look(method.replace("_", " "), kin.color, kin.marker)
-
-
-def shortened(text: str, length: int) -> str:
-    """A name that has room: its end becomes an ellipsis where it is longer."""
-    return text if len(text) <= length else text[: length - 1] + "\u2026"
 
 
 def plain_log(axis: Axis, numbers: int = 8, span: tuple[float, float] | None = None) -> None:

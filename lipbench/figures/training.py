@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from lipbench.figures.recipes import Recipe
-from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, shortened, style
+from lipbench.figures.style import PALETTE, TWO_COLUMNS, legend_below, network_look, style
 from lipbench.results import RUN_COLUMNS, layer_columns
 from lipbench.results.runs import Runs
 from lipbench.results.selection import main_networks
-from lipbench.results.words import network_name
+from lipbench.results.words import network_name, shortened
 
 # A panel whose values span more than this factor is logarithmic: the bound of a plain network explodes.
 LOG_SPAN = 20

@@ -7,8 +7,9 @@ import pandas as pd
 
 from lipbench.report.columns import uncertainty
 from lipbench.report.leaderboard import board_radii, speakers
+from lipbench.results.looks import kind_of
 from lipbench.results.radii import radius_text
-from lipbench.results.words import dataset_name, network_name
+from lipbench.results.words import dataset_name, is_one_class, network_name
 
 Row = dict[Any, Any]
 
@@ -20,7 +21,11 @@ def answer(rows: pd.DataFrame) -> str:
     Args:
         rows: of one data set, as `lipbench.report.leaderboard` returns them: best first.
     """
-    name, radius = dataset_name(str(rows["dataset"].iloc[0])), board_radii(rows)[-1:]
+    dataset = str(rows["dataset"].iloc[0])
+    name, radius = dataset_name(dataset), board_radii(rows)[-1:]
+    if is_one_class(dataset):
+        said = "each inlier class is a task of its own, so the board is not ranked. AUROC judges these networks"
+        return f"{_violation(rows)}{name}: {said} (measure=[one_class])."
     if not radius:
         return f"{_violation(rows)}{name}: no network has a certificate."
     cert, rob, test = (f"{kind} @ {radius[0]:g}" for kind in ("cert", "rob", "test cert"))
@@ -32,8 +37,8 @@ def answer(rows: pd.DataFrame) -> str:
     best = known[0]
     said = f"{start} {_network(best)} is proven right on {_share(best, cert)}, and the best attack leaves "
     said += f"{_share(best, rob)} ({_count(best)}).{_rivals(best, known, cert)}"
-    classical = [row for row in known if str(row["experiment"]).startswith("plain")]
-    if classical and not str(best["experiment"]).startswith("plain"):
+    classical = [row for row in known if kind_of(str(row["experiment"])) == "plain"]
+    if classical and kind_of(str(best["experiment"])) != "plain":
         row = max(classical, key=lambda row: float(row[rob]))
         kind = network_name(str(row["experiment"]))
         said += f" The {kind}: {_share(row, rob)} under attack, {_share(row, cert)} proven."

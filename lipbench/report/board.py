@@ -10,9 +10,11 @@ from lipbench.escapes import csv, markdown, printable
 from lipbench.files import write_json, write_text
 from lipbench.report.columns import (
     COLUMNS,
+    MARKED,
     SCHEMA_VERSION,
     heading,
     leader,
+    mark,
     split,
     written,
     written_with,
@@ -22,7 +24,7 @@ from lipbench.report.overview import overview
 from lipbench.results import IMBALANCED
 from lipbench.results.radii import radius_text
 from lipbench.results.runs import Runs
-from lipbench.results.words import counted, dataset_name, note
+from lipbench.results.words import counted, dataset_name, note, shortened
 
 WIDTH = 100
 # Variants of one experiment that are shown one by one.
@@ -92,7 +94,7 @@ def _main_networks(table: pd.DataFrame) -> str:
     said = [head]
     for (dataset, radius), part in shown.reset_index().groupby(["data set", "r"], sort=False):
         said += [printable(f"{dataset}, r = {radius}"), *(lines[index] for index in part.index)]
-    return "\n".join(said)
+    return "\n".join([*said, *map(_wrapped, marks(table))])
 
 
 def _folded(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -119,24 +121,29 @@ def _folded(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _notes(rows: pd.DataFrame) -> list[str]:
-    return [printable(note(name)) for name in dict.fromkeys(rows["experiment"]) if note(name)]
+    said = [printable(note(name)) for name in dict.fromkeys(rows["experiment"]) if note(name)]
+    return said + marks(rows)
+
+
+def marks(rows: pd.DataFrame) -> list[str]:
+    """What the mark of a row means, where there is one."""
+    return [MARKED] if rows["lacks"].notna().any() else []
 
 
 def _name(row: dict[Any, Any]) -> str:
     variant = "" if row["variant"] == "default" else f", {row['variant']}"
-    return printable(f"{row['experiment']}{variant}")
+    return printable(f"{row['experiment']}{variant}") + mark(row)
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
-    """Lines of a table: names to the left, numbers to the right. A name that has no room is cut."""
+    """Lines of a table: names to the left, numbers to the right. A name that has no room loses its middle."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     gap = "  " if sum(widths) + 2 * len(widths) <= WIDTH else " "
     room = min(widths[0], WIDTH - sum(widths[1:]) - len(gap) * len(widths))
     lines = []
     for name, *numbers in cells:
-        cut = name if len(name) <= room else name[: room - 1] + "\u2026"
         right = [text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True)]
-        lines.append(gap.join([cut.ljust(room), *right]).rstrip())
+        lines.append(gap.join([shortened(name, room).ljust(room), *right]).rstrip())
     return lines
 
 
@@ -180,6 +187,7 @@ def _markdown(table: pd.DataFrame) -> list[str]:
     datasets = list(table.groupby("dataset", sort=True))
     if len(datasets) > 1:
         parts += ["## All data sets", "The main networks of each data set at its main radius.", _overview(table)]
+        parts += [f"* {markdown(line)}" for line in marks(table)]
     for dataset, rows in datasets:
         said = judged(rows)
         parts += [f"## {markdown(_title(str(dataset)))}", markdown(said[0].upper() + said[1:]) + "."]
@@ -214,7 +222,7 @@ def _table(rows: pd.DataFrame, names: Sequence[str], bold: bool = False) -> str:
     plain = set(rows["variant"]) == {"default"}
     cells = []
     for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
-        line = {"network": markdown(str(row["experiment"]))}
+        line = {"network": markdown(str(row["experiment"])) + mark(row)}
         line |= {} if plain else {"variant": markdown(str(row["variant"]))}
         for name in known:
             text = markdown(_cell(name, row) if bold else written(name, row[name]))

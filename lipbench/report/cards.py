@@ -11,7 +11,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from lipbench.files import read_config, read_json
-from lipbench.report.columns import COLUMNS, GROUP, split, written_with
+from lipbench.report.columns import COLUMNS, GROUP, rounded, split, written_with
 from lipbench.report.leaderboard import leaderboard, numbers
 from lipbench.report.methods import explained, method_cells, method_numbers
 from lipbench.results.flags import Flag
@@ -131,7 +131,7 @@ def _seeds(runs: Sequence[Run]) -> list[list[str]]:
     for run in runs:
         known = numbers(run)
         values = [(column.values(known)[column.name], column.card) for column in columns]
-        cells = ["-" if value is None else format(value, form) for value, form in values]
+        cells = ["-" if value is None else rounded(value, form) for value, form in values]
         counts = [str(known.get(key, "-")) for key in ("attacked_images", "test_images")]
         rows.append([str(run.summary["seed"]), *cells, *counts])
     return rows

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from lipbench.report.checks import POSITIVE, SHARE, Check, is_count, is_curve, number, or_none
+from lipbench.report.checks import POSITIVE, SHARE, Check, is_count, is_curve, is_text, number, or_none
 from lipbench.results import RUN_COLUMNS
 from lipbench.results.radii import radius_text
+from lipbench.results.words import is_one_class
 
 # What a row of the leaderboard is named by.
 GROUP = RUN_COLUMNS[:3]
@@ -23,6 +24,14 @@ SCHEMA_VERSION = 1
 # The columns of the uncertainty of another one end so: over the choice of the images, and over the seeds.
 OVER_IMAGES, OVER_SEEDS = " ± images", " ± seeds"
 Numbers = Mapping[Any, Any]
+# How a number is rounded: a format, or a function that gives its text.
+Form = str | Callable[[float], str]
+# At the name of a network that was certified without inscribed balls, where others of the report were certified with.
+MARK = "\u2020"
+MARKED = (
+    f"{MARK} certified without certificate_inscribed, which other rows of this report have: certified radius and "
+    "accuracy may be smaller and tight larger for this reason alone. Run it again before you compare."
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Column:
     meaning: str
     needed: bool = False
     percent: bool = False
-    form: str = ".3f"
+    form: Form = ".3f"
     read: Callable[[Numbers], Any] | None = None
     combine: str | Callable[[pd.Series], Any] = "mean"
     is_text: bool = False
@@ -62,7 +71,7 @@ class Column:
     short: str = ""
     place: Literal["board", "details", "file"] = "details"
     larger_is_better: bool = False
-    card: str = ""
+    card: Form = ""
 
     def values(self, numbers: Numbers) -> dict[str, Any]:
         """Name of a column -> its value for one run: one per radius of a curve."""
@@ -83,6 +92,15 @@ def _all(values: pd.Series) -> str | None:
     if not len(known):
         return None
     return "holds" if known.astype(bool).all() else "VIOLATED"
+
+
+def _first(values: pd.Series) -> Any:
+    return values.iloc[0]
+
+
+def _ratio(value: float) -> str:
+    """Three significant digits; of a certificate that says nothing, "> 100"."""
+    return "> 100" if value > 100 else f"{value:#.3g}".rstrip(".")
 
 
 def _accuracy(name: str, key: str, check: Check, meaning: str, **others: Any) -> Column:
@@ -111,7 +129,7 @@ COLUMNS = (
     Column("median distance", "median_distance", or_none(POSITIVE), "median distance of the nearest adversarial image",
         needed=True, short="distance", larger_is_better=True, place="board", card=".3f"),
     Column("tightness", "tightness", or_none(POSITIVE), "median of distance / certified radius; 1 is perfect",
-        needed=True, short="tight", place="board", card=".3f"),
+        needed=True, short="tight", place="board", form=_ratio, card=_ratio),
     Column("violations", "violations", is_count, "images on which an attack beats a certificate; 0 is right",
         needed=True, form=".0f", combine="sum"),
     _accuracy("cert f", "attacked_certificate_accuracy", or_none(is_curve),
@@ -127,6 +145,8 @@ COLUMNS = (
         place="file"),
     _accuracy("test cert", "certified_accuracy", or_none(is_curve), "certified accuracy on the whole test set (%)",
         needed=True, is_curve=True),
+    Column("lacks", "lacks", or_none(is_text), "a certificate that other rows have", combine=_first, is_text=True,
+        place="file"),
     Column("imbalance", "imbalance", number(1), "images of the largest class per image of the smallest", place="file"),
     Column("lipschitz", "lipschitz", or_none(POSITIVE), "Lipschitz bound of the network (of f, for two classes)",
         needed=True, form=".3g", short="L"),
@@ -155,7 +175,17 @@ def written(name: str, value: Any) -> str:
     if value is None or pd.isna(value):
         return "-"
     column, _ = split(name)
-    return format(value, column.form) if column is not None and isinstance(value, Real) else str(value)
+    return rounded(float(value), column.form) if column is not None and isinstance(value, Real) else str(value)
+
+
+def rounded(value: float, form: Form) -> str:
+    """A number as text."""
+    return form(value) if callable(form) else format(value, form)
+
+
+def mark(row: Numbers) -> str:
+    """`MARK` for a row that lacks a certificate that others have; else ""."""
+    return "" if pd.isna(row.get("lacks")) else MARK
 
 
 def heading(name: str) -> str:
@@ -190,6 +220,8 @@ def leader(rows: pd.DataFrame, name: str) -> Any:
     """
     column, _ = split(name)
     if column is None or not column.larger_is_better or rows[name].notna().sum() < 2:
+        return None
+    if "dataset" in rows and rows["dataset"].map(is_one_class).any():  # each inlier class is a task of its own
         return None
     values = rows[name].astype(float)
     best: Any = values.idxmax()

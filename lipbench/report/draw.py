@@ -1,16 +1,19 @@
 """The figures of a report, each in its files: the recipes of `lipbench.figures`."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from joblib import Parallel, cpu_count, delayed
 
-from lipbench.escapes import file_name
+from lipbench.escapes import file_name, say
 from lipbench.figures import RECIPES, drawings, save_figure
 from lipbench.files import ResultsError
 from lipbench.report import Problem, Runs, discard_stale
+from lipbench.results.looks import distinct
 from lipbench.results.runs import BROKEN
+from lipbench.results.words import counted, dataset_name
 
 # From so many runs on more processes are worth their start of some seconds.
 MANY = 30
@@ -60,12 +63,18 @@ def draw(
     if processes is None:
         processes = min(cpu_count(), len(parts)) if len(runs.finished) >= MANY else 1
     if processes == 1:
-        found = [_draw_part(runs, chosen, part) for part in parts]
+        found = (_draw_part(runs, chosen, part) for part in parts)
     else:
-        found = Parallel(n_jobs=processes, batch_size=1)(delayed(_draw_part)(runs, chosen, part) for part in parts)
-    written = [path for files, _ in found for path in files]
+        parallel = Parallel(n_jobs=processes, batch_size=1, return_as="generator")
+        found = parallel(delayed(_draw_part)(runs, chosen, part) for part in parts)
+    written, problems = [], []
+    for part, (files, undrawn) in zip(parts, found, strict=True):
+        drawn = counted(sum(path.suffix == ".png" for path in files), "figure")
+        say(f"{drawn} of {'all data sets together' if part is None else dataset_name(part)}", sys.stderr)
+        written += files
+        problems += undrawn
     discard_stale(runs.root / "figures", written, SOURCE)
-    return written, [problem for _, problems in found for problem in problems]
+    return written, problems
 
 
 def _draw_part(runs: Runs, chosen: Sequence[str], dataset: str | None) -> tuple[list[Path], list[Problem]]:
@@ -79,13 +88,15 @@ def _draw_part(runs: Runs, chosen: Sequence[str], dataset: str | None) -> tuple[
     # Copies: what a part has read is forgotten with it.
     part = replace(runs, finished=[run.fresh() for run in runs.finished if dataset in (None, run.summary["dataset"])])
     closely = replace(part, finished=[run for run in part.finished if run.summary["experiment"] in chosen])
-    for recipe in RECIPES:
-        if (recipe.each == "all") != (dataset is None):
-            continue
-        for one in drawings(closely if recipe.each == "run" else part, [recipe], failed):
-            words = {"title": one.title, "alt": one.alt, "source": SOURCE}
-            try:
-                written += save_figure(one.figure, runs.root / "figures" / file_name(one.name), **words, data=one.table)
-            except BROKEN as error:
-                failed(one.name, error)
+    recipes = [recipe for recipe in RECIPES if (recipe.each == "all") == (dataset is None)]
+    # A network has the same colour in the figures of every data set.
+    with distinct(run.summary["experiment"] for run in runs.finished):
+        for recipe in recipes:
+            for one in drawings(closely if recipe.each == "run" else part, [recipe], failed):
+                words = {"title": one.title, "alt": one.alt, "source": SOURCE}
+                path = runs.root / "figures" / file_name(one.name)
+                try:
+                    written += save_figure(one.figure, path, **words, data=one.table)
+                except BROKEN as error:
+                    failed(one.name, error)
     return written, problems

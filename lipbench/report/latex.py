@@ -7,7 +7,7 @@ import pandas as pd
 from lipbench.escapes import file_name, printable
 from lipbench.files import write_text
 from lipbench.report.board import columns
-from lipbench.report.columns import SCHEMA_VERSION, heading, leader, written, written_with
+from lipbench.report.columns import MARK, SCHEMA_VERSION, heading, leader, mark, written, written_with
 from lipbench.report.overview import overview
 from lipbench.results.runs import Problem
 
@@ -16,8 +16,10 @@ HEAD = (
     "% acc, cert@r, rob@r: accuracy, certified and robust accuracy (%) at radius r; radius, distance: medians.\n"
     "% All are over the n attacked images; L2, pixels in [0, 1]. +-: 95 % interval over the images, or the standard\n"
     "% deviation over the seeds where that is larger. Bold: the lead is larger than both uncertainties together.\n"
+    "% Dagger: certified without certificate_inscribed, which other networks of the report have.\n"
 )
 ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"\textpm{}"}
+ESCAPES |= {"<": r"\textless{}", ">": r"\textgreater{}", MARK: r"\textdagger{}"}
 ESCAPES |= {letter: "\\" + letter for letter in "&%$#_{}"}
 
 
@@ -49,7 +51,7 @@ def _board(rows: pd.DataFrame) -> str:
     plain = set(rows["variant"]) == {"default"}
     lines = []
     for index, row in zip(rows.index, rows.to_dict("records"), strict=True):
-        words = [str(row["experiment"]), *([] if plain else [str(row["variant"])])]
+        words = [str(row["experiment"]) + mark(row), *([] if plain else [str(row["variant"])])]
         cells = [written_with(n, row) if "@" in n else written(n, row[n]) for n in names]
         bold = [best[name] is not None and best[name] == index for name in names]
         lines.append([*map(_escaped, words), *map(_cell, cells, bold)])

@@ -10,12 +10,16 @@ from lipbench.report.columns import COLUMNS, GROUP, OVER_IMAGES, OVER_SEEDS, spl
 from lipbench.results.attacked import attacked_numbers, median_error, share_error
 from lipbench.results.radii import main_radii, radius_of
 from lipbench.results.runs import Problem, Run, Runs, compared
+from lipbench.results.words import is_one_class
 
 # The bound of an image that a column is about, and whether the column is of its share beyond a radius or its median.
 BOUNDS = {
     **{"cert": "lower", "rob": "upper", "cert f": "certificate"},
     **{"median certificate": "lower", "median distance": "upper"},
 }
+
+
+INSCRIBED = "certificate_inscribed"
 
 
 def leaderboard(runs: Runs) -> pd.DataFrame:
@@ -29,6 +33,8 @@ def leaderboard(runs: Runs) -> pd.DataFrame:
     rows = [_row(found) for found in groups(runs)]
     names = [*GROUP, *(name for column in COLUMNS for name in _names(rows, column.name))]
     table = pd.DataFrame(rows).reindex(columns=names)
+    if table["lacks"].notna().all():  # nothing to compare with
+        table["lacks"] = None
     # A column that no run has a number for, such as the training time of external models, is one of numbers still.
     numbers = [str(name) for name in table if (known := split(str(name))[0]) is None or not known.is_text]
     table = table.astype({name: float for name in numbers if name not in GROUP})
@@ -64,7 +70,8 @@ def numbers(run: Run) -> dict[str, Any]:
     own = attacked_numbers(attacked.images, radii(run), balanced=run.balanced)
     # The whole test set counts as the attacked images do.
     test = run.summary.get("balanced_certified_accuracy") if run.balanced else None
-    return {**run.summary, **own, "attacks": len(attacked.attacks), **({"certified_accuracy": test} if test else {})}
+    own |= {"attacks": len(attacked.attacks), "lacks": None if INSCRIBED in attacked.certificates else INSCRIBED}
+    return {**run.summary, **own, **({"certified_accuracy": test} if test else {})}
 
 
 def radii(run: Run) -> list[float]:
@@ -166,7 +173,9 @@ def _names(rows: Sequence[dict[str, Any]], kind: str) -> list[str]:
 
 
 def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
-    """Best first; what has no number comes last, and equals by name."""
+    """Best first; what has no number comes last, and equals by name. By name alone where each row is another task."""
+    if is_one_class(str(rows["dataset"].iloc[0])):
+        return rows.sort_values(GROUP)
     radius = next((f"{eps:g}" for eps in reversed(board_radii(rows))), "")
     by = [name for name in (f"cert @ {radius}", f"rob @ {radius}", f"test cert @ {radius}", "accuracy") if name in rows]
     return rows.sort_values(GROUP).sort_values(by, ascending=False, kind="stable", na_position="last")

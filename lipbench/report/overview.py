@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lipbench.report.columns import written, written_with
+from lipbench.report.columns import mark, written, written_with
 from lipbench.report.leaderboard import board_radii
 from lipbench.results.radii import radius_text
 from lipbench.results.selection import main_names
@@ -26,7 +26,7 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
         radius, rows = board_radii(every)[-1:], every[every["variant"] == "default"]
         chosen = rows[rows["experiment"].isin(main_names(rows["experiment"]))]
         for row in chosen.to_dict("records"):
-            line = {"data set": dataset_name(str(dataset)), "network": str(row["experiment"])}
+            line = {"data set": dataset_name(str(dataset)), "network": str(row["experiment"]) + mark(row)}
             line["r"] = radius_text(radius[0]) if radius else "-"
             line["acc"] = written("accuracy", row["accuracy"])
             for kind in ("cert", "rob"):

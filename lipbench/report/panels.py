@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pandas as pd
 
 from lipbench.report.answers import answer
-from lipbench.report.board import judged
+from lipbench.report.board import judged, marks
 from lipbench.report.cards import Card
-from lipbench.report.columns import GROUP, leader, written, written_with
+from lipbench.report.columns import GROUP, leader, mark, written, written_with
 from lipbench.report.leaderboard import board_radii, speakers
 from lipbench.report.pictures import MAIN, Picture
 from lipbench.results.radii import radius_text
@@ -30,10 +30,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the board."""
+    """A row of the board. Its mark stands at its name, "" where there is none."""
 
     card: Card
     name: str
+    mark: str
     cells: list[Cell]
 
 
@@ -93,7 +94,7 @@ def panels(table: pd.DataFrame, cards: Sequence[Card], pictures: Mapping[str, Se
                 judged=judged(rows),
                 headings=_headings(rows),
                 groups=_groups(rows, known),
-                notes=[note(name) for name in dict.fromkeys(map(str, rows["experiment"])) if note(name)],
+                notes=[*filter(None, map(note, dict.fromkeys(map(str, rows["experiment"])))), *marks(rows)],
                 cards=[known[_key(row)] for row in speakers(rows).to_dict("records")],
                 variants=[known[_key(row)] for row in rows.drop(index=speakers(rows).index).to_dict("records")],
                 figures=main,
@@ -169,7 +170,7 @@ def _line(
     cells.append(Cell(counts, repr(float(row["images"]))))
     if row["violations"] > 0:
         cells[1] = Cell(f"{cells[1].text} VIOLATED", cells[1].value, alarm=True)
-    return Line(known[_key(row)], str(row["variant"]), cells)
+    return Line(known[_key(row)], str(row["variant"]), mark(row), cells)
 
 
 def _cell(name: str, row: Mapping[Any, Any], bold: bool = False) -> Cell:

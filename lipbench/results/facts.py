@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 
 from lipbench.files import read_config, read_json
 from lipbench.results.layout import run_key
-from lipbench.results.looks import network_look
+from lipbench.results.looks import kind_of, network_look
 from lipbench.results.manifest import read_manifest
 
 # The name of a long variant ends in a hash: its overrides cannot be read from it.
@@ -23,7 +23,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
             is not known. Paths, the device and the results folder are not part of it.
         overrides: the options that make its network another than the experiment's, as "name=value".
         label: its name in figures and tables, such as "hkr_mlp, loss.margin=2".
-        look: kind (what the network was trained with, such as "hkr"), name, color and marker.
+        look: kind (what a built-in network was trained with, such as "hkr"; else its name), name, color and marker.
 
     Raises:
         Damaged: the manifest was changed after the run.
@@ -47,7 +47,7 @@ def facts_of(experiment: str, command: Sequence[str], overrides: Sequence[str]) 
         "overrides": list(overrides),
         "label": ", ".join([experiment, *overrides]),
         "look": {
-            **{"kind": experiment.partition("_")[0], "name": look.label},
+            **{"kind": kind_of(experiment) or experiment, "name": look.label},
             **{"color": look.color, "marker": look.marker},
         },
     }

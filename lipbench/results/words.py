@@ -1,6 +1,6 @@
 """Names of data sets and networks in words, and what has to be said of some networks."""
 
-from lipbench.results.looks import NETWORKS, network_look
+from lipbench.results.looks import BODIES, kind_of, network_look
 
 DATASETS = {
     "digits": "Digits",
@@ -17,7 +17,6 @@ DATASETS = {
     "shapes": "Shapes",
 }
 FACES = {"celeba_drawn_": "Drawn faces", "celeba_": "CelebA"}
-BODIES = {"mlp": "MLP", "cnn": "CNN", "resnet": "ResNet"}
 KINDS = {
     "plain": "classical",
     "adversarial": "adversarially trained",
@@ -26,7 +25,7 @@ KINDS = {
     "hkr": "HKR",
     "kr": "KR",
 }
-# By the first word of an experiment: what its numbers do not say by themselves.
+# By the kind of a built-in network: what its numbers do not say by themselves.
 NOTES = {
     "kr": (
         "is trained with the Kantorovich-Rubinstein loss alone. It estimates the Wasserstein distance of the two "
@@ -43,18 +42,28 @@ def dataset_name(dataset: str) -> str:
     return DATASETS.get(dataset, dataset)
 
 
+def is_one_class(dataset: str) -> bool:
+    """Whether it is one class against the others: each inlier class is a task of its own, judged by AUROC."""
+    return dataset.endswith("_oneclass")
+
+
 def network_name(experiment: str, variant: str = "default") -> str:
     """In words, such as "HKR MLP"; a network that is not known keeps its name."""
-    kind, _, body = experiment.partition("_")
-    known = kind in NETWORKS and body in BODIES
-    name = f"{KINDS.get(kind, network_look(experiment).label)} {BODIES[body]}" if known else experiment
+    kind, body = kind_of(experiment), experiment.partition("_")[2]
+    name = f"{KINDS.get(kind, network_look(experiment).label)} {BODIES[body]}" if kind and body else experiment
     return name if variant == "default" else f"{name}, {variant}"
 
 
 def note(experiment: str) -> str:
     """A sentence about a network whose numbers need one; "" for all others."""
-    text = NOTES.get(experiment.split("_", maxsplit=1)[0], "")
+    text = NOTES.get(kind_of(experiment), "")
     return f"{experiment} {text}" if text else ""
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most `length` letters: an ellipsis in its middle where it is longer."""
+    end = (length - 1) // 2
+    return text if len(text) <= length else f"{text[: length - 1 - end]}\u2026{text[len(text) - end :]}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -254,6 +254,19 @@ def test_accuracy_of_a_guess():
     assert found(rows("a", "upper", [1.0] * 4000, wrong=1750)) == {}
     assert found(rows("a", "upper", [1.0] * 40, wrong=15)).keys() == {"low_accuracy"}
     assert found(rows("a", "upper", [1.0] * 40, wrong=10)) == {}
+    assert "50.0 %, hardly better than always" in found(rows("a", "upper", [1.0] * 8, wrong=4))["low_accuracy"].message
+    assert "37.5 %, worse than always" in found(rows("a", "upper", [1.0] * 8, wrong=5))["low_accuracy"].message
+
+
+def test_of_classes_of_unequal_size_the_accuracy_is_balanced():
+    """A one-class network: 10 % inliers. Always answering "outlier" is right on 90 %, and worthless."""
+    labels = (np.arange(1000) < 100).astype(int)
+    for right, flagged in ((0.4, False), (0.02, True)):
+        sees = np.where(np.arange(1000) >= 1000 * (1 - right), 0, 1)  # all inliers, and some outliers
+        table = bounds_table(range(1000), labels, sees, "a", "upper", np.ones(1000))
+        assert ("low_accuracy" in found(table)) == flagged, f"balanced accuracy {50 + 50 * right / 0.9:.0f} %"
+    never = bounds_table(range(1000), labels, 0 * labels, "a", "upper", np.ones(1000))
+    assert found(never)["low_accuracy"].message.startswith("balanced accuracy 50.0 %, hardly better than")
 
 
 @pytest.mark.parametrize(

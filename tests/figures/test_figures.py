@@ -153,6 +153,8 @@ def test_several_data_sets_are_panels_of_one_figure_and_one_table(root, drawn, t
     make_results(tmp_path / "results", "other", illustrated=False)
     (drawing,) = drawings(runs_in(tmp_path / "results"), (RECIPES["robustness"],))
     assert [axis.get_title() for axis in drawing.figure.axes] == ["made08", "other"]
+    FigureCanvasAgg(drawing.figure).draw()
+    assert "0" in [label.get_text() for label in drawing.figure.axes[0].get_xticklabels()], "not 0.0 next to 0"
     alone = drawn["overview_made08"].table
     pd.testing.assert_frame_equal(drawing.table[drawing.table["dataset"] == "made08"], alone)
     for axis in (0, 1):
@@ -205,14 +207,20 @@ def test_tightness_by_attack(drawn):
     assert np.isclose(points(drawn["tightness_made08"].figure, "deepfool")[0, 0], 1.1 / 0.9)
 
 
-def test_the_median_of_a_weak_attack_is_read_over_its_bar():
-    parts = {"certificate": ("lower", 1.0), "lipbench": ("upper", 1.1), "fgm": ("upper", 9.0)}
+def test_the_median_of_a_weak_attack_is_read_above_its_bar():
+    far = np.array([1.02, 9.0, 9.0, 9.0])
+    parts = {"certificate": ("lower", 1.0), "lipbench": ("upper", 1.1), "fgm": ("upper", far), "fgsm": ("upper", 8.0)}
     zeros = np.zeros(4, int)
     rows = [bounds_table(range(4), zeros, zeros, name, side, zeros + far) for name, (side, far) in parts.items()]
-    (axis,) = tightness_of({"hkr_cnn": pd.concat(rows)}, np.inf)[0].axes
-    (label,) = axis.texts
-    assert label.get_text() == "9.00 \u2192"
-    assert label.get_bbox_patch().get_facecolor()[:3] == (1, 1, 1), "its bar, of the same colour, goes on below it"
+    figure, _ = tightness_of({"hkr_cnn": pd.concat(rows)}, np.inf)
+    FigureCanvasAgg(figure).draw()
+    (axis,) = figure.axes
+    beside, above = sorted(axis.texts, key=lambda label: label.get_text())
+    assert (beside.get_text(), above.get_text()) == ("8.00 \u2192", "9.00 \u2192")
+    (bar,) = [line for line in axis.get_lines() if len(line.get_xdata()) == 2 and line.get_xdata()[0] == 1.02][:1]
+    row = bar.get_ydata()[0]
+    assert axis.transData.inverted().transform(above.get_window_extent())[0, 1] > row, "the bar is not covered"
+    assert axis.get_xticks()[0] == 1, "the line of a perfect certificate has its number"
 
 
 def test_cost_and_quality_of_attacks(drawn):

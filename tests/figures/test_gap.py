@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lipbench.figures import RECIPES as EVERY
 from lipbench.figures import drawings
-from lipbench.figures.gap import gap_of
+from lipbench.figures.gap import gap_of, gap_parts_of
 from lipbench.results import bounds_table, run_folders, write_bounds, write_manifest
 
 DISTANCES = np.array([2.0, 1.0, 0.0, 4.0, np.inf, 3.0])
@@ -39,14 +39,23 @@ def test_it_draws_the_bounds_of_each_image_and_the_shares() -> None:
     assert table["certificate_inscribed"].tolist() == [0.999, 1.9, 2.4, 3.6]
     above, below = figure.axes
     lines = {line.get_label(): line.get_ydata() for line in above.get_lines()}
-    assert np.allclose(lines["|f(x)| / L"], [0.8, 1.6, 2.4, 3.2])
-    assert np.allclose(lines["attack"], table["distance"])
-    assert np.allclose(lines["inscribed ball"], table["certificate_inscribed"])
+    assert np.allclose(lines["|f(x)| / L"], 80)
+    assert np.allclose(lines["attack"], 100)
+    assert np.allclose(lines["inscribed ball"], 100 * table["certificate_inscribed"] / table["distance"])
     gaps = {line.get_label(): line.get_xydata() for line in below.get_lines()}
     assert np.allclose(gaps["inscribed ball"][1:, 0], [1 / 0.999 - 1, 2 / 1.9 - 1, 1 / 0.9 - 1, 0.25])
     assert np.allclose(gaps["inscribed ball"][1:, 1], [25, 50, 75, 100])
     assert np.allclose(gaps["|f(x)| / L"][1:, 0], 0.25)
     assert below.get_title() == "median: |f| 25 %, ball 5.3 %"
+    assert [label.get_text() for label in below.get_xticklabels()] == ["0.01", "0.1", "1", "10", "100"]
+
+
+def test_the_parts_of_the_gap_are_numbers_too_as_the_smallest_bar_is_invisible() -> None:
+    table = pd.DataFrame({"certificate": [3.6], "inscribed": [3.9], "rival": [3.9004], "distance": [4.0]})
+    (axis,) = gap_parts_of({"hkr_mlp": table})[0].axes
+    assert [text.get_text() for text in axis.texts] == [" 7.5 + 0.01 + 2.5 %"]
+    assert axis.texts[0].get_position() == pytest.approx((10, 0)), "at the end of the bar"
+    assert axis.get_xlim()[1] > 12
 
 
 @pytest.mark.parametrize("without", ["ball", "tight", "images"])

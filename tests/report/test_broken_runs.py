@@ -129,7 +129,7 @@ def test_every_entry_of_a_summary_with_every_wrong_value(tmp_path):
     names = [name for name in CHECKS if name in summary]
     # The others are computed from the tables (`lipbench.results.attacked`), never read.
     assert CHECKS.keys() - summary.keys() == {
-        *("attacks", "attacked_accuracy", "attacked_certified_accuracy", "attacked_certificate_accuracy")
+        *("attacks", "lacks", "attacked_accuracy", "attacked_certified_accuracy", "attacked_certificate_accuracy")
     }
     refused = 0
     for name in names:

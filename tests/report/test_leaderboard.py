@@ -9,10 +9,10 @@ import pytest
 from helpers.runs_on_disk import make
 
 from lipbench.files import ResultsError, write_json
-from lipbench.report import find_runs, leaderboard, terminal, write_leaderboard
+from lipbench.report import find_runs, leaderboard, terminal, write_latex, write_leaderboard, write_page
 from lipbench.report.answers import answer
 from lipbench.report.board import columns
-from lipbench.report.columns import SCHEMA_VERSION, leader, uncertainty, written_with
+from lipbench.report.columns import MARK, MARKED, SCHEMA_VERSION, leader, uncertainty, written, written_with
 from lipbench.report.leaderboard import board_radii, left_aside
 from lipbench.results import bounds_table, read_bounds, run_folders, write_bounds, write_manifest, write_summary
 from lipbench.results.attacked import attacked_images, attacked_numbers, median_error, share_error
@@ -169,7 +169,8 @@ def test_bold_is_a_lead_beyond_both_uncertainties():
 
 def test_the_terminal_has_lines_of_100_letters_and_the_best_first(tmp_path):
     make(tmp_path, "plain_cnn", 0.0)
-    make(tmp_path, "hkr_cnn_with_a_name_that_is_far_too_long_for_a_board", 0.3)
+    for end in ("one", "two"):
+        make(tmp_path, f"hkr_cnn_with_a_name_that_is_far_too_long_for_a_board_{end}", 0.3)
     make(tmp_path, "hkr_mlp", 0.6)
     make(tmp_path, "hkr_mlp/loss.margin=2", 0.6)
     for name in ("a_cnn", "b_cnn", "c_cnn"):
@@ -180,11 +181,14 @@ def test_the_terminal_has_lines_of_100_letters_and_the_best_first(tmp_path):
     text = terminal(table, runs)
     assert max(map(len, text.splitlines())) <= 100
     rows = [line.split()[0] for line in text.splitlines() if "±" in line and line[0] not in " ±"]
-    assert rows == ["a_cnn", "hkr_mlp", next(row for row in rows if row.endswith("…")), "plain_cnn", "kr_mlp"]
+    one, two = (row for row in rows if "…" in row)
+    assert one.endswith("_one")
+    assert two.endswith("_two"), "the middle of a name is cut"
+    assert rows == ["a_cnn", "hkr_mlp", one, two, "plain_cnn", "kr_mlp"]
     assert "Also 100 % in each of these accuracies: b_cnn, c_cnn." in text
     assert "hkr_mlp: 1 variant is in leaderboard.md." in text
     assert "kr_mlp is trained with the Kantorovich-Rubinstein loss alone" in text
-    assert "The laws hold in all 8 runs." in text
+    assert "The laws hold in all 9 runs." in text
     assert len(columns(table)) + 1 <= 12
 
 
@@ -265,3 +269,51 @@ def test_a_board_shows_the_radius_that_tells_most_networks_apart():
     assert board_radii(rows.drop(columns="test cert @ 2")) == [0.5, 1]
     assert board_radii(rows[:2].drop(columns="test cert @ 2")) == [0.5, 1]
     assert board_radii(rows[[*names, "cert @ 1"]]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.0, "1.00"), (1.0049, "1.00"), (24.364, "24.4"), (100.0, "100"), (696965.5, "> 100")]
+)
+def test_tightness_has_three_digits_and_ends_at_100(value, text):
+    assert written("tightness", value) == text
+
+
+def test_a_network_without_a_certificate_that_others_have_is_marked(tmp_path):
+    run(tmp_path, "ce_cnn")
+    runs = find_runs(tmp_path)
+    alone = leaderboard(runs)
+    assert MARK not in terminal(alone, runs) + write_leaderboard(alone, runs), "nothing to compare with"
+    folder = run(tmp_path, "hkr_cnn")
+    own = read_bounds(folder)
+    write_bounds(folder, own[own["side"] == "lower"].assign(method="certificate_inscribed"), {})
+    write_manifest(folder)
+    runs = find_runs(tmp_path)
+    table = leaderboard(runs)
+    for text in (terminal(table, runs), write_leaderboard(table, runs).replace("\\_", "_")):
+        assert f"ce_cnn{MARK}" in text
+        assert f"hkr_cnn{MARK}" not in text
+        assert f"{MARK} certified without certificate" in " ".join(text.split())
+    files, _ = write_latex(table, tmp_path)
+    assert all("ce\\_cnn\\textdagger{} " in path.read_text() for path in files)
+    page = write_page(table, runs).read_text()
+    assert f"ce_cnn</a>{MARK}" in page
+    assert f"hkr_cnn</a>{MARK}" not in page
+    assert MARKED in page
+
+
+def test_one_class_networks_are_not_ranked(tmp_path):
+    flag = {"name": "low_accuracy", "severity": "note", "message": "40 %", "method": ""}
+    for inlier, shift in ((0, 0.0), (1, 3.0)):
+        make(tmp_path, f"hkr_mlp/dataset.inlier={inlier}", shift, dataset="a_oneclass", flags=[flag])
+        make(tmp_path, f"hkr_mlp/loss.margin={inlier}", shift, flags=[flag])
+    runs = find_runs(tmp_path)
+    table = leaderboard(runs)
+    rows, others = (table[table["dataset"] == name] for name in ("a_oneclass", "data"))
+    assert answer(rows).startswith("a_oneclass: each inlier class is a task of its own, so the board is not ranked.")
+    assert list(rows["variant"]) == ["dataset.inlier=0", "dataset.inlier=1"]
+    assert leader(rows, "cert @ 1") is None
+    assert "is proven right on" in answer(others)
+    assert list(others["variant"]) == ["loss.margin=1", "loss.margin=0"]
+    assert leader(others, "cert @ 1") is not None
+    flags = {str(run.key[0]): len(run.flags) for run in runs.finished}
+    assert flags == {"a_oneclass": 0, "data": 1}, "older summaries hold a flag that says nothing of such networks"

@@ -1,6 +1,7 @@
 """The report in several processes, interrupted, and after one that was killed."""
 
 import os
+import re
 
 import pytest
 from helpers.reports import run_report
@@ -29,7 +30,10 @@ def test_several_processes_draw_the_same(tmp_path, capsys, monkeypatch):
         (tmp_path / name / "other/hkr_cnn/default/0/illustrations.npz").write_text("no archive")
         write_manifest(tmp_path / name / "other/hkr_cnn/default/0")
         run_report(f"results={tmp_path}/{name}", f"processes={processes}")
-        broken.append([line for line in capsys.readouterr().err.splitlines() if "Not drawn" in line])
+        said = capsys.readouterr().err.splitlines()
+        broken.append([line for line in said if "Not drawn" in line])
+        progress = [line for line in said if re.match(r"\d+ figures? of", line)]
+        assert [line.partition(" of ")[2] for line in progress] == ["all data sets together", "data", "other"]
     one, two = (
         {path.name: path.read_bytes() for path in (tmp_path / name / "figures").iterdir()} for name in ("one", "two")
     )
