@@ -28,9 +28,10 @@ from lipbench.commands.sweeps import OUTCOMES, command_of, planned
 from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default, variant_of
 from lipbench.escapes import say
 from lipbench.results.facts import facts_of
+from lipbench.runs.codes import FAILED, FINISHED, INTERRUPTED
 from lipbench.runs.ending import Told, run_end
 from lipbench.runs.experiment import Experiment
-from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
+from lipbench.runs.outcome import Outcome, attempt, exit_code, summary_lines
 from lipbench.runs.trained import Trained
 from lipbench.training import processes
 

@@ -20,9 +20,10 @@ from lipbench.results import MANIFEST
 from lipbench.runs import outcome as jobs
 from lipbench.runs import state as states
 from lipbench.runs.claim import OtherNetwork
+from lipbench.runs.codes import ELSEWHERE, FAILED, FINISHED, INTERRUPTED
 from lipbench.runs.errors import ERROR, clear_error, read_error, write_error
 from lipbench.runs.lock import LOCK, locked
-from lipbench.runs.outcome import ELSEWHERE, FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
+from lipbench.runs.outcome import Outcome, attempt, exit_code, summary_lines
 from lipbench.runs.state import state_of
 
 TINY = ["images=2", "training.epochs=1", "progress=false", "device=cpu", "attack=[fgm]", "measure=[]"]
