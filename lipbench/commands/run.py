@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lipbench.commands.help import groups_of
 from lipbench.commands.kinds import checked
 from lipbench.commands.lines import Pace, run_lines, stamp
 from lipbench.commands.mistakes import CommandError
@@ -144,6 +145,9 @@ def main(arguments: Sequence[str]) -> int:
             "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
             "in which every network has one process."
         )
+    if not processes.launched() and not any(word.startswith(("experiment=", "suite=")) for word in arguments):
+        default = dict(groups_of("config"))["experiment"]
+        say(f"This runs {default}. Choose by experiment=DATASET/NAME or suite=DATASET: lipbench run --help.")
     # Hydra's parser refuses options of a run on both sides of --multirun.
     sys.argv = ["lipbench run", *sorted(words, key=MULTIRUN.__contains__)]
     PACE.begin(_in_turn(words))

@@ -134,7 +134,15 @@ def test_sigterm_is_an_interruption(monkeypatch, capsys):
         assert main(["run"]) == INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert "Interrupted" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "Interrupted" in said.err
+    assert said.out == (
+        "This runs digits08/hkr_mlp. Choose by experiment=DATASET/NAME or suite=DATASET: lipbench run --help.\n"
+    )
+    monkeypatch.setattr(run, "task", lambda: None)
+    for word in ("experiment=digits08/hkr_mlp", "suite=digits08/hkr_mlp"):
+        main(["run", word])
+        assert capsys.readouterr().out == ""
 
 
 def test_threads_that_are_none_are_refused(tmp_path, capsys):

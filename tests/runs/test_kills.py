@@ -276,7 +276,9 @@ def test_killed_while_it_replaces_another_network(tmp_path, dead):
     for one in states(folder, other(folder, force=True).run, dead):
         config = one / "config.yaml"
         if config.exists() and "seed: 0" in config.read_text():
-            with pytest.raises(OtherNetwork, match=r"of another network\.[\s\S]*seed: 0 -> 1[\s\S]*give another results="):
+            with pytest.raises(
+                OtherNetwork, match=r"of another network\.[\s\S]*seed: 0 -> 1[\s\S]*give another results="
+            ):
                 other(one).run()
         elif begun < 3:
             begun += 1
