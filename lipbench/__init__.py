@@ -7,54 +7,26 @@ Certificates bound that distance from below, attacks from above; one table holds
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lipbench import attacks, certificate, data, layers, losses, models, training
-from lipbench import precision as _precision  # noqa: F401  (before the first product)
-from lipbench.configuration import VERSION
-from lipbench.evaluation.bracket import Bracket, bracket
-from lipbench.evaluation.evaluate import certify_model as certify
-from lipbench.evaluation.evaluate import evaluate
-from lipbench.evaluation.health import HealthWarning
-from lipbench.files import ResultsError
-from lipbench.layers import antipodal, bake
-from lipbench.results import LawViolation, read, survival
-from lipbench.runs.network import load
-from lipbench.training import fit
+from lipbench import mkl as _mkl  # noqa: F401  (before the first product)
+from lipbench.configuration import VERSION as __version__  # noqa: F401
 
-__version__ = VERSION
-
-__all__ = [
-    "Bracket",
-    "HealthWarning",
-    "LawViolation",
-    "ResultsError",
-    "__version__",
-    "antipodal",
-    "attacks",
-    "bake",
-    "bracket",
-    "certificate",
-    "certify",
-    "data",
-    "evaluate",
-    "fit",
-    "layers",
-    "load",
-    "losses",
-    "models",
-    "plot",
-    "read",
-    "survival",
-    "training",
-]
+if TYPE_CHECKING:
+    from lipbench.interface import *  # noqa: F403
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(import_module("lipbench.interface").__all__)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plot":  # loaded when it is first used: matplotlib takes half a second
+    if name == "plot":
         return import_module("lipbench.plot")
+    if name == "__all__" or not name.startswith("_"):
+        interface = vars(import_module("lipbench.interface"))
+        if name == "__all__" or name in interface.get("__all__", ()):
+            return interface[name]
+        if name in globals():  # a package that the interface has loaded
+            return globals()[name]
     raise AttributeError(f"module 'lipbench' has no attribute {name!r}")

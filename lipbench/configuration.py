@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
 VERSION = "0.1.0"
 # An installed package contains the folder; in a checkout the folder is next to the package.
@@ -39,6 +37,9 @@ def method(group: str, name: str) -> Callable[..., Any]:
     Raises:
         ValueError: the library of the method is not installed.
     """
+    from hydra.errors import InstantiationException  # here, because `lipbench --help` needs neither
+    from hydra.utils import instantiate
+
     text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
     try:
         return instantiate(yaml.safe_load(text)[name])

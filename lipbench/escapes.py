@@ -5,9 +5,10 @@ import re
 import sys
 import unicodedata
 from functools import lru_cache
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Python keeps the bytes of a file name that it cannot decode as these characters.
 UNDECODED = re.compile("[\udc80-\udcff]+")
@@ -46,7 +47,7 @@ def markdown(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def csv(table: pd.DataFrame, float_format: str | None = None) -> str:
+def csv(table: "pd.DataFrame", float_format: str | None = None) -> str:
     """A table as CSV. Words that a spreadsheet would read as a formula begin with an apostrophe."""
     shown = table.rename(columns=_cell)
     words = shown.select_dtypes(exclude="number").columns

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,26 +117,3 @@ def _old_switches() -> tuple[str, bool] | None:
 def _set_old_switches(matmul: str, convolutions: bool) -> None:
     torch.set_float32_matmul_precision(matmul)
     torch.backends.cudnn.allow_tf32 = convolutions
-
-
-STRICT = "AUTO,STRICT"
-
-
-def strict() -> bool:
-    """Whether MKL is told to sum in the same order by any number of threads."""
-    return "STRICT" in os.environ.get("MKL_CBWR", "")
-
-
-def _intel() -> bool:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            return "GenuineIntel" in file.read(200)
-    except OSError:
-        return False
-
-
-# MKL reads this once, before its first product, so it is set when lipbench is imported, unless the caller has set it.
-# On Intel's processors sums then have an order that does not depend on the number of threads; it costs nothing
-# measurable (products of 64 to 3136 rows, float32 and float64, two threads).
-if _intel():
-    os.environ.setdefault("MKL_CBWR", STRICT)

@@ -24,7 +24,7 @@ ROWS = (
 )
 HEIGHT = {package: len(ROWS) - number for number, row in enumerate(ROWS) for package in row}
 # What users import stands above all packages.
-INTERFACE = ("lipbench", "lipbench.__main__", "lipbench.plot")
+INTERFACE = ("lipbench", "lipbench.__main__", "lipbench.interface", "lipbench.plot")
 FILE_LINES, FUNCTION_LINES = 400, 50
 # Functions that are longer today. The list may only become shorter.
 LONG = {
@@ -100,6 +100,14 @@ def test_modules_import_each_other_in_no_circle():
     list(TopologicalSorter(IMPORTS).static_order())  # raises CycleError, which names the circle
     with pytest.raises(CycleError):
         list(TopologicalSorter({**IMPORTS, "lipbench.files": {"lipbench.commands.run"}}).static_order())
+
+
+def test_packages_do_not_ask_for_the_interface():
+    """`from lipbench import attacks` inside of a package would load all of lipbench first, in a circle."""
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "lipbench" and name not in INTERFACE:
+                assert [alias.name for alias in node.names] == ["configuration"], name
 
 
 def test_files_are_short():

@@ -1,7 +1,10 @@
-"""The tables of docs/theory.md are those of the committed results. A failure prints the table as it should be."""
+"""The tables of docs/theory.md, and the passes in docs/attacks.md, are those of the committed results. A failure prints
+what they should be.
+"""
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -43,6 +46,31 @@ def table(network: str, epsilons: tuple[float, ...]) -> list[str]:
         lines.append(line(name.format(steps=options.get("steps"), passes=passes[method]), *cells))
     under = [f"{100 * (attacked > eps).mean():.1f}" for eps in epsilons]
     return [*lines, line("under all attacks", *[""] * len(ratios), *under)]
+
+
+def passes(kind: str) -> str:
+    """The passes of `lipbench` per image, over the runs of this generation: those with inscribed balls, and not the
+    earlier `mnist/margin_mlp`. Points of the plane are left out.
+    """
+    found = []
+    for path in REFERENCE.glob("*/*/*/*/costs.csv"):
+        dataset, experiment = path.parts[-5:-3]
+        costs = pd.read_csv(path).set_index("method")["passes"]
+        mine = "ordinary" if experiment.startswith(("plain_", "adversarial_")) else dataset
+        named = {"mnist08": "two", "digits08": "two", "mnist": "ten", "digits": "ten"}.get(mine, mine)
+        earlier = experiment == "margin_mlp" or "certificate_inscribed" not in costs
+        if named == kind and not earlier and "lipbench" in costs and not dataset.startswith("two_"):
+            found.append(costs["lipbench"])
+    assert len(found) > 10
+    return f"{np.median(found):,.0f} ({min(found):,.0f} to {max(found):,.0f})"
+
+
+def test_the_passes_of_the_attack_are_those_of_the_committed_results() -> None:
+    expected = (
+        f"1-Lipschitz networks with two classes: {passes('two')}, with ten: {passes('ten')}; "
+        f"ordinary networks: {passes('ordinary')} |"
+    )
+    assert expected in (ROOT / "docs/attacks.md").read_text(), f"attacks.md should hold: {expected}"
 
 
 @pytest.mark.parametrize(

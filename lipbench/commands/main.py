@@ -5,16 +5,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from hydra.errors import HydraException
-
 from lipbench.commands.help import COMMANDS, Command, command_help, overview
-from lipbench.commands.mistakes import CommandError
-from lipbench.commands.options import show_hydra
 from lipbench.configuration import VERSION, unknown
 from lipbench.escapes import say
-from lipbench.results import LawViolation
-from lipbench.runs.lock import Running
-from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, SAID
+from lipbench.runs.codes import FAILED, FINISHED, INTERRUPTED
 
 # Hydra's own options, which show a configuration and run nothing.
 SHOWING = {"--hydra-help", "--cfg", "-c", "--info", "-i"}
@@ -47,10 +41,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, command: Command, options: Sequence[str]) -> int:
     try:
-        if {"-h", "--help"} & set(options):
-            say(command_help(name))
-            return FINISHED
+        return _done(name, command, options)
+    except SystemExit as ended:  # of argparse, Hydra, or a launcher, which gives a text
+        if isinstance(ended.code, str):
+            say(ended.code, sys.stderr)
+        return ended.code if isinstance(ended.code, int) else command.failed if ended.code else FINISHED
+    except KeyboardInterrupt:  # also of the imports, which take seconds
+        say(f"\nInterrupted. {command.interrupted}", sys.stderr)
+        return INTERRUPTED
+
+
+def _done(name: str, command: Command, options: Sequence[str]) -> int:
+    if {"-h", "--help"} & set(options):
+        say(command_help(name))
+        return FINISHED
+    from hydra.errors import HydraException  # here, because help and version need neither Hydra nor torch
+
+    from lipbench.commands.mistakes import CommandError
+    from lipbench.results import LawViolation
+    from lipbench.runs.lock import Running
+    from lipbench.runs.outcome import SAID
+
+    try:
         if command.config and SHOWING & set(options):
+            from lipbench.commands.options import show_hydra
+
             show_hydra(name, command.config, options)
             return FINISHED
         code: int = import_module(f"lipbench.commands.{name}").main(options)
@@ -59,10 +74,3 @@ def _run(name: str, command: Command, options: Sequence[str]) -> int:
         title = "A LAW IS VIOLATED.\n" if isinstance(error, LawViolation) else ""
         say(f"{title}{error}", sys.stderr)
         return command.failed
-    except SystemExit as ended:  # of argparse, Hydra, or a launcher, which gives a text
-        if isinstance(ended.code, str):
-            say(ended.code, sys.stderr)
-        return ended.code if isinstance(ended.code, int) else command.failed if ended.code else FINISHED
-    except KeyboardInterrupt:
-        say(f"\nInterrupted. {command.interrupted}", sys.stderr)
-        return INTERRUPTED

@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lipbench.commands.help import groups_of
 from lipbench.commands.kinds import checked
 from lipbench.commands.lines import Pace, run_lines, stamp
 from lipbench.commands.mistakes import CommandError
@@ -28,9 +29,10 @@ from lipbench.commands.sweeps import OUTCOMES, command_of, planned
 from lipbench.commands.variants import NETWORK, called, folder_of, numbers_like_default, variant_of
 from lipbench.escapes import say
 from lipbench.results.facts import facts_of
+from lipbench.runs.codes import FAILED, FINISHED, INTERRUPTED
 from lipbench.runs.ending import Told, run_end
 from lipbench.runs.experiment import Experiment
-from lipbench.runs.outcome import FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
+from lipbench.runs.outcome import Outcome, attempt, exit_code, summary_lines
 from lipbench.runs.trained import Trained
 from lipbench.training import processes
 
@@ -143,6 +145,9 @@ def main(arguments: Sequence[str]) -> int:
             "Under torchrun a command trains one network: start a torchrun for each, or a sweep without it, "
             "in which every network has one process."
         )
+    if not processes.launched() and not any(word.startswith(("experiment=", "suite=")) for word in arguments):
+        default = dict(groups_of("config"))["experiment"]
+        say(f"This runs {default}. Choose by experiment=DATASET/NAME or suite=DATASET: lipbench run --help.")
     # Hydra's parser refuses options of a run on both sides of --multirun.
     sys.argv = ["lipbench run", *sorted(words, key=MULTIRUN.__contains__)]
     PACE.begin(_in_turn(words))

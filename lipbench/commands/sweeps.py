@@ -14,7 +14,8 @@ from lipbench.commands.mistakes import CommandError
 from lipbench.commands.suites import CONF
 from lipbench.commands.variants import called, folder_of
 from lipbench.runs import state as states
-from lipbench.runs.outcome import ELSEWHERE, FAILED, FINISHED, Outcome
+from lipbench.runs.codes import ELSEWHERE, FAILED, FINISHED
+from lipbench.runs.outcome import Outcome
 from lipbench.runs.state import state_of
 
 # Outcomes of the runs that this process has made, or had a launcher make. Hydra passes them to sweepers alone.

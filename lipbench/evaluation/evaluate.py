@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lipbench import attacks as package
+import lipbench.attacks as package
 from lipbench import configuration
 from lipbench.certificate import certify, certify_float, certify_inscribed, certify_inscribed_float
 from lipbench.data.dataset import Dataset, Split, tensors_of

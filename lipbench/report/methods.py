@@ -35,9 +35,9 @@ COLUMNS = (
     ),
     MethodColumn("unbroken", "unbroken", ".0f", "images for which the attack found no adversarial image"),
     MethodColumn("outside the box", "outside", ".0f", "images that the attack returned with pixels outside [0, 1]"),
-    MethodColumn("seconds", "seconds", ".1f", "seconds"),
+    MethodColumn("seconds in all", "seconds", ".1f", "seconds for all images together"),
     MethodColumn(
-        "passes", "passes", ".0f", "images that went forward through the network, per image; of the training, in all"
+        "passes per image", "passes", ".0f", "how often an image went forward through the network, on average"
     ),
 )
 
@@ -55,6 +55,7 @@ def method_numbers(attacked: Attacked, costs: pd.DataFrame, flags: Sequence[Flag
     table = costs.reindex(names).join(attacked.optimality[["optimality", "unbroken"]])
     table["optimality"] *= 100
     table["outside"] = [outside.get(name, 0) if name in attacked.attacks else None for name in names]
+    table.loc[table.index == "training", "passes"] = None  # which are in all
     return table[[column.key for column in COLUMNS]].astype(float)
 
 

@@ -19,7 +19,7 @@ GALLERY = 16
 
 
 def read_costs(folder: Path) -> pd.DataFrame:
-    """`costs.csv`: method, seconds, passes."""
+    """`costs.csv`: method, seconds in all, passes per image (of the training in all)."""
     path = folder / "costs.csv"
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["method", "seconds", "passes"])
 

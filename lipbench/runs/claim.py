@@ -16,7 +16,6 @@ from lipbench.runs.lock import LOCK
 
 # What the tables of all methods share: none of these can be made again without them.
 SHARED = {"costs.csv", "flags.json", "gallery.npz"}
-REPLACE = "Use force=true to replace the run, or give another results=."
 
 
 class OtherNetwork(ResultsError):
@@ -76,7 +75,7 @@ class Claim:
         read = {"config.yaml": read_config, "data.json": read_json}
         missing = {}
         for name, now in (("config.yaml", read_back(network)), ("data.json", data)):
-            path, what = self.folder / name, "network" if name == "config.yaml" else "images"
+            path, what = self.folder / name, "another network" if name == "config.yaml" else "other images"
             if path.exists() and name not in self.broken:
                 lines = differences(read[name](path), now)
                 listed = "".join(f"\n  {line}" for line in lines)
@@ -85,7 +84,7 @@ class Claim:
                 missing[name] = texts[name]
                 why = self._unknown(name, texts[name])
             if why:
-                raise OtherNetwork(f"{self.folder} holds results of other {what}. {why}{REPLACE}")
+                raise OtherNetwork(f"{self.folder} holds results of {what}. {why}{self.replace}")
         return missing
 
     def _unknown(self, name: str, text: str) -> str:
@@ -114,7 +113,7 @@ class Claim:
             raise ResultsError(
                 f"{table} was made with other options. Differences (in the folder -> asked for):\n  "
                 + "\n  ".join(lines)
-                + "\nUse force=true to replace the run, delete that table, or give another results=."
+                + f"\nDelete that table. {self.replace}"
             )
 
     def check_others(self, asked: Collection[str], network: str) -> None:
@@ -132,7 +131,12 @@ class Claim:
                 continue
             held = read_json(path) if path.exists() else None
             if not isinstance(held, dict) or held.get("network") != network:
-                raise ResultsError(f"{table} is no table of this network. Remove it. {REPLACE}")
+                raise ResultsError(f"{table} is no table of this network. Remove it. {self.replace}")
+
+    @property
+    def replace(self) -> str:
+        """What to do with results of something else. An external model has no training, and any name."""
+        return f"Use force=true to replace the run, or give another {'' if self.trained else 'name= or '}results=."
 
     @property
     def remade(self) -> set[str]:

@@ -21,6 +21,8 @@ from lipbench.results import named_run, verify
 from lipbench.runs.trust import check_targets
 
 WEIGHTS = "model.safetensors"
+# How names of models of others end, which `load` does not read: also "file.py:function".
+MODELS = (".onnx", ".pt", ".ts", ".py", ".safetensors")
 
 
 def build(recipe: Mapping[str, Any], *, baked: bool = False) -> nn.Module:
@@ -58,10 +60,15 @@ def load(folder: str | Path, trust: Sequence[str] = ()) -> nn.Module:
         trust: packages of your own that the recipe may name as well, such as ("mypackage",): their code is run.
 
     Raises:
-        ResultsError: the folder holds no trained network, or a damaged one.
+        ResultsError: the folder holds no trained network, or a damaged one; it is a file, see `lipbench.load_model`.
         Damaged: the network of a finished run was changed after the run.
         UntrustedError: the recipe names something else; nothing was built then.
     """
+    if not Path(folder).is_dir() and (Path(folder).is_file() or Path(folder).suffix.startswith(MODELS)):
+        raise ResultsError(
+            f"{folder} is no folder of a run. lipbench.load_model({str(folder)!r}, shape=(C, H, W)).network is the "
+            "network of an ONNX, TorchScript or torch.export file, or of a function, file.py:function."
+        )
     folder = named_run(folder)
     path = folder / "model.json"
     if not (path.exists() and (folder / WEIGHTS).exists()):

@@ -12,12 +12,11 @@ from lipbench.escapes import say
 from lipbench.results import MANIFEST, LawViolation
 from lipbench.results.words import counted
 from lipbench.runs.claim import OtherNetwork
+from lipbench.runs.codes import ELSEWHERE, FAILED, FINISHED, INTERRUPTED
 from lipbench.runs.errors import ERROR, write_error
 from lipbench.runs.lock import Running, held
 from lipbench.training import CheckpointError, TrainingDiverged, processes
 
-# Exit codes; of several runs a failure counts most. 75 is EX_TEMPFAIL of sysexits.h: to be tried again.
-FINISHED, FAILED, ELSEWHERE, INTERRUPTED = 0, 1, 75, 130
 # Errors of ours and of the system, written for people.
 SAID = (ValueError, OSError, ImportError, LawViolation, CheckpointError, TrainingDiverged)
 _NOT_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)

@@ -115,8 +115,7 @@ def fit(
         minutes: training time (epochs alone, without their monitoring) at which to stop, to compare networks of
             unequal speed. The schedule then follows the clock, so the result depends on the machine.
         augment: images -> images, applied to every batch of training images (`random_affine`, `crop_flip_cutout`).
-        adversary: (model, images, labels) -> images, applied to every batch after `augment`: adversarial training
-            (`lipbench.training.l2_pgd_adversary`).
+        adversary: (model, images, labels) -> images, applied after `augment` (`lipbench.training.l2_pgd_adversary`).
         precision: of the products of the forward and the backward pass: "tf32" on GPUs that have it, "bfloat16" (by
             autocast) on processors and GPUs that have it, float32 elsewhere. Weights, steps, retraction, loss and
             validation are in float32.

@@ -226,6 +226,16 @@ def test_every_step_has_a_row():
     assert table["bound"][0] == pytest.approx(1 + table["bound"][1])
 
 
+def test_steps_of_one_kind_are_numbered():
+    model = Code(
+        lambda m, x: m.head(F.relu(F.relu(F.relu(m.conv(x)) + x)).flatten(1)),
+        conv=nn.Conv2d(1, 1, 1),
+        head=nn.Linear(16, 3),
+    )
+    names = ["conv to add", "conv", "relu", "add", "relu_2", "relu_3", "view", "head"]
+    assert layer_table(model.eval(), SQUARE)["layer"].tolist() == names
+
+
 def test_hooks_modes_and_replaced_methods_are_refused():
     def make():
         return Code(lambda m, x: m.head(x.flatten(1)), head=nn.Linear(16, 3)).eval()

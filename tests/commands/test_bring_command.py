@@ -72,7 +72,10 @@ def test_the_command_gives_what_a_run_gives(file, tmp_path, capsys):
     save_file(network().state_dict(), weights)
     capsys.readouterr()
     run(*command, code=1)
-    assert "model.checkpoint" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "holds results of another network" in said
+    assert "model.checkpoint" in said
+    assert "give another name= or results=" in said
     run(*command, "name=other")
     assert leaderboard(find_runs(results))["experiment"].tolist() == ["net", "other"]
     run(*command, "force=true")
@@ -183,6 +186,9 @@ def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
     assert "Each of the 5 layers has a bound" in capsys.readouterr().out
     assert len(notebook[0].strip().splitlines()) <= 8
     scope: dict = {}
+    built = lipbench.load_model("my_model.py:build").network
+    torch.export.save(torch.export.export(built, (torch.rand(2, 1, 8, 8),)), "net.pt2")
+    Path("net.pt2").rename("net.onnx")  # the content of a file decides what it is
     for cell in notebook:
         exec(cell.replace("[:100]", "[:10]"), scope)
     assert (scope["radii"] > 0).float().mean() > 0.85
@@ -190,4 +196,4 @@ def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
     documented = re.findall(r"^\| (\w*) ?\| (\w+) \| (inf|[\d.]+) \|", text, re.MULTILINE)
     assert [(layer, kind) for layer, kind, _ in documented] == list(zip(rows["layer"], rows["type"], strict=True))
     assert [float(bound) for *_, bound in documented] == pytest.approx(rows["bound"].tolist(), rel=0.1)
-    sys.modules.pop("my_model")
+    sys.modules.pop("my_model", None)

@@ -17,9 +17,10 @@ from lipbench.commands import sweeps
 from lipbench.commands.options import check_overrides
 from lipbench.commands.suites import CONF, CommandError
 from lipbench.commands.sweeps import lost
+from lipbench.runs.codes import ELSEWHERE, FAILED, FINISHED
 from lipbench.runs.errors import write_error
 from lipbench.runs.lock import locked
-from lipbench.runs.outcome import ELSEWHERE, FAILED, FINISHED, Outcome
+from lipbench.runs.outcome import Outcome
 
 LAUNCHERS = ("joblib", "submitit_slurm", "ray", "ray_cluster")
 

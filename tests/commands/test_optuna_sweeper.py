@@ -10,7 +10,8 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins.lipbench_sweeps.optuna_sweeper import _Parameter
 from lipbench.commands.suites import CONF
-from lipbench.runs.outcome import FAILED, Outcome
+from lipbench.runs.codes import FAILED
+from lipbench.runs.outcome import Outcome
 
 pytest.importorskip("optuna", reason="pip install 'lipbench[optuna]'")
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import lipbench
-from lipbench import precision
+from lipbench import mkl
 from lipbench.certificate import certify
 from lipbench.commands.main import main
 from lipbench.commands.reproduce import reproduce
@@ -160,7 +160,7 @@ def test_a_wrong_option_and_an_interruption_are_no_difference(monkeypatch, capsy
 @pytest.mark.parametrize("widths", [[], ["model.widths=[384,384]"]], ids=["small", "wide"])
 def test_the_number_of_threads_does_not_change_a_dense_run(widths, tmp_path):
     """Of a network of convolutions docs/reproducing.md says what differs."""
-    if widths and not precision.strict():
+    if widths and not mkl.strict():
         pytest.skip("the BLAS here sums in an order that depends on the threads")
     jobs = []
     for threads in (1, 2):

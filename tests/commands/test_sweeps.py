@@ -20,9 +20,10 @@ from lipbench.results import MANIFEST
 from lipbench.runs import outcome as jobs
 from lipbench.runs import state as states
 from lipbench.runs.claim import OtherNetwork
+from lipbench.runs.codes import ELSEWHERE, FAILED, FINISHED, INTERRUPTED
 from lipbench.runs.errors import ERROR, clear_error, read_error, write_error
 from lipbench.runs.lock import LOCK, locked
-from lipbench.runs.outcome import ELSEWHERE, FAILED, FINISHED, INTERRUPTED, Outcome, attempt, exit_code, summary_lines
+from lipbench.runs.outcome import Outcome, attempt, exit_code, summary_lines
 from lipbench.runs.state import state_of
 
 TINY = ["images=2", "training.epochs=1", "progress=false", "device=cpu", "attack=[fgm]", "measure=[]"]
@@ -133,7 +134,15 @@ def test_sigterm_is_an_interruption(monkeypatch, capsys):
         assert main(["run"]) == INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert "Interrupted" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "Interrupted" in said.err
+    assert said.out == (
+        "This runs digits08/hkr_mlp. Choose by experiment=DATASET/NAME or suite=DATASET: lipbench run --help.\n"
+    )
+    monkeypatch.setattr(run, "task", lambda: None)
+    for word in ("experiment=digits08/hkr_mlp", "suite=digits08/hkr_mlp"):
+        main(["run", word])
+        assert capsys.readouterr().out == ""
 
 
 def test_threads_that_are_none_are_refused(tmp_path, capsys):

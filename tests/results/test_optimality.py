@@ -65,7 +65,10 @@ def test_the_table_of_methods():
     cells = {row[0]: dict(zip(heads, row, strict=True)) for row in rows}
     assert cells["far"]["outside the box"] == "3"
     assert cells["near"]["optimality (%)"] == "100.0"
-    assert cells["near"]["seconds"] == cells["training"]["unbroken"] == "-"
+    assert cells["near"]["seconds in all"] == cells["training"]["unbroken"] == "-"
+    assert cells["training"]["seconds in all"] == "9.0"
+    assert cells["far"]["passes per image"] == "7"
+    assert cells["training"]["passes per image"] == "-", "they are in all"
 
 
 def test_a_card_shows_it(tmp_path):

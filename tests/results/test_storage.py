@@ -206,3 +206,10 @@ def test_a_network_is_loaded_by_its_name(tmp_path, monkeypatch):
     assert weights("d/e") == weights(tmp_path / "runs/d/e") != whole, "a folder comes first"
     with pytest.raises(ResultsError, match="There is no folder d/unknown"):
         lipbench.load("d/unknown")
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt2", "net.pth", "mine.py:build", "notes"])
+def test_a_file_is_no_run(name, tmp_path):
+    (tmp_path / "notes").touch()
+    with pytest.raises(ResultsError, match=rf"{name} is no folder.*lipbench\.load_model\('.*{name}', shape="):
+        lipbench.load(tmp_path / name)

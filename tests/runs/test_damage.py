@@ -26,9 +26,10 @@ from lipbench.interop.load import load_model
 from lipbench.report import find_runs
 from lipbench.results import MANIFEST, Damaged, LawViolation, read_manifest, read_table, verify, write_manifest
 from lipbench.runs.claim import Claim
+from lipbench.runs.codes import FAILED, FINISHED
 from lipbench.runs.errors import ERROR
 from lipbench.runs.identity import described
-from lipbench.runs.outcome import FAILED, FINISHED, attempt
+from lipbench.runs.outcome import attempt
 from lipbench.runs.state import state_of
 
 

@@ -299,31 +299,40 @@ def _in_parts(nodes: list[Node], output: int) -> nn.Sequential:
     for i in order:
         for source in nodes[i].inputs:
             last[source] = i
+    taken: set[str] = set()
+    given: set[str] = set()
+    names = {i: _numbered(nodes[i].name, taken) for i in order[1:]}
     parts, start, reach = nn.Sequential(), 0, last[0]
     for i in order[1:]:
         if reach > i:  # something before this step is used after it
             reach = max(reach, last[i])
             continue
-        name, step = _part(nodes, [k for k in order if start < k <= i])
-        while name in parts._modules:
-            name += "'"
+        name, step = _part(nodes, names, [k for k in order if start < k <= i])
+        name = _numbered(name, given)
         parts._modules[name] = step  # the name of a layer may have dots, which add_module refuses
         start, reach = i, last[i]
     in_evaluation(parts)
     return parts
 
 
-def _part(nodes: list[Node], places: list[int]) -> tuple[str, nn.Module]:
+def _numbered(name: str, taken: set[str]) -> str:
+    """The name, or `relu_2`, `relu_3`, ... where it is taken, as it then is."""
+    numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    free = next(each for each in numbered if each not in taken)
+    taken.add(free)
+    return free
+
+
+def _part(nodes: list[Node], names: dict[int, str], places: list[int]) -> tuple[str, nn.Module]:
     if len(places) == len(nodes[places[0]].inputs) == 1:
-        node = nodes[places[0]]
-        return node.name, node.step
+        return names[places[0]], nodes[places[0]].step
     number = {place: k + 1 for k, place in enumerate(places)}
     inputs = [tuple(number.get(source, 0) for source in nodes[i].inputs) for i in places]
-    names = [nodes[i].name for i in places]
-    step = Graph(names, [nodes[i].step for i in places], inputs, [nodes[i].shape for i in places])
-    columns = zip(*(name.split(".") for name in names), strict=False)
+    step = Graph([names[i] for i in places], [nodes[i].step for i in places], inputs, [nodes[i].shape for i in places])
+    titles = [nodes[i].name for i in places]
+    columns = zip(*(title.split(".") for title in titles), strict=False)
     common = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
-    return ".".join(common) or f"{names[0]} to {names[-1]}", in_evaluation(step)
+    return ".".join(common) or f"{titles[0]} to {titles[-1]}", in_evaluation(step)
 
 
 watch(nn.DataParallel)
