@@ -140,7 +140,7 @@ class Experiment:
             files = replace(files, about=with_images(self.about, count))
         attacked = Split(test.images[:count], test.labels[:count])
         classifier = Classifier(model)
-        flags = health(classifier, attacked.images, attacked.labels, self.batch_size)
+        flags = health(classifier, test.images, test.labels, self.batch_size)
         for judged in judge(
             classifier,
             test.images,
