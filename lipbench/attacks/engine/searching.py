@@ -41,8 +41,7 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
     whose distance is still open, and ends with `to_boundary`.
 
     Raises:
-        TypeError, ValueError: images that are no floats in [0, 1], labels that are no classes; the model refuses the
-            images, gives fewer than two logits, or NaN; `start` has another shape than x.
+        TypeError, ValueError: images that are no floats in [0, 1]; labels, logits or a `start` of a wrong kind.
     """
     signature = inspect.signature(core)
     takes_start = "start" in signature.parameters
