@@ -101,21 +101,42 @@ def as_pixels(images: Tensor) -> Tensor:
         ValueError: another type or shape, no images, or floats outside [0, 1].
     """
     check_batch(images)
-    if images.ndim != 4:
-        raise ValueError(f"Images are [N, C, H, W]; got {list(images.shape)}.")
+    _check_range(images)
     # What was made in inference mode has no gradients, but its copy has.
     images = images.detach().clone() if images.is_inference() else images.detach()
     if images.dtype == torch.uint8:
         return images.float() / 255
-    if not images.is_floating_point():
-        raise ValueError(f"Images are uint8 in 0..255 or float in [0, 1]; got {images.dtype}.")
-    if images.min() < 0 or images.max() > 1:
-        raise ValueError(
-            f"Float images are in [0, 1]; these span [{float(images.min()):g}, {float(images.max()):g}]. "
-            "Put the normalisation inside the model: lipbench.layers.Normalize."
-        )
     short = images.float()
     return images if images.dtype == torch.float64 and bool((short != images).any()) else short
+
+
+def check_attacked(images: Tensor, labels: Tensor) -> None:
+    """Refuses what no attack can start from. An attack takes pixels as the model does: floats in [0, 1].
+
+    Raises:
+        TypeError, ValueError: as `check_batch` and `as_pixels`; images of uint8, no labels.
+    """
+    if labels is None:
+        raise TypeError("An attack needs the label of each image: attack(model, images, labels).")
+    check_batch(images, labels)
+    if images.dtype == torch.uint8:
+        raise ValueError("An attack takes float images in [0, 1]; got torch.uint8. Give images.float() / 255.")
+    _check_range(images)
+
+
+def _check_range(images: Tensor) -> None:
+    if images.ndim != 4:
+        raise ValueError(f"Images are [N, C, H, W]; got {list(images.shape)}.")
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(f"Images are uint8 in 0..255 or float in [0, 1]; got {images.dtype}.")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"Float images are in [0, 1]; these span [{low:g}, {high:g}]. Divide pixels of 0..255 by 255, and put a "
+            "normalisation inside the model: lipbench.layers.Normalize."
+        )
 
 
 def on_device(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

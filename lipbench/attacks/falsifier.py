@@ -11,6 +11,7 @@ from lipbench.attacks.engine.boundary import nearest, to_boundary
 from lipbench.attacks.engine.searching import usable
 from lipbench.attacks.lipbench import lipbench
 from lipbench.geometry import onto_halfspace, per_image, unit
+from lipbench.images import check_attacked
 from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import margin, margin_and_gradient
 from lipbench.modules import duplicate, evaluation_mode, undisturbed
@@ -57,6 +58,7 @@ def falsifier_float32(
 def _search(
     model: nn.Module, x: Tensor, y: Tensor, rounds: int, seed: int, start: Tensor | None, deployed: bool
 ) -> Tensor:
+    check_attacked(x, y)
     x = x.detach()
     with undisturbed(model):
         judge = Judge(model)

@@ -8,10 +8,6 @@ REPLACE = "replace it by a layer that has a bound (docs/layers.md)"
 REGISTER = "or give it a rule of its own: @lipbench.certificate.lipschitz.register"
 # Layers without a rule -> what to use instead. By name, so that a type that this torch does not have is no error.
 INSTEAD = {
-    "Softmax": "leave it out: without it the labels are the same, and the outputs are logits",
-    "LogSoftmax": "leave it out: without it the labels are the same, and the outputs are logits",
-    "Softmin": "leave it out, with the sign of the layer before it changed: the labels are the same",
-    "Unflatten": "reshape nothing between the layers, or use nn.PixelShuffle",
     "DistributedDataParallel": "evaluate the model inside it: model.module",
     "OptimizedModule": "evaluate the model before torch.compile: model._orig_mod",
     "MultiheadAttention": "none is known: attention with dot products has no finite Lipschitz constant",

@@ -19,7 +19,8 @@ from lipbench.evaluation.health import (
     returned_flags,
     table_flags,
 )
-from lipbench.images import on_device
+from lipbench.evaluation.scaling import ENOUGH
+from lipbench.images import HELD, check_batch, images_at_once, on_device
 from lipbench.judge import Classifier
 from lipbench.margins import predict
 from lipbench.modules import undisturbed
@@ -78,10 +79,13 @@ def judge(
 
 @float32_products()
 def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> list[Flag]:
-    """The flags of a baked network in evaluation mode before it is attacked, from its first images (at most 100)."""
-    model = Classifier.of(model)
-    x, y = on_device(model.model, images[:100], labels[:100])
-    predict(model.model, x, batch_size=batch_size, labels=y)  # refuses logits that are not finite
+    """The flags of a baked network in evaluation mode before it is attacked, from its first images: at most 100, and
+    1,000 for `input_range`.
+    """
+    check_batch(images, labels)
+    model, first = Classifier.of(model), slice(images_at_once(images.shape[1:], HELD, ENOUGH))
+    x, y = on_device(model.model, images[first], labels[first])
+    predict(model.model, x[:100], batch_size=batch_size, labels=y[:100])  # refuses logits that are not finite
     return model_flags(model, x, y, min(100, batch_size))
 
 

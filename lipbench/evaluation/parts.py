@@ -21,7 +21,13 @@ AT_ONCE = 100
 
 @float32_products()
 def parts_of_the_gap(
-    model: nn.Module, images: Tensor, labels: Tensor, *, number: int = 100, progress: Callable[..., Any] = SILENT
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    number: int = 100,
+    attacked: int | None = None,
+    progress: Callable[..., Any] = SILENT,
 ) -> pd.DataFrame:
     """Four distances of each image, none below the one before (L2):
 
@@ -37,13 +43,15 @@ def parts_of_the_gap(
         model: baked, in evaluation mode.
         images: uint8 [N, C, H, W], with their labels [N].
         number: of images, at most: the first ones that are classified rightly.
+        attacked: they are among so many first images; None: no limit. A run gives its option `images`.
         progress: shows how far it is.
 
     Returns:
         the columns index, certificate, inscribed, rival, distance: one row per image that has a certificate and an
         adversarial image.
     """
-    x, y = on_device(model, images[: 2 * number], labels[: 2 * number])
+    first = 2 * number if attacked is None else min(2 * number, attacked)
+    x, y = on_device(model, images[:first], labels[:first])
     rows = (predict(model, x, labels=y) == y).nonzero()[:number, 0]
     tables = []
     with progress(len(rows), "image") as bar:

@@ -163,19 +163,18 @@ def enough(table: Path, asked: Mapping[str, Any]) -> bool:
     other images the method judged.
 
     Args:
-        asked: what the table depends on. Its "images" is the number of the first test images; None: all of them.
+        asked: what the table depends on. Its "images" is the number of the first test images; None: all of them, as
+            for a measure without it.
     """
-    if not table.exists() or "images" not in asked:
-        return table.exists()
-    held, wanted = images_of(table), asked["images"]
-    return held is None or (wanted is not None and held >= wanted)
+    held, wanted = images_of(table), asked.get("images")
+    return table.exists() and (held is None or (wanted is not None and held >= wanted))
 
 
 def images_of(table: Path) -> int | None:
-    """How many images a table of bounds was made of, the first ones; None: all. 0 where nothing says it."""
+    """How many images a table was made of, the first ones; None: all. 0 where nothing says it of a table of bounds."""
     path = table.with_suffix(".json")
     held = read_json(path) if path.exists() else None
-    images = held.get("images", 0) if isinstance(held, dict) else 0
+    images = held.get("images", None if "measure" in held else 0) if isinstance(held, dict) else 0
     return images if images is None or type(images) is int else 0
 
 

@@ -37,7 +37,8 @@ from lipbench.runs.illustrations import VERSION, illustrate, nearest_images
 from lipbench.runs.lock import locked
 
 # (model, images uint8 [N, C, H, W], labels [N]) -> a table. The images are those of the test set. A measure with a
-# parameter `validation` is given that split as well.
+# parameter `validation` is given that split as well; one with the parameters `attacked` and `number`, how many images
+# are attacked where these are fewer.
 Measure = Callable[[nn.Module, Tensor, Tensor], pd.DataFrame]
 
 
@@ -139,7 +140,7 @@ class Experiment:
             files = replace(files, about=with_images(self.about, count))
         attacked = Split(test.images[:count], test.labels[:count])
         classifier = Classifier(model)
-        flags = health(classifier, attacked.images, attacked.labels, self.batch_size)
+        flags = health(classifier, test.images, test.labels, self.batch_size)
         for judged in judge(
             classifier,
             test.images,
@@ -154,7 +155,7 @@ class Experiment:
         ):
             files.keep(judged, attacked)
         for name, measure in self.measures.items():
-            given = partial(measure, model, test.images, test.labels)
+            given = partial(measure, model, test.images, test.labels, **self._attacked(name))
             self._measure(files, name, _with_validation(given, dataset.validation))
         facts = {
             **self.source.facts(self),
@@ -190,10 +191,17 @@ class Experiment:
         identity = {"network": fingerprint(self.network), kind: name, "options": self.options[name]}
         if kind == "method":
             identity["images"] = self.images if name in self.attacks or name in COSTLY else None
+        elif fewer := self._attacked(name):
+            identity["images"] = fewer["attacked"]
         return read_back(identity)
 
+    def _attacked(self, measure: str) -> dict[str, int]:
+        """The option `attacked` of a measure that has it, where its `number` of images is larger."""
+        known = inspect.signature(self.measures[measure]).parameters
+        return {"attacked": self.images} if "attacked" in known and self.images < known["number"].default else {}
+
     def _measure(self, files: Folder, name: str, compute: Callable[..., pd.DataFrame]) -> None:
-        if files.table(name).exists():
+        if files.serves(name):
             return
         violation = None
         reports = reporting(compute, name, self.progress)

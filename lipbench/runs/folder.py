@@ -60,7 +60,7 @@ class Folder:
             manifest = verify(self.path)
         except (OSError, Damaged):
             return None
-        if manifest is None or manifest["identity"] != identity or not all(map(self._serves, self.made_of)):
+        if manifest is None or manifest["identity"] != identity or not all(map(self.serves, self.made_of)):
             return None
         summary: dict[str, Any] = read_json(self.path / "summary.json")
         check_laws(self.path, summary)
@@ -93,8 +93,8 @@ class Folder:
             print(f"{self.path / name} {why}: it is made again.", file=sys.stderr)
         claim.begin(missing)
         for name, made_of in self.made_of.items():
-            if (table := self.table(name)).exists() and not self._serves(name):
-                asked = f"{made_of['images']} are asked for" if made_of["images"] else "all are asked for"
+            if (table := self.table(name)).exists() and not self.serves(name):
+                asked = f"{made_of['images']} are asked for" if made_of.get("images") else "all are asked for"
                 print(f"{table} is of {images_of(table)} images, {asked}: it is made again.", file=sys.stderr)
 
     def table(self, name: str) -> Path:
@@ -105,7 +105,8 @@ class Folder:
         """The largest number of images that a table was made of, of the methods that do not judge all; 0 if none."""
         return max((images_of(table) or 0 for table in table_paths(self.path)), default=0)
 
-    def _serves(self, name: str) -> bool:
+    def serves(self, name: str) -> bool:
+        """Whether the table of a method or measure is there, of enough images."""
         return enough(self.table(name), self.made_of[name])
 
     def kept(self) -> dict[str, pd.DataFrame]:
@@ -114,7 +115,7 @@ class Folder:
         if not any(self.table(name).exists() for name in methods):
             return {}
         tables = read_bounds(self.path).groupby("method")
-        return {str(name): rows for name, rows in tables if name in methods and self._serves(str(name))}
+        return {str(name): rows for name, rows in tables if name in methods and self.serves(str(name))}
 
     def keep(self, judged: Judged, attacked: Split) -> None:
         """Writes what belongs to a method, then its table: where the table lies, nothing is missing.

@@ -8,6 +8,7 @@ from helpers.entry_points import ENTRIES, PIXELS, classifier, images, labels
 from torch import Tensor
 
 import lipbench
+from lipbench import attacks
 from lipbench.certificate import radius
 from lipbench.evaluation.transport_law import transport_law
 
@@ -80,6 +81,20 @@ def test_no_tensor(entry):
 def test_images_of_another_kind(entry, x, match):
     with pytest.raises(ValueError, match=match):
         ENTRIES[entry](classifier(), x, labels())
+
+
+@pytest.mark.parametrize("attack", [attacks.deepfool, attacks.lipbench, attacks.falsifier, attacks.chain(attacks.fgm)])
+def test_an_attack_called_directly_takes_the_pixels_of_the_model(attack):
+    model, x = classifier(), images()
+    y = model(x).argmax(1)
+    for wrong, match in ((x * 255, "Divide pixels of 0..255 by 255"), ((x * 255).byte(), r"images\.float\(\) / 255")):
+        with pytest.raises(ValueError, match=match):
+            attack(model, wrong, y)
+        with pytest.raises(ValueError, match=match):
+            attacks.within(attack, 10)(model, wrong, y)
+    with pytest.raises(TypeError, match="the label of each image"):
+        attack(model, x, None)
+    assert attack(model, x, y.int()).equal(attack(model, x, y)), "any integers are labels"
 
 
 def test_the_predictions_of_the_model_itself_are_checked_too():

@@ -9,6 +9,7 @@ from helpers.traced_cases import SHAPE as RANDOM_SHAPE
 from helpers.traced_cases import network
 from torch import Tensor, nn
 
+import lipbench
 import lipbench.certificate.local.relaxed as relaxed_file
 from lipbench.attacks import deepfool
 from lipbench.certificate import LocalWarning, certify, certify_inscribed, certify_local, gaps_of, margins_near
@@ -227,3 +228,17 @@ def test_what_has_no_local_bound_is_said():
         assert (certify_local(Quotient().eval(), x, y) == 0).all()
     with pytest.raises(ValueError, match="rounds"):
         certify_local(Quotient().eval(), x, y, rounds=0)
+
+
+def test_it_takes_the_models_and_images_that_certify_takes() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Dropout(0.9), nn.Linear(8, 3)).eval()
+    images = torch.randint(0, 256, (5, *SHAPE), dtype=torch.uint8)
+    y = model(images.float() / 255).argmax(1)
+    expected = certify_local(model, images.float() / 255, y)
+    assert (expected >= lipbench.certify(model, images, y)).all()
+    assert (expected > 0).all()
+    assert torch.equal(certify_local(model, images, y.int()), expected)
+    model.train()
+    assert torch.equal(certify_local(model, images, y), expected), "in evaluation mode"
+    assert all(part.training for part in model.modules()), "and left as it was"

@@ -15,7 +15,7 @@ class Branching(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(1, 2, 3)
-        self.blocks = nn.ModuleList([nn.Conv2d(2, 2, 3), nn.Softmax(1)])
+        self.blocks = nn.ModuleList([nn.Conv2d(2, 2, 3), nn.Hardshrink()])
         self.unused = nn.Linear(5, 5)
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
 
@@ -30,12 +30,13 @@ class Branching(nn.Module):
 
 def test_the_layer_table_lists_what_is_inside_of_a_module_that_is_not_read():
     model = Branching().eval()
-    table = layer_table(nn.Sequential(model, nn.LogSoftmax(1)).eval(), (1, 8, 8)).set_index("layer")
-    assert table.index.tolist() == ["", "0", "0.stem", "0.blocks.0", "0.blocks.1", "0.head.0", "0.head.1", "1"]
+    table = layer_table(nn.Sequential(model, nn.Hardshrink()).eval(), (1, 8, 8)).set_index("layer")
+    shrunk = ("0.blocks.1.hardshrink", "1.hardshrink")
+    assert table.index.tolist() == ["", "0", "0.stem", "0.blocks.0", shrunk[0], "0.head.0", "0.head.1", shrunk[1]]
     assert np.isinf(table["bound"]).tolist() == [True, True, False, False, True, False, False, True]
     assert table.loc["0.blocks.0", "bound"] == lipschitz(model.blocks[0], (2, 6, 6)), "on its own input"
     assert "torch.maximum" in table.loc["0", "remedy"]
-    assert "leave it out" in table.loc["1", "remedy"]
+    assert "docs/your_model.md" in table.loc[shrunk[1], "remedy"]
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert layer_table(model, (3, 8, 8))["layer"].tolist()[0] == "", "an image that it refuses is no error"
 
@@ -43,7 +44,7 @@ def test_the_layer_table_lists_what_is_inside_of_a_module_that_is_not_read():
 @pytest.mark.parametrize(
     ("module", "remedy"),
     [
-        (nn.Softmax(1), "leave it out"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Softmax(0)), "each image by itself"),
         (nn.Threshold(0.1, 20.0), "docs/your_model.md"),
         (nn.Bilinear(4, 4, 4), "docs/layers.md"),
         (nn.LayerNorm(4), "LayerCentering"),

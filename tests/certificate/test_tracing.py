@@ -148,6 +148,28 @@ def test_constants_of_steps(name):
     assert torch.allclose(read(model, SQUARE)(x), model(x))
 
 
+@pytest.mark.parametrize(
+    ("layer", "function"),
+    [
+        (nn.Softmax(1), lambda x: x.softmax(1)),
+        (nn.Softmax(-1), lambda x: x.softmax(-1)),
+        (nn.LogSoftmax(1), lambda x: x.log_softmax(1)),
+        (nn.Softmin(1), lambda x: F.softmin(x, 1)),
+        (nn.Unflatten(1, (2, 8)), lambda x: x.unflatten(1, (2, 8))),
+        (nn.Softmax(0), lambda x: x.softmax(0)),
+        (nn.LogSoftmax(0), lambda x: x.log_softmax(0)),
+        (nn.Softmin(0), lambda x: F.softmin(x, 0)),
+    ],
+    ids=str,
+)
+def test_a_layer_has_the_constant_of_the_function(layer, function):
+    as_layer = nn.Sequential(nn.Flatten(), layer, nn.Flatten()).eval()
+    as_function = Code(lambda m, x: function(x.flatten(1)).flatten(1)).eval()
+    bound = lipschitz(as_layer, SQUARE)
+    assert bound == pytest.approx(lipschitz(as_function, SQUARE), rel=1e-8)
+    assert math.isinf(bound) == (getattr(layer, "dim", 1) == 0), "along the batch there is none"
+
+
 def counting(module, x):
     module.calls += 1
     return x * module.calls

@@ -98,6 +98,29 @@ def test_options_that_are_no_numbers_of_images_or_names(option, file, tmp_path, 
     assert not (tmp_path / "results").exists()
 
 
+MEANS = """
+import torch
+from torch import nn
+from lipbench.data import digits
+
+def build():
+    train = digits().train
+    means = torch.stack([train.images[train.labels == k].float().mean(0).flatten() for k in range(10)])
+    linear = nn.Linear(64, 10)
+    linear.weight.data, linear.bias.data = means, -means.square().sum(1) / 2
+    return nn.Sequential(nn.Flatten(), linear)
+"""
+
+
+def test_a_network_that_wants_pixels_up_to_255_is_told_however_few_images_are_attacked(tmp_path):
+    (tmp_path / "net.py").write_text(MEANS)  # the nearest mean of the pixels 0..255
+    run(f"model={tmp_path / 'net.py'}:build", f"results={tmp_path}", *QUICK, "images=2", "attack=[]")
+    flags = read_json(tmp_path / "digits" / "net" / "default" / "0" / "summary.json")["flags"]
+    (message,) = [flag["message"] for flag in flags if flag["name"] == "input_range"]
+    assert message.startswith("on the first 359 images")
+    assert "times 255" in message
+
+
 def test_flags_of_an_attack_stay_with_its_table(file, tmp_path):
     results = tmp_path / "results"
     outside = "{far: {_target_: tests.commands.test_bring_command.outside, _partial_: true}}"

@@ -1,5 +1,6 @@
 """Both sides of the distance, each from the other's result."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_it_meets_in_the_middle(classes: int, solved: float) -> None:
     assert ((found.images >= 0) & (found.images <= 1)).all()
     assert found.proof is not None
     assert torch.allclose(found.proof.radius(), found.lower, rtol=1e-6)
-    assert "% to 0.1%" in str(found)
+    assert torch.equal(found.labels, y)
 
 
 def test_mistakes_have_the_distance_zero_and_networks_without_a_bound_the_lower_one() -> None:
@@ -49,9 +50,10 @@ def test_mistakes_have_the_distance_zero_and_networks_without_a_bound_the_lower_
     assert (found.upper == 0).all()
     assert (found.lower == 0).all()
     assert not found.solved().any()
-    assert str(found).startswith("distances known of 0 images")
+    assert str(found) == "0 of 10 images are classified as labelled."
+    assert (found.table()["gap"] == 0).all()
     assert found.proof is None
-    unbounded = nn.Sequential(model, nn.Softmax(1)).eval()
+    unbounded = nn.Sequential(model, nn.LayerNorm(3)).eval()
     y = model(x).argmax(1)
     found = lipbench.bracket(unbounded, x, rounds=1)
     assert (found.lower == 0).all()
@@ -138,7 +140,54 @@ def test_the_next_centre_is_searched_behind_the_adversarial_image(seen: Seen) ->
     assert second["known"] is not None
 
 
-@pytest.mark.parametrize("wrong", [{"gap": -0.1}, {"rounds": -1}, {"gap": float("nan")}])
-def test_options_that_make_no_sense(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="gap and rounds"):
+def test_what_it_says_in_words_and_in_a_table() -> None:
+    lower = torch.tensor([1.0, 2.0, 0.0, 4.0, 0.0], dtype=torch.float64)
+    upper = torch.tensor([1.0005, 2.01, 0.0, torch.inf, 8.0], dtype=torch.float64)
+    found = lipbench.Bracket(lower, upper, torch.zeros(5, 1, 2, 2), None, torch.tensor([3, 1, 0, 2, 2]))
+    assert str(found) == (
+        "4 of 5 images are classified as labelled. Median certified radius 1.5, median attack distance 5.005. "
+        "The two differ by at most 1 % on 50.0 % of these images, by at most 0.1 % on 25.0 %."
+    )
+    table = found.table()
+    assert list(table) == ["index", "label", "lower", "upper", "gap"]
+    assert table["label"].tolist() == [3, 1, 0, 2, 2]
+    assert table["gap"].tolist() == pytest.approx([0.0005, 0.005, 0.0, math.inf, math.inf])
+
+
+def test_an_image_whose_gap_cannot_close_leaves_after_one_round(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    attacked: list[int] = []
+
+    def thorough(model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor, **options: Any) -> Tensor:
+        attacked.append(len(x))
+        return start
+
+    monkeypatch.setattr(bracket, "lipbench", thorough)
+    x = torch.rand(10, 1, 4, 4)
+    tight = isometry(16, 3)
+    loose = nn.Sequential(tight, nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)).eval()
+    with torch.no_grad():  # the same network, with a constant that is 100 times too large
+        loose[1].weight.copy_(torch.diag(torch.tensor([100.0, 1.0, 1.0])))
+        loose[2].weight.copy_(torch.diag(torch.tensor([0.01, 1.0, 1.0])))
+    found = lipbench.bracket(loose, x)
+    assert (found.lower > 0).all()
+    known = found.upper.isfinite()
+    assert known.sum() >= 8
+    assert (found.lower < found.upper / 10).all()
+    assert sum(len(given["x"]) for given in seen.centres) == 10 + 4 * int((~known).sum())
+    assert sum(attacked) == int((~known).sum())
+    lipbench.bracket(tight, x, gap=0.0)
+    assert sum(attacked) >= 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"gap": -0.1}, "gap=-0.1"),
+        ({"gap": float("nan")}, "gap=nan"),
+        ({"gap": 5}, "gap=0.05 is 5 %"),
+        ({"rounds": -1}, "rounds=-1"),
+    ],
+)
+def test_options_that_make_no_sense(wrong: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
         lipbench.bracket(isometry(4, 2), torch.rand(2, 1, 2, 2), **wrong)

@@ -32,6 +32,8 @@ def test_four_distances_that_grow(classes: int) -> None:
     assert list(table) == COLUMNS
     assert set(table["index"]) <= set(range(40)) - {3}
     assert len(table) == 20
+    few = parts_of_the_gap(model, images, labels, number=20, attacked=5)
+    assert few["index"].tolist() == [0, 1, 2, 4], "of the images that are attacked"
     found = table[COLUMNS[1:]].to_numpy()
     assert (np.diff(found, axis=1) >= 0).all()
     assert (found[:, 0] > 0).all()

@@ -65,6 +65,7 @@ def test_a_model_that_was_made_for_other_pixels_is_flagged(scale, middle):
     inside = nn.Sequential(Function(scale), made).eval()
     assert "input_range" not in {flag.name for flag in model_flags(inside, images, labels)}
     assert "input_range" not in {flag.name for flag in model_flags(made, images[:20], labels[:20])}, "too few"
+    assert "input_range" in {flag.name for flag in model_flags(made, images, labels, 5)}, "of all, five at once"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,8 @@ def test_what_never_happens_is_said_of_the_method():
     assert flags.keys() == {"never_succeeded", "unbroken"}
     assert flags["never_succeeded"].method == "a"
     assert "1 of 4" in flags["unbroken"].message
+    both = table_flags(pd.concat([rows(name, "upper", [inf] * 4) for name in "ab"]))
+    assert [flag.method for flag in both if flag.name == "never_succeeded"] == ["a, b"], "one flag names all"
     # A misclassified image has the distance 0 whatever the attack does.
     assert "never_succeeded" in found(rows("a", "upper", [0.0, inf, inf, inf], wrong=1))
     flags = found(rows("certificate", "lower", [0.0] * 4), rows("a", "upper", [1.0] * 4))

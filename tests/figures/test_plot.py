@@ -46,7 +46,7 @@ def test_other_tables_are_refused_with_what_to_give(run, tmp_path):
 
 def test_a_bracket_is_drawn_as_a_table_is():
     lower, upper = torch.tensor([0.5, 0.0, 0.7]).double(), torch.tensor([0.6, 0.0, torch.inf]).double()
-    found = lipbench.Bracket(lower, upper, torch.zeros(3, 1, 2, 2), None)
+    found = lipbench.Bracket(lower, upper, torch.zeros(3, 1, 2, 2), None, torch.zeros(3).long())
     points = lipbench.plot.bracket(found).axes[0].collections[0].get_offsets()
     assert np.allclose(points, [[0.5, 0.6]]), "the second image is misclassified, the third has no attack"
 

@@ -16,6 +16,7 @@ ENTRIES: dict[str, Callable[[nn.Module, Tensor, Tensor], object]] = {
     "evaluate": lambda model, x, y: lipbench.evaluate(model, x, y, ["fgm"], progress=False),
     "certify_images": lambda model, x, y: certify_images(model, x, y, certify),
     "attack_images": lambda model, x, y: attack_images(model, x, y, fgm, "fgm"),
+    "attack": fgm,
     "health": health,
     "certificate": certify,
     "certificate_float": certify_float,

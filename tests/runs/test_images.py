@@ -5,6 +5,7 @@ import shlex
 import shutil
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -158,3 +159,23 @@ def test_more_images_than_there_are(command):
     assert read_json(folder / "bounds/fgsm.json")["images"] == count < 1000
     run(2000, ["fgsm"])
     assert attacks.images["fgsm"] == count
+
+
+def test_a_measure_by_attacks_is_of_the_attacked_images(tmp_path, capsys):
+    own = ["training.epochs=10", "attack=[]", "measure=[bracket]", "measure.bracket.number=20"]
+
+    def indices(images):
+        job = experiment(tmp_path, *own, f"images={images}")
+        job.run()
+        assert verify(job.folder) is not None
+        return {*pd.read_csv(job.folder / "bracket.csv")["index"]}
+
+    ten = indices(10)
+    certified = read_bounds(experiment(tmp_path, *own).folder)
+    right = sorted({*certified[certified["label"] == certified["prediction"]]["index"]})
+    assert ten == {index for index in right if index < 10}
+    assert indices(5) == ten, "a table of more images is kept"
+    capsys.readouterr()
+    assert indices(30) == {*right[:20]}, "one of fewer is made again"
+    assert "bracket.csv is of 10 images, all are asked for: it is made again." in capsys.readouterr().err
+    assert indices(10) == {*right[:20]}

@@ -14,8 +14,8 @@ from lipbench.attacks.engine.boundary import nearest, to_boundary
 from lipbench.attacks.engine.starting import adversarial_start
 from lipbench.gate import logits_of
 from lipbench.geometry import per_image
+from lipbench.images import check_attacked, check_labels
 from lipbench.judge import Classifier, Judge, distance
-from lipbench.margins import margin
 from lipbench.modules import undisturbed
 
 Attack = Callable[..., Tensor]
@@ -41,7 +41,7 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
     whose distance is still open, and ends with `to_boundary`.
 
     Raises:
-        ValueError: the model refuses the images, gives fewer than two logits, or NaN; `start` has another shape than x.
+        TypeError, ValueError: images that are no floats in [0, 1]; labels, logits or a `start` of a wrong kind.
     """
     signature = inspect.signature(core)
     takes_start = "start" in signature.parameters
@@ -56,10 +56,11 @@ def minimum_distance(core: Attack, norm: str = "l2") -> Attack:
         lower: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
+        check_attacked(x, y)
         with undisturbed(model):
             model = Classifier.of(model)
             # What was made in inference mode has no gradients, but its copy has.
-            x, y = x.detach().clone(), y.clone()
+            x, y = x.detach().clone(), y.clone().long()
             start = None if start is None else usable(model, x, y, start)
             rows = _open(model, x, y, start, lower if norm == "l2" else None).nonzero()[:, 0]
             result = x.clone() if start is None else start
@@ -144,7 +145,7 @@ def _open(model: nn.Module, x: Tensor, y: Tensor, start: Tensor | None, lower: T
     judge = Judge(model)
     with torch.no_grad():
         logits = logits_of(model, x)
-        margin(logits, y)  # refuses a network with one logit, by name
+        check_labels(y, logits.shape[1])
     if logits.isnan().any():
         bad = logits.isnan().any(1).nonzero()[:, 0]
         raise ValueError(f"The model gives NaN logits on {len(bad)} of {len(x)} images: there is nothing to attack.")

@@ -14,7 +14,8 @@ from lipbench.certificate.local.ranges import Region
 from lipbench.certificate.local.relaxed import HELD, Prepared, margins_of, prepared
 from lipbench.certificate.radius import certify, is_another, read_exactly
 from lipbench.gate import logits_of
-from lipbench.images import check_batch, check_labels
+from lipbench.images import check_batch, check_labels, model_images
+from lipbench.modules import undisturbed
 from lipbench.progress import SILENT, Progress
 
 
@@ -22,7 +23,6 @@ class LocalWarning(UserWarning):
     """A network that has no bounds near an image either, with the reason."""
 
 
-@torch.no_grad()
 def certify_local(
     model: nn.Module, x: Tensor, y: Tensor, *, rounds: int = 8, progress: Callable[..., Progress] = SILENT
 ) -> Tensor:
@@ -36,8 +36,8 @@ def certify_local(
     whose bounds were positive. Everything is float64 on the CPU, rounded outward.
 
     Args:
-        model: baked, in evaluation mode, images -> logits [N, K].
-        x: images [N, C, H, W] in [0, 1].
+        model: baked, images -> logits [N, K]. It is certified in evaluation mode, and left in the mode it was in.
+        x: images [N, C, H, W], uint8 or float in [0, 1].
         y: labels [N].
         rounds: radii that are tried, one after another.
         progress: called with the number of images to be bounded, gives what is told of them (`lipbench.progress`).
@@ -48,12 +48,18 @@ def certify_local(
     if rounds < 1:
         raise ValueError(f"certificate_local tries at least one radius: rounds is 1 or more, not {rounds}.")
     check_batch(x, y)
+    with undisturbed(model), torch.no_grad():
+        return _certified(model, model_images(model, x) if x.dtype == torch.uint8 else x, y.long(), rounds, progress)
+
+
+def _certified(model: nn.Module, x: Tensor, y: Tensor, rounds: int, progress: Callable[..., Progress]) -> Tensor:
+    """`certify_local` of a model in evaluation mode, of float images."""
     radii, shape = certify(model, x, y), tuple(x.shape[1:])
     try:
         network = read_exactly(model, shape, x[:1])
         steps = prepared(program(network, shape))
     except Unbounded as error:
-        warnings.warn(f"certificate_local is that of certificate alone: {error.reason}", LocalWarning, stacklevel=2)
+        warnings.warn(f"certificate_local is that of certificate alone: {error.reason}", LocalWarning, stacklevel=3)
         return radii
     check_labels(y, math.prod(steps[0][-1].shape))
     logits = logits_of(model, x)

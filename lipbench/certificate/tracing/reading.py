@@ -47,7 +47,7 @@ def read(model: nn.Module, shape: Shape) -> nn.Module:
         return network
     except Unbounded as error:
         why = error if error.why.startswith("there is no rule") else error.of("its forward cannot be read")
-        if type(model).__module__.startswith("torch.nn.modules."):
+        if type(model).__module__.startswith("torch.nn.modules.") and type(model) is not nn.Sequential:
             why = Unbounded(*without_rule(model, lipschitz.rules))
         refused = nn.Sequential()
         refused._modules[""] = Refused(type(model).__name__, why, model)
