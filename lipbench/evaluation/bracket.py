@@ -27,8 +27,8 @@ FIRST, LATER, ATTACK = 40, 30, 30
 STALLED = 0.03
 # An adversarial image that is nearer by this share is where the next search for a centre begins.
 NEARER = 1e-4
-# An image whose certified radius is below this share of its attack distance after the first round leaves: what both
-# searches gain is far less.
+# Of an image whose certified radius is below this share of its attack distance after the first round no more centres
+# are searched: what both searches gain is far less.
 HOPELESS = 0.1
 
 
@@ -103,8 +103,8 @@ def bracket(
 
     The point in which the ray from x leaves its inscribed ball is where the attack begins. The search for the next
     centre begins behind the adversarial image. An image leaves when upper <= (1 + gap) lower, or
-    when neither side moves any more. After the first round an image leaves as well whose certified radius is below a
-    tenth of its distance, as on networks without a useful Lipschitz constant: `lipbench` does not attack it.
+    when neither side moves any more. Where the certified radius is below a tenth of the distance after the first round,
+    as on networks without a useful Lipschitz constant, `lipbench` attacks once, and that is all.
 
     Args:
         model: as in `lipbench.evaluate`; a copy is baked.
@@ -130,6 +130,7 @@ def bracket(
             for number in range(rounds + 1):
                 if not sides.step(number, rounds // 2):
                     break
+            sides.attack_hopeless()
     wide = to_device(baked, as_pixels(given))
     upper = torch.where(sides.upper > 0, distance(wide, sides.images), 0.0).where(sides.upper.isfinite(), torch.inf)
     return Bracket(less_rounding(sides.lower, given, x), upper, sides.images, sides.proof, y)
@@ -163,6 +164,12 @@ class _Sides:
         after = self.upper[rows] / self.lower[rows]
         self.is_stalled[rows] = after - 1 > (1 - STALLED) * (before - 1)
         return True
+
+    def attack_hopeless(self) -> None:
+        """`lipbench`, once, on the images whose gap no search closes."""
+        rows = self.is_hopeless.nonzero()[:, 0]
+        if len(rows):
+            self._attack(rows, self.images[rows], thoroughly=True)
 
     def _inscribe(self, rows: Tensor, steps: int) -> Tensor:
         """Searches centres, behind the adversarial image where it is new, else from the best one: exit points."""
