@@ -2,6 +2,7 @@
 what they should be.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from lipbench.files import read_json
+from lipbench.report import find_runs, leaderboard, write_leaderboard
 from lipbench.results.storage import read_bounds
 
 ROOT = Path(__file__).parent.parent
@@ -79,3 +81,10 @@ def test_the_passes_of_the_attack_are_those_of_the_committed_results() -> None:
 def test_the_tables_are_those_of_the_committed_results(network: str, epsilons: tuple[float, ...]) -> None:
     expected = "\n".join(table(network, epsilons))
     assert f"\n\n{expected}\n\n" in PAGE.read_text(), f"{PAGE.name} should hold:\n\n{expected}\n"
+
+
+def test_the_committed_leaderboard_follows_from_the_committed_results(tmp_path: Path) -> None:
+    runs = find_runs(REFERENCE)
+    write_leaderboard(leaderboard(runs), replace(runs, root=tmp_path))
+    expected, committed = ((root / "leaderboard.md").read_text() for root in (tmp_path, REFERENCE))
+    assert committed == expected, "`lipbench report results=results/reference` writes it"
