@@ -12,7 +12,7 @@ from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.float32 import Head, float_radii, why_not
 from lipbench.certificate.float64 import Passes
 from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t
-from lipbench.certificate.inscribed_search import FLATTEST, Search
+from lipbench.certificate.inscribed_search import Search
 from lipbench.certificate.lipschitz import OUTWARD, LayerBound, lipschitz
 from lipbench.certificate.radius import certify_by, gaps_of, is_another, read_exactly, rival_radii
 from lipbench.certificate.rounding import Affine
@@ -27,8 +27,6 @@ from lipbench.progress import SILENT, Progress
 RIVALS = 16
 # A radius may exceed that of the search, which has no rounding taken off and is in float32, by this factor.
 REACH = 1.001
-# Of so many images the first ones say whether a search gains anything.
-MANY, PROBED = 200, 20
 
 # Called with how many images went forwards through the network, in either precision, and how many gradients came back.
 Count = Callable[[int, int], object]
@@ -224,8 +222,6 @@ class _Prover:
         with progress(len(x)) as bar:
             with undisturbed(self.model):
                 at_x, rounding = self._around(self.passes, x, y, batch_size, count)
-                if steps and start is None and self.known is None and self._is_flat(x, y, at_x, count):
-                    steps = 0
             for rows in torch.arange(len(x), device=x.device).split(size):
                 first = None if start is None else start[rows].to(x)
                 known = None if self.known is None else self.known.of(rows)
@@ -249,7 +245,7 @@ class _Prover:
     ) -> InscribedBalls:
         """Of one part of the images."""
         pairs = _nearest_rivals(at_x)
-        if not len(pairs) or not steps:
+        if not len(pairs):
             return _without_balls(x, y, at_x)
         image, rival = pairs.unbind(1)
         label, scale = y[image], self.gaps[y[image], rival].to(x.dtype)
@@ -281,18 +277,6 @@ class _Prover:
         if self.head is not None:
             depth = depth.masked_fill(ball_radius(wide, centre, depth, t) > reach, 0.0)
         return InscribedBalls(x.double(), at_x, image, rival, centre.view(-1, *x.shape[1:]), depth, t)
-
-    def _is_flat(self, x: Tensor, y: Tensor, at_x: Tensor, count: Count) -> bool:
-        """Whether no search is worth its passes, as far as the first of many images tell: h has at all of them less
-        than half of the slope from which on a search moves at all.
-        """
-        rows = (at_x > 0).all(1).nonzero()[:PROBED, 0]
-        if len(x) < MANY or not len(rows):
-            return False
-        label, rival, points = y[rows], at_x[rows].argmin(1), x[rows].detach().requires_grad_()
-        count(len(rows), len(rows))
-        found = _difference(with_gradient(self.model, points), label, rival) / self.gaps[label, rival].to(x.dtype)
-        return bool((gradient_of(found.sum(), points).flatten(1).norm(dim=1) < FLATTEST / 2).all())
 
     @torch.no_grad()
     def _around(

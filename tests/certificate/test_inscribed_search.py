@@ -1,13 +1,11 @@
-"""The search for the centre of an inscribed ball, on functions that need no network; when it is left out."""
+"""The search for the centre of an inscribed ball, on functions that need no network."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipbench.certificate import certify_inscribed, certify_inscribed_float, inscribed
 from lipbench.certificate.inscribed_ball import best_t
 from lipbench.certificate.inscribed_search import Search, Value, lowest, radius
 
@@ -111,37 +109,3 @@ def test_a_search_survives_what_a_network_may_say() -> None:
     assert sane.any()
     assert (search.rho >= at_x).all()
     assert search.centre[sane].isfinite().all()
-
-
-@pytest.mark.parametrize("method", [certify_inscribed, certify_inscribed_float])
-@pytest.mark.parametrize("loose", [1.0, 100.0])
-def test_the_first_of_many_images_tell_whether_a_search_gains_anything(
-    method: Any, loose: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    dense = nn.Linear(16, 3)
-    nn.init.orthogonal_(dense.weight)
-    # Of an input of three numbers, one times `loose` and back: the same network, with a constant as much larger.
-    there, back = (nn.Linear(3, 3, bias=False) for _ in range(2))
-    with torch.no_grad():
-        there.weight.copy_(torch.tensor([loose, 1.0, 1.0]).diag())
-        back.weight.copy_(torch.tensor([1 / loose, 1.0, 1.0]).diag())
-    model = nn.Sequential(nn.Flatten(), dense, there, back).eval()
-    x, told = torch.rand(250, 1, 4, 4), []
-    y = model(x).argmax(1)
-
-    def gradients(count: int) -> int:
-        """Backward passes of the search of so many images; its radii are compared with those without the short cut."""
-        told.clear()
-        found = method(model, x[:count], y[:count], steps=10, count=lambda forwards, backwards: told.append(backwards))
-        passes = sum(told)
-        with monkeypatch.context() as patched:
-            patched.setattr(inscribed, "MANY", 10**9)
-            assert torch.equal(found, method(model, x[:count], y[:count], steps=10))
-        return passes
-
-    if loose == 1:
-        assert gradients(250) > 5 * 250
-    else:
-        assert gradients(250) == 20, "of the first images alone"
-        assert gradients(100) == 100, "each image for itself"
