@@ -160,7 +160,7 @@ def test_constants_of_steps(name):
         (nn.LogSoftmax(0), lambda x: x.log_softmax(0)),
         (nn.Softmin(0), lambda x: F.softmin(x, 0)),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, nn.Module) else "",
 )
 def test_a_layer_has_the_constant_of_the_function(layer, function):
     as_layer = nn.Sequential(nn.Flatten(), layer, nn.Flatten()).eval()
