@@ -131,7 +131,7 @@ def _check_range(images: Tensor) -> None:
         return
     if not images.is_floating_point():
         raise ValueError(f"Images are uint8 in 0..255 or float in [0, 1]; got {images.dtype}.")
-    low, high = float(images.min()), float(images.max())
+    low, high = float(images.detach().min()), float(images.detach().max())
     if low < 0 or high > 1:
         raise ValueError(
             f"Float images are in [0, 1]; these span [{low:g}, {high:g}]. Divide pixels of 0..255 by 255, and put a "

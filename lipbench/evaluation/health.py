@@ -229,8 +229,7 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
             "zero_gradients",
             "warning",
             f"the gradient of the margin is 0 on {_share(flat, len(x))} images: attacks by gradients see nothing there "
-            "(rounding, saturation, a softmax of large logits?). Distances may be far too large; add a black-box "
-            "attack.",
+            "(rounding, saturation, a softmax of large logits?). Distances may be far too large; add hop_skip_jump.",
         )
     # A boundary farther than the diagonal of the box is none: the linearisation says nothing.
     linear = value.detach().abs() / unit(gradient)[1]
@@ -247,8 +246,7 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Flag]:
         yield Flag(
             "nan_gradients",
             "warning",
-            f"the gradient of the margin is NaN or infinite on {broken} of {len(x)} images: attacks by gradients fail "
-            "there.",
+            f"the gradient of the margin is NaN or infinite on {broken} of {len(x)} images: attacks by it fail there.",
         )
 
 
