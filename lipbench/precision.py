@@ -60,7 +60,7 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies numbers of bfloat16 itself. Elsewhere torch imitates it, five times slower than
+    """Whether the device multiplies numbers of bfloat16 itself. Elsewhere torch imitates it, four times slower than
     float32 on a processor with AVX2 alone.
     """
     if device.type == "cuda":

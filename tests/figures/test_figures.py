@@ -20,7 +20,6 @@ from lipbench.figures.tradeoff import pareto
 from lipbench.results import best, bounds_table, run_folders, survival, write_bounds, write_manifest
 from lipbench.results.runs import Runs
 from lipbench.results.selection import main_networks
-from lipbench.results.storage import read_table
 
 # Tested where they are measured; of several data sets.
 MEASURED = {"anytime", "conformal", "explanations", "gap", "gap_parts", "one_class", "plane", "plane_lambda"}
@@ -217,8 +216,7 @@ def test_the_median_of_a_weak_attack_is_read_above_its_bar():
     (axis,) = figure.axes
     beside, above = sorted(axis.texts, key=lambda label: label.get_text())
     assert (beside.get_text(), above.get_text()) == ("8.00 \u2192", "9.00 \u2192")
-    (bar,) = [line for line in axis.get_lines() if len(line.get_xdata()) == 2 and line.get_xdata()[0] == 1.02][:1]
-    row = bar.get_ydata()[0]
+    row = next(line for line in axis.get_lines() if line.get_xdata()[0] == 1.02).get_ydata()[0]
     assert axis.transData.inverted().transform(above.get_window_extent())[0, 1] > row, "the bar is not covered"
     assert axis.get_xticks()[0] == 1, "the line of a perfect certificate has its number"
 
@@ -382,24 +380,3 @@ def test_figures_know_no_network():
                             "lipbench.outlines",
                         )
                     ), f"{path.name}: {name}"
-
-
-def test_certificates_that_prove_more_are_a_thin_line(tmp_path):
-    make_results(tmp_path)
-    folder = tmp_path / "made08" / "hkr_cnn" / "default" / "0"
-    rows = read_table(folder / "bounds" / "certificate.parquet")
-    rows = rows[rows["norm"] == "l2"].assign(method="certificate_inscribed", distance=lambda t: 1.02 * t["distance"])
-    write_bounds(folder, rows, {})
-    write_manifest(folder)
-    drawing = next(drawings(runs_in(tmp_path), (RECIPES["overview"],)))
-    curves = {line.get_label(): line for line in drawing.figure.axes[0].get_lines()}
-    assert [name for name in curves if name.endswith("margin / L")] == ["hkr_cnn margin / L"]
-    inscribed, margin = curves["hkr_cnn certified"], curves["hkr_cnn margin / L"]
-    assert (inscribed.get_ydata() >= margin.get_ydata()).all()
-    assert (inscribed.get_ydata() > margin.get_ydata()).any()
-    assert (inscribed.get_linestyle(), margin.get_linestyle()) == ("-", "--")
-    assert inscribed.get_linewidth() < margin.get_linewidth()
-    attacked = curves["hkr_cnn under attack"]
-    assert attacked.get_linewidth() > 2 * inscribed.get_linewidth(), "the certified curve is seen where both meet"
-    assert attacked.get_alpha() < 0.5
-    assert curves["ce_cnn certified"].get_linestyle() == "--"

@@ -1,13 +1,15 @@
-"""Colours of networks: those of the built-in ones, and one each for all others."""
+"""Colours of networks: those of the built-in ones, and one each for all others. Lines of their curves."""
 
 from pathlib import Path
 
-from helpers.results_tree import make_run, runs_in
+from helpers.results_tree import make_results, make_run, runs_in
 
 from lipbench.figures import RECIPES, drawings
 from lipbench.figures.robustness import CAPTION, SAMPLE
 from lipbench.report import draw
+from lipbench.results import write_bounds, write_manifest
 from lipbench.results.looks import COLORS, GREY, NETWORKS, distinct, kind_of, network_look
+from lipbench.results.storage import read_table
 from lipbench.results.words import network_name, note
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +63,24 @@ def test_one_caption_of_the_picture_everywhere():
         text = (ROOT / page).read_text()
         sentences = CAPTION.rstrip(".").split(". ")
         assert all(sentence in text for sentence in sentences), page
+
+
+def test_certificates_that_prove_more_are_a_thin_line(tmp_path):
+    make_results(tmp_path)
+    folder = tmp_path / "made08" / "hkr_cnn" / "default" / "0"
+    rows = read_table(folder / "bounds" / "certificate.parquet")
+    rows = rows[rows["norm"] == "l2"].assign(method="certificate_inscribed", distance=lambda t: 1.02 * t["distance"])
+    write_bounds(folder, rows, {})
+    write_manifest(folder)
+    drawing = next(drawings(runs_in(tmp_path), OVERVIEW))
+    curves = {line.get_label(): line for line in drawing.figure.axes[0].get_lines()}
+    assert [name for name in curves if name.endswith("margin / L")] == ["hkr_cnn margin / L"]
+    inscribed, margin = curves["hkr_cnn certified"], curves["hkr_cnn margin / L"]
+    assert (inscribed.get_ydata() >= margin.get_ydata()).all()
+    assert (inscribed.get_ydata() > margin.get_ydata()).any()
+    assert (inscribed.get_linestyle(), margin.get_linestyle()) == ("-", "--")
+    assert inscribed.get_linewidth() < margin.get_linewidth()
+    attacked = curves["hkr_cnn under attack"]
+    assert attacked.get_linewidth() > 2 * inscribed.get_linewidth(), "the certified curve is seen where both meet"
+    assert attacked.get_alpha() < 0.5
+    assert curves["ce_cnn certified"].get_linestyle() == "--"
