@@ -16,34 +16,36 @@ from lipbench.attacks.engine.searching import FINISHED
 from lipbench.attacks.engine.sliding import HOPELESS, slide
 from lipbench.geometry import per_image, unit
 from lipbench.judge import Classifier
-from lipbench.margins import margin
+from lipbench.margins import margin, margin_and_gradient
 from lipbench.randomness import keys, normal, uniform
 
-# A round is a new starting point, and a slide along the boundary from it. Rounds that end within SAME of the best
-# distance, the best one included, have found the same minimum: minima that differ by less are many, and more rounds
-# would gain as little. An image leaves the search where they are half of its rounds or more, rounds that were given up
-# not counted, and as many as `_Best.expect` says; or after all rounds.
-ROUNDS, HALF, SAME = 64, 2, 3e-2
-# Where best and linearised distance differ by less than the factor BENT, the boundary is straight, and the FEWEST do.
-# From there on CURVED more are wanted for each 100 % of difference.
-FEWEST, MOST, BENT, CURVED = 2, 10, 1.05, 100
+# A round is a new starting point, and a slide along the boundary from it. Where best and linearised distance differ by
+# less than the factor BENT, the boundary is straight. Such an image leaves the search when EQUAL of its rounds, the
+# best one included, end within SAME of the best distance, and half of its rounds do.
+ROUNDS, EQUAL, SAME, BENT = 64, 2, 3e-2, 1.05
+# An image with a curved boundary leaves when the next round promises less than PROMISE of its distance. What it
+# promises is the mean step between the ENDS nearest ends, over the number of rounds: a round that finds a new minimum
+# among n others is the nearest one with probability 1 / (n + 1), and then gains about one step.
+ENDS, PROMISE = 10, 3e-4
 # Curved boundaries: a start within this share of the best distance of the best image has come back to it, and one that
 # is this much farther away than it leads nowhere. Neither slides.
 BACK, FARTHER = 0.1, 1.5
 # Classes that are approached: at most so many, and those whose linearised distance is at most so many times the best
 # distance or that of the nearest class.
 RIVALS, FAR = 4, 1.5
-# Steps of the augmented Lagrangian, of an oscillation, and of the search for the centre of a ball.
-ALMA, OSCILLATION, BALL = 60, 30, 40
+# Steps of the augmented Lagrangian on straight and on curved boundaries, of an oscillation, and of the search for the
+# centre of a ball.
+ALMA, LONG_ALMA, OSCILLATION, BALL = 60, 220, 30, 40
 # Steps of a slide, and its longest step at its start and at its end, relative to the distance: from far, from an
 # oscillation, and from near.
 FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
 # And from where the ray leaves a ball, which is nearer still.
 BALL_SLIDE = (20, 0.02, 0.001)
-# Lengths of the noise around x and around the best image, in best distances, and the share of the pixels that become
-# black or white: drawn between these, evenly in their logarithms.
-NOISE, HOP, SALT = (3.0, 12.0), (0.25, 2.0), (0.03, 0.3)
-# The last slide, from the best image of those that needed more than the first rounds.
+# Lengths of the noise around x and around the best image and of the way uphill, in best distances, and the share of the
+# pixels that become black or white: drawn between these, evenly in their logarithms. A best distance counts as LARGEST
+# at most, if all pixels moved: far beyond it noise has only corners of the box.
+NOISE, HOP, UPHILL, SALT, LARGEST = (3.0, 12.0), (0.25, 2.0), (0.5, 4.0), (0.03, 0.3), 0.15
+# The last slide, from the best image of those that had more than the first rounds.
 POLISH = (20, 0.02, 0.0005)
 
 
@@ -59,9 +61,9 @@ def lipbench(
     One minimum is found in a few passes (`lipbench.attacks.engine.sliding`). Networks with saturated units, deep narrow
     ones and provably trained ones have many minima, and which one is found depends on the start. So starts differ in
     kind: DeepFool to each of the nearest classes, the exit of an inscribed ball where the boundary is straight, an
-    augmented Lagrangian, and oscillation around the boundary from x, from coarse and fine noise far around x, from
-    black and white pixels, from halfway to an image of noise, and from around the best image. An image leaves the
-    search when enough rounds have ended in the same minimum.
+    augmented Lagrangian, and oscillation around the boundary from x, from uphill of x, from coarse and fine noise far
+    around x, from black and white pixels, from halfway to an image of noise, and from around the best image. An image
+    leaves the search when another round promises little.
 
     Args:
         start: images to begin at as well; None: a cold start.
@@ -82,8 +84,8 @@ def lipbench(
     for explore, plan, votes in islice(_rounds(_Starts(model, x, y, best)), ROUNDS):
         rows, images = best.promising(*explore(), votes)
         add(rows, images, plan, best.distance[rows], votes)
-        best.expect()
-    rows = (best.distance.isfinite() & (best.rounds > FEWEST) & best.unfinished()).nonzero()[:, 0]
+        best.bend()
+    rows = (best.distance.isfinite() & (best.rounds > EQUAL) & best.unfinished()).nonzero()[:, 0]
     add(rows, best.images[rows], POLISH)
     return best.images
 
@@ -112,15 +114,26 @@ class _Best:
         self.distance = unit(self.images - x)[1]
         self.distance = self.distance.where(self.distance > 0, torch.inf)
         self.rounds = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        self.same = torch.zeros_like(self.rounds)
-        self.needed = torch.full_like(self.rounds, FEWEST)
+        self.ends = torch.full((len(x), ENDS), torch.inf, dtype=torch.double, device=x.device)  # in their order
+        self.curved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.linear = torch.full_like(self.distance, torch.nan)
         self.enough = torch.zeros_like(self.distance) if lower is None else (1 + FINISHED) * lower.to(self.distance)
 
     def rows(self) -> Tensor:
-        """The images whose best minimum was not found often enough to be trusted."""
-        doubtful = (self.same < self.needed) | (HALF * self.same < self.rounds)
+        """The images whose best minimum is not to be trusted yet."""
+        doubtful = torch.where(self.curved, self._promise() >= PROMISE, self._alone())
         return (doubtful & self.unfinished()).nonzero()[:, 0]
+
+    def _promise(self) -> Tensor:
+        """What another round may gain, as a share of the distance, inf before there are ENDS ends [N]."""
+        nearest, last = self.ends[:, 0], self.ends[:, -1]
+        step = (last - nearest) / ((ENDS - 1) * nearest)
+        return (step / self.rounds).nan_to_num(nan=torch.inf)
+
+    def _alone(self) -> Tensor:
+        """Whether the best minimum was not found often enough on a straight boundary, bool [N]."""
+        same = (self.ends <= (1 + SAME) * self.distance.unsqueeze(1)).sum(1) * self.distance.isfinite()
+        return (same < EQUAL) | (2 * same < self.rounds.clamp_max(ENDS))
 
     def unfinished(self) -> Tensor:
         """Those that are farther than their certificates, bool [N]."""
@@ -128,38 +141,39 @@ class _Best:
 
     def straight(self) -> Tensor:
         """Those whose linearised distance is about the best one, bool [N]."""
-        return self.distance.isfinite() & (self.needed == FEWEST)
+        return self.distance.isfinite() & ~self.curved
 
-    def expect(self) -> None:
-        """The less the linearised distance at x says about the best one, the more often its minimum has to be found:
-        twice where they agree, as on 1-Lipschitz networks. What was once needed stays so: where the first rounds ended
-        far away, the later ones are no surer.
+    def bend(self) -> None:
+        """Which boundaries are curved: the linearised distance at x says little about the best one. Once curved they
+        stay so: where the first rounds ended far away, the later ones are no surer.
         """
         ratio = self.distance / self.linear
-        curved = (FEWEST + CURVED * (torch.maximum(ratio, 1 / ratio) - BENT)).nan_to_num(nan=MOST)
-        self.needed = torch.maximum(self.needed, curved.clamp(FEWEST, MOST).ceil().long())
+        self.curved |= ~(torch.maximum(ratio, 1 / ratio) < BENT)
 
     def promising(self, rows: Tensor, images: Tensor, votes: bool) -> tuple[Tensor, Tensor]:
         """The starts from which a slide may find something. Of curved images a start that is no nearer than the best
         image but close to it has found its minimum again, and one that is far away has not.
         """
         known, length = self.distance[rows], unit(images - self.x[rows])[1]
-        doubtful = (self.needed[rows] > FEWEST) & known.isfinite() & (length >= known)
+        doubtful = self.curved[rows] & known.isfinite() & (length >= known)
         back = doubtful & (unit(images - self.images[rows])[1] <= BACK * known)
-        self.same[rows[back]] += votes
-        self.rounds[rows[back]] += votes
+        if votes:
+            self._count(rows[back], known[back])
         left = ~back & ~(doubtful & (length > FARTHER * known))
         return rows[left], images[left]
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor, votes: bool) -> None:
-        """What a round found for these rows, and whether it counts for trust."""
+        """What a round found for these rows, and whether it counts as an end."""
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
-        gain = distance < (1 - SAME) * known
-        same = (distance <= (1 + SAME) * known) & distance.isfinite()
-        self.same[rows] = torch.where(gain, 1, self.same[rows] + votes * same.long())
-        self.rounds[rows] += votes * (distance <= HOPELESS * known).long()
+        counted = distance.isfinite() & (distance <= HOPELESS * known) & (votes | nearer)
+        self._count(rows[counted], distance[counted])
+
+    def _count(self, rows: Tensor, distance: Tensor) -> None:
+        self.rounds[rows] += 1
+        ends = torch.cat([self.ends[rows], distance.double().unsqueeze(1)], 1)
+        self.ends[rows] = ends.sort(1).values[:, :ENDS]
 
 
 # A function that gives rows and images to slide from, the slide, and whether its minimum counts for trust.
@@ -192,11 +206,13 @@ class _Starts:
         return rows, approach(self.model, self.x[rows], self.y[rows], steps=15, share=share, rival=rival)
 
     def lagrangian(self) -> tuple[Tensor, Tensor]:
-        """A short `alma`."""
+        """`alma`, short where the boundary is straight."""
         rows = self.best.rows()
-        if not len(rows):
-            return rows, self.x[rows]
-        return rows, descend(self.model, self.x[rows], self.y[rows], steps=ALMA)
+        images = self.x[rows].clone()
+        for steps, chosen in ((LONG_ALMA, self.best.curved[rows]), (ALMA, ~self.best.curved[rows])):
+            if chosen.any():
+                images[chosen] = descend(self.model, self.x[rows[chosen]], self.y[rows[chosen]], steps=steps)
+        return rows, images
 
     def ball(self) -> tuple[Tensor, Tensor]:
         """Where the rays leave their inscribed balls, of images whose boundary is straight."""
@@ -243,10 +259,18 @@ class _Starts:
         values = self._uniform(rows, self.shape, draw, 1).round()
         return self._oscillation(rows, torch.where(chosen, values, self.x[rows]))
 
+    def uphill(self, draw: int) -> tuple[Tensor, Tensor]:
+        """Oscillation from where the label is surer than at x: the gradient at x may lead away from a near boundary
+        that lies behind a kink.
+        """
+        rows = self._curved()
+        _, gradient = margin_and_gradient(self.model, self.x[rows], self.y[rows])
+        return self._from_noise(rows, self.x[rows], gradient, UPHILL, draw)
+
     def _curved(self) -> Tensor:
         """Images without trust whose boundary is not straight: far starts gain nothing on straight ones."""
         rows = self.best.rows()
-        return rows[self.best.needed[rows] > FEWEST]
+        return rows[self.best.curved[rows]]
 
     def _oscillation(self, rows: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
         return rows, oscillate(self.model, self.x[rows], self.y[rows], steps=OSCILLATION, start=start)
@@ -255,8 +279,7 @@ class _Starts:
         self, rows: Tensor, centre: Tensor, noise: Tensor, lengths: tuple[float, float], draw: int
     ) -> tuple[Tensor, Tensor]:
         """Oscillation from noise around the centre, its length relative to the best distance."""
-        known = self.best.distance[rows]
-        known = known.where(known.isfinite(), 0.1 * self.x[0].numel() ** 0.5)
+        known = self.best.distance[rows].clamp_max(LARGEST * self.x[0].numel() ** 0.5)
         length = self._between(lengths, rows, draw) * known
         return self._oscillation(rows, (centre + per_image(length, centre) * unit(noise)[0]).clamp(0, 1))
 
@@ -286,6 +309,7 @@ def _rounds(starts: _Starts) -> Iterator[Round]:
     for place in range(1, min(RIVALS, starts.order.shape[1])):
         yield partial(starts.towards, place), FAR_SLIDE, True
     yield starts.cold, SLIDE, True
+    yield partial(starts.uphill, 3), SLIDE, True
     kinds: list[Callable[[int], tuple[Tensor, Tensor]]] = [
         partial(starts.coarse, 2),
         starts.salt,
@@ -295,7 +319,7 @@ def _rounds(starts: _Starts) -> Iterator[Round]:
         starts.hop,
         starts.midway,
     ]
-    for draw, explore in enumerate(cycle(kinds), start=3):
+    for draw, explore in enumerate(cycle(kinds), start=4):
         if not len(starts.best.rows()):
             break
         # A hop begins at the best image, so that it says nothing for its minimum.

@@ -37,6 +37,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing takes too long, on a slow machine neither."""
+    monkeypatch.setattr(progress, "PATIENCE", 3600.0)
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
@@ -89,7 +95,7 @@ def test_every_attack_says_how_long_it_takes(name: str, impatient, capsys) -> No
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_a_measure_reports_or_is_watched(name: str, capsys) -> None:
+def test_a_measure_reports_or_is_watched(name: str, patient, capsys) -> None:
     validation = Split((255 * images(40)[0]).byte(), torch.arange(40) % 2)
     own = {"anytime": {"number": 1, "budget": 30}, "conformal": {"validation": validation}}
     measure = partial(method("measure", name), **own.get(name, {}))
@@ -135,7 +141,7 @@ def test_crown_bounds_the_images_that_are_asked_for(tmp_path) -> None:
     assert {row.name: row.equal for row in equal}["bounds/certificate_crown"]
 
 
-def test_nothing_is_said_of_what_is_quick(capsys) -> None:
+def test_nothing_is_said_of_what_is_quick(patient, capsys) -> None:
     with Progress("quick", 3) as bar:
         for _ in range(3):
             bar.update()
