@@ -13,19 +13,20 @@ from lipbench.attacks.engine import minimum_distance
 from lipbench.attacks.engine.approaching import approach, oscillate, rivals
 from lipbench.attacks.engine.leaving import leave
 from lipbench.attacks.engine.searching import FINISHED
-from lipbench.attacks.engine.sliding import HOPELESS, slide
+from lipbench.attacks.engine.sliding import HOPELESS, margin_in_distance, slide
 from lipbench.geometry import per_image, unit
 from lipbench.judge import Classifier
-from lipbench.margins import margin, margin_and_gradient
+from lipbench.margins import margin
 from lipbench.randomness import keys, normal, uniform
 
 # A round is a new starting point, and a slide along the boundary from it. Where best and linearised distance differ by
 # less than the factor BENT, the boundary is straight. Such an image leaves the search when EQUAL of its rounds, the
-# best one included, end within SAME of the best distance, and half of its rounds do.
-ROUNDS, EQUAL, SAME, BENT = 64, 2, 3e-2, 1.05
+# best one included, end within SAME of the best distance, and half of its rounds do, or five. The boundary is
+# linearised at x, and at an image on the other side of x, at BEHIND of the distance.
+ROUNDS, EQUAL, SAME, BENT, BEHIND = 64, 2, 3e-2, 1.05, 0.5
 # An image with a curved boundary leaves when the next round promises less than PROMISE of its distance. What it
-# promises is the mean step between the ENDS nearest ends, over the number of rounds: a round that finds a new minimum
-# among n others is the nearest one with probability 1 / (n + 1), and then gains about one step.
+# promises is the mean step between the ENDS nearest ends of rounds, over the number of all ends: a new minimum is
+# nearer than the n before it with probability 1 / (n + 1), and then it is nearer by about one step.
 ENDS, PROMISE = 10, 3e-4
 # Curved boundaries: a start within this share of the best distance of the best image has come back to it, and one that
 # is this much farther away than it leads nowhere. Neither slides.
@@ -41,9 +42,9 @@ ALMA, LONG_ALMA, OSCILLATION, BALL = 60, 220, 30, 40
 FAR_SLIDE, SLIDE, NEAR_SLIDE = (20, 0.5, 0.005), (15, 0.2, 0.003), (10, 0.1, 0.002)
 # And from where the ray leaves a ball, which is nearer still.
 BALL_SLIDE = (20, 0.02, 0.001)
-# Lengths of the noise around x and around the best image and of the way uphill, in best distances, and the share of the
-# pixels that become black or white: drawn between these, evenly in their logarithms. A best distance counts as LARGEST
-# at most, if all pixels moved: far beyond it noise has only corners of the box.
+# Lengths of the noise around x and around the best image, and of the way uphill, in best distances, and the share of
+# the pixels that become black or white: drawn between these, evenly in their logarithms. Best distances above LARGEST
+# times the root of the number of pixels are taken as that: longer noise is almost all black and white.
 NOISE, HOP, UPHILL, SALT, LARGEST = (3.0, 12.0), (0.25, 2.0), (0.5, 4.0), (0.03, 0.3), 0.15
 # The last slide, from the best image of those that had more than the first rounds.
 POLISH = (20, 0.02, 0.0005)
@@ -107,7 +108,7 @@ def _confirmed(model: Classifier, x: Tensor, y: Tensor, images: Tensor, estimate
 
 
 class _Best:
-    """The nearest image of each so far, and how often a round ended as near."""
+    """The nearest image of each so far, and where its rounds ended."""
 
     def __init__(self, x: Tensor, start: Tensor | None, lower: Tensor | None):
         self.x, self.images = x, x.clone() if start is None else start.clone()
@@ -121,18 +122,18 @@ class _Best:
 
     def rows(self) -> Tensor:
         """The images whose best minimum is not to be trusted yet."""
-        doubtful = torch.where(self.curved, self._promise() >= PROMISE, self._alone())
+        doubtful = torch.where(self.curved, self._promise() >= PROMISE, self._unsettled())
         return (doubtful & self.unfinished()).nonzero()[:, 0]
 
     def _promise(self) -> Tensor:
         """What another round may gain, as a share of the distance, inf before there are ENDS ends [N]."""
         nearest, last = self.ends[:, 0], self.ends[:, -1]
         step = (last - nearest) / ((ENDS - 1) * nearest)
-        return (step / self.rounds).nan_to_num(nan=torch.inf)
+        return (step / self.rounds).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
-    def _alone(self) -> Tensor:
-        """Whether the best minimum was not found often enough on a straight boundary, bool [N]."""
-        same = (self.ends <= (1 + SAME) * self.distance.unsqueeze(1)).sum(1) * self.distance.isfinite()
+    def _unsettled(self) -> Tensor:
+        """Whether too few rounds ended in the best minimum on a straight boundary, bool [N]."""
+        same = (self.ends <= (1 + SAME) * self.distance.unsqueeze(1)).sum(1)
         return (same < EQUAL) | (2 * same < self.rounds.clamp_max(ENDS))
 
     def unfinished(self) -> Tensor:
@@ -163,11 +164,12 @@ class _Best:
         return rows[left], images[left]
 
     def add(self, rows: Tensor, images: Tensor, distance: Tensor, votes: bool) -> None:
-        """What a round found for these rows, and whether it counts as an end."""
+        """What a round found for these rows, and whether it counts as an end without a gain."""
         known = self.distance[rows]
         nearer = distance < known
         self.images[rows[nearer]], self.distance[rows[nearer]] = images[nearer], distance[nearer]
-        counted = distance.isfinite() & (distance <= HOPELESS * known) & (votes | nearer)
+        gain = distance < (1 - SAME) * known
+        counted = distance.isfinite() & (distance <= HOPELESS * known) & (votes | gain)
         self._count(rows[counted], distance[counted])
 
     def _count(self, rows: Tensor, distance: Tensor) -> None:
@@ -176,7 +178,7 @@ class _Best:
         self.ends[rows] = ends.sort(1).values[:, :ENDS]
 
 
-# A function that gives rows and images to slide from, the slide, and whether its minimum counts for trust.
+# A function that gives rows and images to slide from, the slide, and whether it counts as an end without a gain.
 Round = tuple[Callable[[], tuple[Tensor, Tensor]], Plan, bool]
 
 
@@ -188,8 +190,12 @@ class _Starts:
     def __init__(self, model: Classifier, x: Tensor, y: Tensor, best: _Best):
         self.model, self.x, self.y, self.best = model, x, y, best
         self.key, self.shape = keys(x, 0), tuple(x.shape[1:])
-        self.order, self.reached = rivals(model, x, y, 9)
-        best.linear = self.reached[:, 0]
+        self.order, self.reached, nearest = rivals(model, x, y, 9)
+        # The gradient at x may lead away from a boundary behind a kink, which an image on the other side of x shows.
+        back = (x + BEHIND * (x - nearest)).clamp(0, 1)
+        value, direction = margin_in_distance(model, back, y)
+        behind = (unit(back - x)[1] + value).clamp_min(0)
+        best.linear = torch.minimum(self.reached[:, 0], behind.where(unit(direction)[1] > 0, torch.inf))
 
     def towards(self, place: int) -> tuple[Tensor, Tensor]:
         """DeepFool towards the class of this place in the order of the linearised distances, where it is near. On
@@ -264,8 +270,10 @@ class _Starts:
         that lies behind a kink.
         """
         rows = self._curved()
-        _, gradient = margin_and_gradient(self.model, self.x[rows], self.y[rows])
-        return self._from_noise(rows, self.x[rows], gradient, UPHILL, draw)
+        if not len(rows):
+            return rows, self.x[rows]
+        _, direction = margin_in_distance(self.model, self.x[rows], self.y[rows])
+        return self._from_noise(rows, self.x[rows], direction, UPHILL, draw)
 
     def _curved(self) -> Tensor:
         """Images without trust whose boundary is not straight: far starts gain nothing on straight ones."""
@@ -322,5 +330,5 @@ def _rounds(starts: _Starts) -> Iterator[Round]:
     for draw, explore in enumerate(cycle(kinds), start=4):
         if not len(starts.best.rows()):
             break
-        # A hop begins at the best image, so that it says nothing for its minimum.
+        # A hop begins at the best image, so that coming back to it says nothing.
         yield partial(explore, draw), SLIDE, explore != starts.hop

@@ -39,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing takes too long, on a slow machine neither."""
+    """Nothing takes too long, even on a slow machine."""
     monkeypatch.setattr(progress, "PATIENCE", 3600.0)
 
 

@@ -22,7 +22,7 @@ def oscillate(model: Classifier, x: Tensor, y: Tensor, *, steps: int, start: Ten
 
     Args:
         steps: forward and backward passes.
-        start: images to begin at, and with them the first radius; None: x, and the linearised distance.
+        start: images to begin at, and with them the first radius; None: x. At x it is the linearised distance.
     """
     images, best = x.clone() if start is None else start.clone(), x.clone()
     shortest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
@@ -35,13 +35,11 @@ def oscillate(model: Classifier, x: Tensor, y: Tensor, *, steps: int, start: Ten
         better = success & (length < shortest)
         best = torch.where(per_image(better, x), images, best)
         shortest = torch.where(better, length, shortest)
-        if step == 0 and start is None:
-            radius = value.abs().clamp(1e-6, x[0].numel() ** 0.5)
-        else:
-            change = CHANGE * max(shrinking, 0.01)
-            # Far from any misclassified image the radius grows fast: the linearised distance may be far too short.
-            outward = torch.where(shortest.isinf(), 1 + GROWTH, 1 + change)
-            radius = torch.where(success, (1 - change) * torch.minimum(radius, length.to(radius)), outward * radius)
+        change = CHANGE * max(shrinking, 0.01)
+        # Far from any misclassified image the radius grows fast: the linearised distance may be far too short.
+        outward = torch.where(shortest.isinf(), 1 + GROWTH, 1 + change)
+        changed = torch.where(success, (1 - change) * torch.minimum(radius, length.to(radius)), outward * radius)
+        radius = torch.where(radius > 0, changed, value.abs().clamp(1e-6, x[0].numel() ** 0.5))
         pace = radius * max(shrinking, 0.01)
         offset, _ = unit(images - x - per_image(pace, x) * normal)
         images = (x + per_image(radius, x) * offset).clamp(0, 1)
@@ -88,9 +86,9 @@ def approach(
     return images
 
 
-def rivals(model: Classifier, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The other classes with the nearest linearised boundaries in the box, nearest first, and these distances: [N, M]
-    each.
+def rivals(model: Classifier, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The other classes with the nearest linearised boundaries in the box, nearest first, these distances, [N, M] each,
+    and the nearest images of the first ones.
 
     One forward pass, and a backward pass for each of the `count` classes with the largest logits.
     """
@@ -105,7 +103,8 @@ def rivals(model: Classifier, x: Tensor, y: Tensor, count: int) -> tuple[Tensor,
     normals, slopes = unit(gradients.flatten(0, 1))
     origin = x.repeat_interleave(values.shape[1], 0)
     level = (normals * origin).flatten(1).sum(1) - values.flatten() / slopes.where(slopes > 0, 1.0)
-    distances = distance(origin, onto_halfspace(origin, normals, level)).to(values)
-    distances = distances.where(slopes > 0, torch.inf).view_as(values)
+    reached = onto_halfspace(origin, normals, level)
+    distances = distance(origin, reached).to(values).where(slopes > 0, torch.inf).view_as(values)
     order = distances.argsort(1)
-    return found[-1].gather(1, order), distances.gather(1, order)
+    nearest = reached.view(*values.shape, *x.shape[1:])[torch.arange(len(x), device=x.device), order[:, 0]]
+    return found[-1].gather(1, order), distances.gather(1, order), nearest
