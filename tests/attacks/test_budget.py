@@ -190,3 +190,27 @@ def test_misclassified_images_cost_nothing():
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(ValueError, match="budget=0"):
         attacks.within(attacks.ddn, 0)
+
+
+def test_an_image_that_is_adversarial_by_rounding_alone_is_not_the_result() -> None:
+    """It is not adversarial in the next batch, and the image would count as never broken."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 2)).eval()
+    x = 0.2 + 0.6 * torch.rand(1, 1, 28, 28)
+    y, judge = net(x).argmax(1), Judge(net)
+    way = attacks.l2_pgd(net, x, y) - x
+    far = x + 1.02 * way
+    path = x + torch.linspace(0.9999, 1.0001, 2001).view(-1, 1, 1, 1) * way
+    unsure = judge(path, y.expand(len(path))) & ~judge.surely(path, y.expand(len(path)))
+    assert unsure.any(), "the test needs one"
+    near = path[unsure.nonzero()[0]]
+
+    def own(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        model(far)
+        model(near)
+        model(x.expand(9, *x.shape[1:]))
+        return x
+
+    assert distance(x, near) < distance(x, far)
+    found = attacks.within(own, 5)(net, x, y)
+    assert torch.equal(found, far)

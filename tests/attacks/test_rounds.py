@@ -27,12 +27,12 @@ def best(distances: list[float], linear: list[float]) -> module._Best:
 
 
 def test_a_boundary_that_is_not_where_its_linearisation_says_is_curved_and_stays_so() -> None:
-    state = best([0.1] * 6, [0.1, 0.105, 0.096, 0.11, 0.3, torch.nan])
-    assert state.curved.tolist() == [False] * 3 + [True] * 3
-    assert state.straight().tolist() == [True] * 3 + [False] * 3
-    state.linear = torch.full((6,), 0.1)
+    state = best([0.1] * 8, [0.1, 0.105, 0.096, 0.11, 0.3, 0.05, 0.0, torch.nan])
+    assert state.curved.tolist() == [False] * 3 + [True] * 5
+    assert state.straight().tolist() == [True] * 3 + [False] * 5
+    state.linear = torch.full((8,), 0.1)
     state.bend()
-    assert state.curved.tolist() == [False] * 3 + [True] * 3
+    assert state.curved.tolist() == [False] * 3 + [True] * 5
     state.linear[0] = 0.3
     state.bend()
     assert state.curved[0]
@@ -107,11 +107,33 @@ def test_two_equal_rounds_on_a_straight_boundary_and_a_gain_starts_anew() -> Non
     state.add(row, state.images, torch.full((1,), torch.inf), True)
     state.add(row, state.images, 1.3 * known, True)
     assert state.rounds.tolist() == [3], "given up"
+    state.add(row, state.images, 0.99 * known, False)
+    assert state.rounds.tolist() == [3], "a hop that slides on within the same minimum is no end"
     state.add(row, state.x, 0.9 * known, False)
-    assert state.rounds.tolist() == [4], "a hop that finds a nearer image is an end"
+    assert state.rounds.tolist() == [4], "one that finds another minimum is"
     assert len(state.rows())
     assert torch.equal(state.images, state.x)
     assert torch.equal(state.distance, 0.9 * known)
+
+
+def test_half_of_the_rounds_on_a_straight_boundary_or_five_end_in_the_same_minimum() -> None:
+    state = best([0.1, 0.1], [0.1, 0.1])
+    rows, known = torch.arange(2), state.distance.clone()
+    for factor, row, left in ((1.0, 0, [0, 1]), (1.0, 0, [1]), (1.1, 0, [1]), (1.1, 0, [1]), (1.1, 0, [0, 1])):
+        state.add(rows[[row]], state.images[[row]], factor * known[[row]], True)
+        assert state.rows().tolist() == left
+    for number in range(20):
+        state.add(rows[[1]], state.images[[1]], (1.0 if number % 4 == 3 else 1.1) * known[[1]], True)
+        assert (1 in state.rows()) == (number < 19)
+
+
+def test_a_round_that_finds_nothing_on_an_image_never_broken_is_no_end() -> None:
+    x = torch.rand(2, 1, 2, 2)
+    state = module._Best(x, None, None)
+    state.add(torch.arange(2), x, torch.full((2,), torch.inf), True)
+    assert state.rounds.tolist() == [0, 0]
+    state.bend()
+    assert state.rows().tolist() == [0, 1]
 
 
 def test_a_curved_image_leaves_when_the_next_round_promises_little() -> None:
@@ -121,7 +143,7 @@ def test_a_curved_image_leaves_when_the_next_round_promises_little() -> None:
     steps = torch.tensor([0.0, 0.001, 0.01])
     for k in reversed(range(module.ENDS)):
         assert state.rows().tolist() == [0, 1, 2], "fewer ends than it takes"
-        state.add(rows, state.images, (1 + k * steps).clamp_max(1.2) * known, True)
+        state.add(rows, state.images, (1 + k * steps) * known, True)
     assert state.rows().tolist() == [2], "a step of 0.1 % over ten rounds is 0.01 %"
     wanted = int(0.01 / module.PROMISE)
     for _ in range(wanted - module.ENDS):
@@ -164,9 +186,101 @@ def test_uphill_begins_at_the_boundary_behind_a_kink() -> None:
         starts = module._Starts(Classifier(net), x, y, module._Best(x, None, None))
         starts.best.images, starts.best.distance = x + 0.7, torch.tensor([0.7])
         starts.best.curved[:] = True
+        assert abs(starts.reached.item() - 0.7) < 1e-6
+        assert 0.08 < starts.best.linear.item() < 0.5, "seen from behind x"
         assert starts.cold()[1].item() > 0.3
         _, images = starts.uphill(3)
     assert abs(images.item() - 4 / 19) < 0.01
+
+
+def test_starts_are_neither_longer_than_the_box_nor_for_straight_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows: straight, curved, never broken, broken far away."""
+    seen: list[Tensor] = []
+
+    def remember(model: nn.Module, x: Tensor, y: Tensor, *, steps: int, start: Tensor) -> Tensor:
+        seen.append(start)
+        return start
+
+    monkeypatch.setattr(module, "oscillate", remember)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    x = torch.full((4, 1, 8, 8), 0.5)
+    with undisturbed(net):
+        starts = module._Starts(Classifier(net), x, net(x).argmax(1), module._Best(x, None, None))
+        starts.best.distance[:] = torch.tensor([0.01, 0.01, torch.inf, 100.0])
+        starts.best.curved[1:] = True
+        rows, _ = starts.uphill(3)
+        starts.noise(4)
+    uphill, noise = seen
+    assert rows.tolist() == [1, 2, 3]
+    low, high = (0.01 * length for length in module.UPHILL)
+    assert 0.999 * low < (uphill[0] - x[0]).norm() < 1.001 * high
+    longest = module.NOISE[1] * module.LARGEST * 8
+    assert noise.isfinite().all()
+    for image in noise[2:]:
+        assert 0.1 < (image - 0.5).norm() < longest
+        assert ((image > 0) & (image < 1)).float().mean() > 0.05
+
+
+def test_an_oscillation_that_begins_at_x_goes_to_the_boundary() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    x = torch.full((3, 1, 2, 2), 0.5)
+    y = net(x).argmax(1)
+    with undisturbed(net):
+        free = module.oscillate(Classifier(net), x, y, steps=30)
+        begun = module.oscillate(Classifier(net), x, y, steps=30, start=x)
+    assert torch.equal(begun, free)
+    assert (free != x).any()
+
+
+def test_an_image_behind_x_that_is_flat_or_misclassified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The margin of one pixel is 0.3 - x on the right of 0.2; on the left of it 0.1, or it falls far below 0."""
+    for slopes, linear in (((0.0, 0.0), 0.05), ((-100.0, 99.0), 0.0)):
+        hill = nn.Sequential(nn.Flatten(), nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+        with torch.no_grad():
+            hill[1].weight.copy_(torch.tensor([[1.0], [-1.0], [-1.0]]))
+            hill[1].bias.copy_(torch.tensor([-0.2, 0.2, 0.15]))
+            hill[3].weight.copy_(torch.tensor([[0.0, 0.0, 0.0], [-1.0, *slopes]]))
+            hill[3].bias.copy_(torch.tensor([0.0, 0.1]))
+        x, y = torch.full((1, 1, 1, 1), 0.25), torch.ones(1, dtype=torch.long)
+        monkeypatch.setattr(module, "BEHIND", 3.0)
+        with undisturbed(hill):
+            starts = module._Starts(Classifier(hill), x, y, module._Best(x, None, None))
+        assert abs(starts.best.linear.item() - linear) < 1e-6
+
+
+class Refusing(nn.Module):
+    """A model that fails on a batch of no images."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert len(x), "an empty batch"
+        return self.model(x)
+
+
+@pytest.mark.parametrize(("classes", "bends"), [(2, False), (10, False), (2, True)])
+def test_no_batch_is_empty_and_curved_boundaries_get_the_long_alma(
+    classes: int, bends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    layers = [nn.Linear(16, 20), nn.Tanh(), nn.Linear(20, classes)] if bends else [nn.Linear(16, classes)]
+    net = Refusing(nn.Sequential(nn.Flatten(), *layers)).eval()
+    with torch.no_grad():
+        net.model[1].weight *= 8
+    asked = []
+    descend = module.descend
+
+    def remember(*given: Any, steps: int) -> Tensor:
+        asked.append(steps)
+        return descend(*given, steps=steps)
+
+    monkeypatch.setattr(module, "descend", remember)
+    monkeypatch.setattr(module, "ROUNDS", 10)
+    x = torch.rand(3, 1, 4, 4)
+    module.lipbench(net, x, net(x).argmax(1))
+    assert (module.LONG_ALMA in asked) == bends
 
 
 class Named:

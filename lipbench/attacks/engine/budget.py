@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lipbench.attacks.engine.boundary import nearest
 from lipbench.attacks.engine.searching import Attack, usable, warm
-from lipbench.judge import BudgetSpent, Classifier, Meter
+from lipbench.judge import BudgetSpent, Classifier, Judge, Meter
 from lipbench.modules import undisturbed
 
 
@@ -77,9 +77,15 @@ def _one(
     model.passes += meter.forwards
     model.backward_passes += meter.backwards
     found = [] if returned is None else [usable(judge, x, y, returned)]
-    for images in reversed(meter.nearest):  # the nearest one may be adversarial in float32 alone
-        checked = usable(judge, x, y, images)
-        found.append(checked)
-        if not torch.equal(checked, x):
-            break
-    return nearest(x, *found), meter
+    return nearest(x, *found, _nearest_passed(Judge(judge), x, y, meter)), meter
+
+
+def _nearest_passed(judge: Judge, x: Tensor, y: Tensor, meter: Meter) -> Tensor:
+    """The nearest image that the attack passed: the nearest ones may be adversarial by rounding alone, and then are not
+    in the next batch.
+    """
+    for adversarial in (judge.surely, judge):
+        for images in reversed(meter.nearest):
+            if adversarial(images, y):
+                return images
+    return x
