@@ -36,16 +36,23 @@ def onto_halfspace(x: Tensor, normal: Tensor, level: Tensor) -> Tensor:
         level: [N].
     """
     start, slope = x.flatten(1), normal.flatten(1)
-    t, enough = torch.zeros_like(level), torch.finfo(x.dtype).eps
+    t = torch.zeros_like(level)
+    todo, before = torch.arange(len(x), device=x.device), torch.full_like(level, torch.inf)
+    from_, along, below = start, slope, level
     for _ in range(STEPS):
-        moved = start - t[:, None] * slope
-        inside = (moved >= 0) & (moved <= 1)
-        excess = (slope * moved.clamp(0, 1)).sum(1) - level
-        if not (excess > enough).any():
-            break
-        steepness = (slope.square() * inside).sum(1)
+        moved = from_ - t[todo, None] * along
+        clamped = moved.clamp(0, 1)
+        excess = (along * clamped).sum(1) - below
+        # Pixels only ever arrive at their bounds: the sum is that of the last step if and only if none arrived since.
+        steepness = (along.square() * (moved == clamped)).sum(1)
         # Where every pixel that the normal moves is at its bound, the corner is reached.
-        t = (t + excess.clamp_min(0) / steepness.clamp_min(1e-12)).clamp(max=1e12)
+        t[todo] = (t[todo] + excess.clamp_min(0) / steepness.clamp_min(1e-12)).clamp(max=1e12)
+        rest = ((excess > 0) & (steepness < before)).nonzero()[:, 0]
+        if not len(rest):
+            break
+        before = steepness[rest]
+        if len(rest) < len(todo):
+            todo, from_, along, below = todo[rest], from_[rest], along[rest], below[rest]
     return (start - t[:, None] * slope).clamp(0, 1).view_as(x)
 
 
