@@ -242,8 +242,6 @@ class _Starts:
         """Oscillation from noise far around x in which neighbouring pixels change together: so many cells a side."""
         rows = self.best.rows()
         channels, *sides = self.shape
-        if len(sides) != 2:
-            return self.noise(draw)
         grid = self._normal(rows, (channels, *(min(cells, side) for side in sides)), draw)
         fine = interpolate(grid, size=sides, mode="bilinear") if len(rows) else self.x[rows]
         return self._from_noise(rows, self.x[rows], fine, NOISE, draw)
