@@ -1,5 +1,8 @@
 """The figure of the gap: both certificates and the distance of each image."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lipbench.figures import RECIPES as EVERY
 from lipbench.figures import drawings
-from lipbench.figures.gap import gap_of, gap_parts_of
+from lipbench.figures.gap import gap, gap_of, gap_parts_of
 from lipbench.results import bounds_table, run_folders, write_bounds, write_manifest
 
 DISTANCES = np.array([2.0, 1.0, 0.0, 4.0, np.inf, 3.0])
@@ -47,7 +50,19 @@ def test_it_draws_the_bounds_of_each_image_and_the_shares() -> None:
     assert np.allclose(gaps["inscribed ball"][1:, 1], [25, 50, 75, 100])
     assert np.allclose(gaps["|f(x)| / L"][1:, 0], 0.25)
     assert below.get_title() == "median: |f| 25 %, ball 5.3 %"
-    assert [label.get_text() for label in below.get_xticklabels()] == ["0.01", "0.1", "1", "10", "100"]
+    assert [label.get_text() for label in below.get_xticklabels()] == ["0.01", "", "1", "", "100"]
+
+
+def test_networks_of_every_body_are_drawn(tmp_path) -> None:
+    make_results(tmp_path)
+    folder = next(folder for folder in run_folders(tmp_path) if folder.parts[-3] == "hkr_cnn")
+    write_bounds(folder, made()[made()["method"] == "certificate_inscribed"], {})
+    write_manifest(folder)
+    other = Path(*(part.replace("hkr_cnn", "hkr_mlp") for part in folder.parts))
+    shutil.copytree(folder, other)
+    drawn = gap(runs_in(tmp_path))
+    assert drawn is not None
+    assert set(drawn[1]["experiment"]) == {"hkr_cnn", "hkr_mlp"}
 
 
 def test_the_parts_of_the_gap_are_numbers_too_as_the_smallest_bar_is_invisible() -> None:
