@@ -12,7 +12,7 @@ from lipbench.attacks import deepfool, l2_pgd
 from lipbench.certificate import CrownWarning, certify, certify_crown
 from lipbench.certificate.lipschitz import Unbounded
 from lipbench.certificate.relaxation.crown import Relaxed
-from lipbench.certificate.relaxation.piecewise import Affine, steps_of
+from lipbench.certificate.relaxation.piecewise import Affine, Kinks, steps_of
 from lipbench.evaluation.bounds import attack_images, certify_images
 from lipbench.layers import Abs, Antipodal, FullSort, GroupSort, MaxMin, Normalize, Scale, ScaledAvgPool2d
 from lipbench.results import violations
@@ -58,6 +58,22 @@ def walked(steps: list, x: torch.Tensor) -> torch.Tensor:
 def test_the_steps_are_the_network(name):
     model, x = networks()[name].double().eval(), torch.randn(20, *SHAPE, dtype=torch.float64)
     assert torch.allclose(walked(steps_of(model, SHAPE), x.flatten(1)), model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_of_a_pooled_window_one_relu_is_left():
+    torch.manual_seed(0)
+    conv, relu, pool = nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+    head = (nn.Flatten(), nn.Linear(27, 3))
+    nested = nn.Sequential(nn.Sequential(conv, relu), pool, *head).double().eval()
+    x = torch.rand(20, *SHAPE, dtype=torch.float64)
+    steps = steps_of(nested, SHAPE)
+    assert torch.allclose(walked(steps, x.flatten(1)), nested(x), rtol=1e-12, atol=1e-12)
+    kinks = [step for step in steps if isinstance(step, Kinks)]
+    # Of 27 windows of 4 pixels: 54 and 27 differences, and a relu each.
+    assert [len(step.inner) for step in kinks[:-1]] == [54, 27]
+    assert kinks[-1].inner is None
+    swapped = nn.Sequential(conv, pool, relu, *head).eval()
+    assert torch.equal(certify_crown(nested, x, nested(x).argmax(1)), certify_crown(swapped, x, nested(x).argmax(1)))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,24 +73,38 @@ def steps_of(model: nn.Module, shape: Shape) -> list[Step]:
     Raises:
         Unbounded: a layer of another kind, or one too large; with its name.
     """
-    return _walk(model, tuple(shape), "")[0]
+    steps: list[Step] = []
+    shape = tuple(shape)
+    for name, layer in _pooled_first(list(_leaves(model, ""))):
+        try:
+            found, shape = _leaf(layer, shape)
+        except Unbounded as error:
+            raise error.of(f"{name} ({type(layer).__name__})" if name else type(layer).__name__) from None
+        steps += found
+    return steps
 
 
-def _walk(module: nn.Module, shape: Shape, name: str) -> tuple[list[Step], Shape]:
+def _leaves(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """The layers inside nested `nn.Sequential`, with their names."""
     refusal = unknown(module)
     if refusal:
         raise refusal.of(name or type(module).__name__)
     if type(module) is not nn.Sequential:
-        try:
-            return _leaf(module, shape)
-        except Unbounded as error:
-            raise error.of(f"{name} ({type(module).__name__})" if name else type(module).__name__) from None
-    steps: list[Step] = []
+        yield name, module
+        return
     for child, layer in module._modules.items():
         assert layer is not None  # a Sequential cannot hold None
-        found, shape = _walk(layer, shape, f"{name}.{child}" if name else child)
-        steps += found
-    return steps, shape
+        yield from _leaves(layer, f"{name}.{child}" if name else child)
+
+
+def _pooled_first(layers: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    """The same function: max pooling goes before the ReLU that it follows. They commute, to the last bit, and after the
+    pooling there are fewer ReLUs.
+    """
+    for i in range(len(layers) - 1):
+        if type(layers[i][1]) is nn.ReLU and type(layers[i + 1][1]) is nn.MaxPool2d:
+            layers[i], layers[i + 1] = layers[i + 1], layers[i]
+    return layers
 
 
 def _leaf(module: nn.Module, shape: Shape) -> tuple[list[Step], Shape]:
