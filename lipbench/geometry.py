@@ -43,7 +43,7 @@ def onto_halfspace(x: Tensor, normal: Tensor, level: Tensor) -> Tensor:
         moved = from_ - t[todo, None] * along
         clamped = moved.clamp(0, 1)
         excess = (along * clamped).sum(1) - below
-        # Pixels only ever arrive at their bounds: the sum is that of the last step if and only if none arrived since.
+        # In the box pixels only ever arrive at their bounds: the sum is the last one if and only if none arrived since.
         steepness = (along.square() * (moved == clamped)).sum(1)
         # Where every pixel that the normal moves is at its bound, the corner is reached.
         t[todo] = (t[todo] + excess.clamp_min(0) / steepness.clamp_min(1e-12)).clamp(max=1e12)

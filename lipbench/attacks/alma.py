@@ -34,8 +34,8 @@ def alma(
     Differs from the paper: the margin is measured in the unit of its gradient at x and in that of the distance, so that
     the scale of the logits, and how far the images are, change nothing; steps have momentum, and their length
     shrinks by a hundred (with long first steps it crosses into other basins: on MNIST 0 against 8 its images are nearer
-    on average than those of any single peer, see benchmarks/attacks.md); two classes are enough; with more, the
-    gradient is that of a soft margin, which does not follow the largest logit alone past a nearer class.
+    on average than those of adv-lib's on three of four networks, see benchmarks/attacks.md); two classes are enough;
+    with more, the gradient is that of a soft margin, which does not follow the largest logit alone past a nearer class.
 
     Args:
         steps: forward and backward passes.

@@ -11,7 +11,7 @@ BODIES = ("cnn", "resnet", "mlp")
 
 def main_names(experiments: Iterable[str], every_body: bool = False) -> list[str]:
     """Those of one data set that are set side by side: of every kind one network, a convolutional one
-    where there is one, or one of every body. Without any of these kinds, every experiment.
+    where there is one, or with `every_body` one of each body. Without any of these kinds, every experiment.
     """
     names = sorted(set(experiments))
     chosen = []
