@@ -200,6 +200,14 @@ def test_projection_on_a_halfspace_is_the_nearest_image():
         assert (distance(x, other)[feasible] >= distance(x, moved)[feasible] * (1 - 1e-9)).all()
 
 
+def test_projection_on_a_halfspace_does_not_depend_on_the_other_images():
+    torch.manual_seed(6)
+    x, normal_ = torch.rand(30, 1, 28, 28), unit(torch.randn(30, 1, 28, 28))[0]
+    level = (x * normal_).flatten(1).sum(1) - 6 * torch.rand(30)
+    alone = [onto_halfspace(x[[i]], normal_[[i]], level[[i]]) for i in range(30)]
+    assert torch.equal(onto_halfspace(x, normal_, level), torch.cat(alone))
+
+
 def test_projection_on_a_halfspace_out_of_reach_is_the_corner():
     x, normal_ = torch.rand(3, *SHAPE), unit(torch.ones(3, *SHAPE))[0]
     assert torch.equal(onto_halfspace(x, normal_, torch.full((3,), -1.0)), torch.zeros_like(x))

@@ -79,7 +79,7 @@ def test_it_needs_both_certificates_and_a_tight_one(without: str) -> None:
     if without == "ball":
         table = table[table["method"] != "certificate_inscribed"]
     elif without == "tight":
-        table.loc[table["side"] == "lower", "distance"] /= 10
+        table.loc[table["side"] == "lower", "distance"] /= 2
     else:
         table = rows(np.zeros(2), np.zeros(2), np.zeros(2))
     assert gap_of({"hkr_mlp": table}) is None
