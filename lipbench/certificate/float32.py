@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate.exactness import Unbounded, number
 from lipbench.certificate.lipschitz import OUTWARD, LayerBound, Shape, flat, lipschitz
-from lipbench.certificate.radius import gaps_of, is_another, row_distances
+from lipbench.certificate.radius import Count, gaps_of, is_another, row_distances, uncounted
 from lipbench.certificate.rounding import SLACK, TINY, UNIT, Affine, Link, dot_product, follow, norm, rounding
 from lipbench.gate import logits_of
 from lipbench.images import check_batch, check_labels, images_at_once
@@ -27,6 +27,7 @@ def certify_float(
     *,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,
+    count: Count = uncounted,
 ) -> Tensor:
     """The method `certificate_float`: an L2 radius of each image, [N] float64, such that the float32 network gives no
     image of [0, 1] within it another label than y; 0 where it is unknown or the label is wrong.
@@ -40,7 +41,7 @@ def certify_float(
         x: images [N, C, H, W] in [0, 1], float32.
         y: labels [N].
         batch_size: images computed at once; None: so many that memory stays bounded.
-        progress: as in `certify`.
+        progress, count: as in `certify`.
 
     Raises:
         TypeError, ValueError: as `certify`.
@@ -51,7 +52,7 @@ def certify_float(
     constants = lipschitz.layerwise(network, shape)
     bounds = gaps_of(network, shape, constants)
     check_labels(y, len(bounds))
-    return certify_float_by(model, network, x, y, constants, bounds, batch_size, progress)
+    return certify_float_by(model, network, x, y, constants, bounds, batch_size, progress, count)
 
 
 @torch.no_grad()
@@ -64,6 +65,7 @@ def certify_float_by(
     bounds: Tensor,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,
+    count: Count = uncounted,
 ) -> Tensor:
     """`certify_float` of a model whose constants are there already, of images and labels that are checked.
 
@@ -85,6 +87,7 @@ def certify_float_by(
     batch_size = batch_size or images_at_once(shape)
     with progress(len(x)) as bar:
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            count((1 if network is model else 3) * len(images), 0)
             if network is not model and is_another(logits_of(model, images), exact(images.double())):
                 return nothing
             radii.append(float_radii(head, images, labels, bounds)[0].amin(1))

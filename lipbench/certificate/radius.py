@@ -21,6 +21,13 @@ from lipbench.progress import SILENT, Progress
 # The largest change of a logit that rounding can make, relative to the largest one of an image.
 TRACED = 1e-3
 
+# Called with how many images went forwards through the network, in either precision, and how many gradients came back.
+Count = Callable[[int, int], object]
+
+
+def uncounted(forwards: int, backwards: int) -> None:
+    """The `Count` of those who do not ask."""
+
 
 @torch.no_grad()
 def gaps(model: nn.Module, shape: Shape) -> Tensor:
@@ -179,6 +186,7 @@ def certify(
     *,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,
+    count: Count = uncounted,
 ) -> Tensor:
     """The method `certificate`: certified L2 radius of each image, [N] float64; 0 where it is unknown or the label is
     wrong.
@@ -195,6 +203,7 @@ def certify(
         y: labels [N].
         batch_size: images computed at once; None: so many that memory stays bounded.
         progress: called with the number of images, gives what is told of them (`lipbench.progress`).
+        count: called with the numbers of images that went through the network, forwards and backwards.
 
     Raises:
         TypeError, ValueError: images or labels that cannot be judged (see `lipbench.images`), a model of one logit, or
@@ -206,7 +215,7 @@ def certify(
     layers = lipschitz.layerwise(network, shape)
     bounds = gaps_of(network, shape, layers)
     check_labels(y, len(bounds))
-    return certify_by(model, network, x, y, layers, bounds, batch_size, progress)
+    return certify_by(model, network, x, y, layers, bounds, batch_size, progress, count)
 
 
 @torch.no_grad()
@@ -219,6 +228,7 @@ def certify_by(
     bounds: Tensor,
     batch_size: int | None = None,
     progress: Callable[..., Progress] = SILENT,
+    count: Count = uncounted,
 ) -> Tensor:
     """`certify` of a model whose constants are there already, of images and labels that are checked.
 
@@ -238,6 +248,7 @@ def certify_by(
             logits, slack = passes(images.clone().double())
             certified = radius(logits, labels, bounds, slack)
             said = logits_of(model, images)
+            count(2 * len(images), 0)
             if network is not model and is_another(said, logits):
                 return torch.zeros(len(x), dtype=torch.float64, device=x.device)
             radii.append(certified.masked_fill(said.argmax(1) != labels, 0.0))

@@ -1,6 +1,7 @@
 """The bounds of one method on one network: its rows of the table, its images, and what they cost."""
 
 import inspect
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lipbench.attacks import warm
 from lipbench.certificate.lipschitz import OUTWARD
 from lipbench.evaluation import norms
 from lipbench.gate import checked_images, checked_radii, named
@@ -42,7 +42,7 @@ class Judged:
         table: its rows.
         images: the adversarial images of an attack, [N, C, H, W] on the CPU; None for a certificate.
         seconds: wall time.
-        passes: images that went through the network forwards, per image judged.
+        passes: images that went through the network forwards, per image judged; NaN where they were not counted.
         why_not_float64: why the network as deployed judged the images of an attack alone, or the last of them; "" where
             the float64 weights judged all.
         flags: what its images and distances show.
@@ -76,7 +76,7 @@ def certify_images(
 
     Images of a mapped file (`lipbench.data`) are read part by part, never as a whole. A certificate with an option
     `progress` reports its own, others get `PART` images at once. One with an option `count` says how many images
-    passed through the network forwards, and backwards; others count as one pass of each image.
+    passed through the network forwards, and backwards; the passes of others are not known.
 
     Raises:
         ValueError: the certificate fails, returns no radii, or changes the model.
@@ -85,9 +85,9 @@ def certify_images(
     shape = images.shape[1:]
     reports = reporting(certificate, name, progress)
     size = images_at_once(shape, HELD, len(images) if reports else PART)
-    passes: list[tuple[int, int]] = []
+    passes = torch.zeros(2, dtype=torch.float64)
     parts, seconds = [], 0.0
-    count = {"count": lambda forwards, backwards=0: passes.append((forwards, backwards))}
+    count = {"count": lambda forwards, backwards=0: passes.add_(torch.tensor([forwards, backwards]))}
     counting = count if "count" in inspect.signature(certificate).parameters else {}
     with Progress(name, len(images), show=progress and not reports) as bar:
         for first in range(0, len(images), size):
@@ -105,7 +105,7 @@ def certify_images(
             bar.update(len(x))
     y, predictions, distances = (torch.cat(column) for column in zip(*parts, strict=True))
     table = _table(y, predictions, name, "lower", norms.radii(distances, shape.numel()))
-    forwards, backwards = torch.tensor(passes or [(len(images), 0)]).sum(0).div(len(images)).tolist()
+    forwards, backwards = (passes / len(images)).tolist() if counting else (math.nan, math.nan)
     return Judged(table, None, seconds, forwards, backward_passes=backwards)
 
 
@@ -117,7 +117,6 @@ def attack_images(
     attack: Attack,
     name: str,
     *,
-    lower: Tensor | None = None,
     batch_size: int = 500,
     progress: bool = False,
 ) -> Judged:
@@ -126,7 +125,6 @@ def attack_images(
 
     Args:
         model: baked, in evaluation mode; a `Classifier`, or one is made of it.
-        lower: certified distances [N], for attacks that take them (see `lipbench.attacks.minimum_distance`).
 
     The distance is 0 where the image itself is misclassified, inf where the attack fails or its image is non-finite or
     out of the box. Where the model takes a rounded image, distances are those from the given one.
@@ -141,15 +139,13 @@ def attack_images(
     unchanged = _Unchanged(classifier.model, x[: min(PROBED, batch_size)])
     found, lengths = [], []
     started = time.perf_counter()
-    bounds = torch.zeros(len(x), dtype=torch.float64) if lower is None else lower
-    columns = (x, given, y, bounds.to(x.device))
-    batches = zip(*(column.split(batch_size) for column in columns), strict=True)
+    batches = zip(*(column.split(batch_size) for column in (x, given, y)), strict=True)
     judge, handed = Judge(classifier), Classifier(classifier)
     wrong = judge.deployed if name == FLOAT32_FALSIFIER else judge
     with Progress(name, len(x), show=progress) as bar:
-        for xs, gs, ys, ls in batches:  # copies of the images: the attack may overwrite what it gets
+        for xs, gs, ys in batches:  # copies of the images: the attack may overwrite what it gets
             with undisturbed(handed), named("attack", name):
-                answer = attack(handed, xs.clone(), ys.clone(), **warm(attack, lower=ls.clone()))
+                answer = attack(handed, xs.clone(), ys.clone())
             returned = checked_images(name, answer, xs)
             unchanged.check(name)
             lengths.append(_lengths(wrong, xs, gs, ys, returned))

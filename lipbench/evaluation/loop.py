@@ -40,40 +40,35 @@ def judge(
     attacks: Mapping[str, Attack],
     *,
     attacked: int | None = None,
-    kept: Mapping[str, pd.DataFrame] | None = None,
+    kept: Collection[str] = (),
     before: Collection[Flag] = (),
     batch_size: int = 500,
     progress: bool = False,
 ) -> Iterator[Judged]:
     """Yields the bounds of each method with its health flags, as soon as they are known: certificates, then attacks.
 
-    Attacks get the largest certified distance of each image.
+    Attacks are told nothing of the certificates, so that they can break one that is too large.
 
     Args:
         model: of a baked network in evaluation mode. Certificates get the network, attacks the `Classifier`.
         images: [N, C, H, W], uint8 or float in [0, 1].
         labels: [N].
         attacked: how many images the attacks and the costly certificates judge, the first ones; None: all.
-        kept: the tables of methods that were judged before. These methods are skipped.
+        kept: names of methods that were judged before. They are skipped.
         before: the flags of the model (`health`).
 
     Raises:
         ValueError: a method fails, returns something else than radii or images, or changes the model.
     """
-    kept, first, lower = kept or {}, slice(attacked), []
+    first = slice(attacked)
     for name, certificate in certificates.items():
-        table = kept.get(name)
-        if table is None:
+        if name not in kept:
             some = first if name in COSTLY else slice(None)
-            judged = certify_images(model.model, images[some], labels[some], certificate, name, progress)
-            yield judged
-            table = judged.table
-        lower.append(table)
+            yield certify_images(model.model, images[some], labels[some], certificate, name, progress)
     x, y = images[first], labels[first]
-    bounds = certified(pd.concat(lower))[: len(y)] if lower else None  # a kept table may be of more images
     for name, attack in attacks.items():
         if name not in kept:
-            judged = attack_images(model, x, y, attack, name, lower=bounds, batch_size=batch_size, progress=progress)
+            judged = attack_images(model, x, y, attack, name, batch_size=batch_size, progress=progress)
             yield replace(judged, flags=_flags(model, x, y, name, judged, before, batch_size))
 
 
@@ -87,11 +82,6 @@ def health(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 5
     x, y = on_device(model.model, images[first], labels[first])
     predict(model.model, x[:100], batch_size=batch_size, labels=y[:100])  # refuses logits that are not finite
     return model_flags(model, x, y, min(100, batch_size))
-
-
-def certified(table: pd.DataFrame) -> Tensor:
-    """The largest certified L2 distance of each image of a table, in the order of their indices, float64 [N]."""
-    return torch.from_numpy(best(table, "lower").sort_index().to_numpy().copy())
 
 
 def _flags(

@@ -164,7 +164,7 @@ class Experiment:
             "flags": [flag.as_dict() for flag in (*flags, *files.flags())],
         }
         self._illustrate(model, dataset, count)
-        return files.finish(identity, facts, self.epsilons, partial(self._pictures, files, classifier, attacked))
+        return files.finish(identity, facts, self.epsilons, partial(self._pictures, classifier, attacked))
 
     def _images(self, files: Folder, dataset: Dataset) -> int:
         """How many images the run attacks in all: as many as are asked for, or those of a table that is kept."""
@@ -212,20 +212,16 @@ class Experiment:
             table, violation = error.table, str(error)
         files.keep_measure(name, table, violation)
 
-    def _pictures(
-        self, files: Folder, classifier: Classifier, attacked: Split, pairs: pd.DataFrame
-    ) -> dict[str, np.ndarray]:
+    def _pictures(self, classifier: Classifier, attacked: Split, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
         """Attacks the offending images again (attacks are deterministic): x and x_adv."""
         rows = torch.tensor(pairs["index"].to_numpy())
         adversarial = torch.zeros(len(rows), *attacked.images.shape[1:])
         attacks = {name: self.attacks[name] for name in pairs["upper_method"].unique() if name in self.attacks}
-        kept = {name: table for name, table in files.kept().items() if name not in attacks}
-        x, y, size = attacked.images, attacked.labels, self.batch_size
-        for judged in judge(classifier, x, y, self.certificates, attacks, kept=kept, batch_size=size):
+        for judged in judge(classifier, attacked.images, attacked.labels, {}, attacks, batch_size=self.batch_size):
             mine = torch.tensor((pairs["upper_method"] == judged.name).to_numpy())
             assert judged.images is not None  # of an attack
             adversarial[mine] = judged.images[rows[mine]]
-        return {"index": rows.numpy(), "x": as_pixels(x[rows]).numpy(), "x_adv": adversarial.numpy()}
+        return {"index": rows.numpy(), "x": as_pixels(attacked.images[rows]).numpy(), "x_adv": adversarial.numpy()}
 
     def _illustrate(self, model: nn.Module, dataset: Dataset, attacked: int) -> None:
         """Writes `illustrations.npz` for the figures, unless that of this network and these tables is there."""

@@ -109,13 +109,9 @@ class Folder:
         """Whether the table of a method or measure is there, of enough images."""
         return enough(self.table(name), self.made_of[name])
 
-    def kept(self) -> dict[str, pd.DataFrame]:
-        """Method -> its table, of those that the folder holds with enough images. They are not made again."""
-        methods = [name for name, made_of in self.made_of.items() if "measure" not in made_of]
-        if not any(self.table(name).exists() for name in methods):
-            return {}
-        tables = read_bounds(self.path).groupby("method")
-        return {str(name): rows for name, rows in tables if name in methods and self.serves(str(name))}
+    def kept(self) -> list[str]:
+        """The methods of which the folder holds a table with enough images. They are not made again."""
+        return [name for name, made_of in self.made_of.items() if "measure" not in made_of and self.serves(name)]
 
     def keep(self, judged: Judged, attacked: Split) -> None:
         """Writes what belongs to a method, then its table: where the table lies, nothing is missing.

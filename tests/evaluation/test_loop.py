@@ -1,4 +1,4 @@
-"""The loop over methods: what is kept is not made again, and attacks know what is certified."""
+"""The loop over methods: what is kept is not made again, and attacks do not know what is certified."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import lipbench
 from lipbench.evaluation.bounds import attack_images, certify_images
 from lipbench.evaluation.loop import judge
-from lipbench.judge import Classifier
+from lipbench.judge import Classifier, distance
 from lipbench.results.laws import LawViolation, check
 
 torch.manual_seed(0)
@@ -55,21 +55,32 @@ def test_each_method_is_yielded_before_the_next_one_runs():
     assert next(steps, None) is None
 
 
-def test_what_is_kept_is_not_made_again_and_still_bounds_the_attacks():
-    seen = []
+def test_what_is_kept_is_not_made_again():
+    methods = {"large": unasked, "small": constant(0.1)}
+    assert set(found(methods, {"old": unasked, "still": still}, kept=["large", "old"])) == {"small", "still"}
 
-    def asks(model: nn.Module, x: Tensor, y: Tensor, lower: Tensor | None = None) -> Tensor:
-        seen.append(lower)
-        return x
 
-    made = certify_images(MODEL, X, Y, constant(0.3), "large").table
-    old = attack_images(MODEL, X, Y, still, "old").table
-    both = {"large": unasked, "small": constant(0.1)}
-    judged = found(both, {"old": unasked, "asks": asks}, kept={"large": made, "old": old})
-    assert set(judged) == {"small", "asks"}
-    assert torch.allclose(seen[0], torch.full((8,), 0.3, dtype=torch.float64))
-    list(judge(Classifier(MODEL), X[:3], Y[:3], {"large": unasked}, {"asks": asks}, kept={"large": made}))
-    assert torch.allclose(seen[1], torch.full((3,), 0.3, dtype=torch.float64)), "a table of more images"
+def test_a_certificate_that_is_too_large_stops_no_attack():
+    """From a start within 0.1 % of a certificate no attack searches: so it must not know the certificates."""
+    near = lipbench.attacks.deepfool(MODEL, X, Y)
+
+    def farther(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return (x + 1.004 * (near - x)).clamp(0, 1)
+
+    far = distance(X, farther(MODEL, X, Y))
+    assert (0.9995 * far > distance(X, near)).sum() >= 6
+    both = lipbench.attacks.chain(farther, lipbench.attacks.deepfool)
+    with pytest.raises(LawViolation):
+        lipbench.evaluate(MODEL, X, Y, {"both": both}, {"wrong": lambda model, x, y: 0.9995 * far}, progress=False)
+
+
+def test_passes_are_those_that_a_certificate_counts():
+    assert np.isnan(certify_images(MODEL, X, Y, constant(0.1)).passes)
+    known = certify_images(MODEL, X, Y, lipbench.certificate.certify)
+    assert (known.passes, known.backward_passes) == (2, 0), "in float32 and in float64"
+    searched = certify_images(MODEL, X, Y, lipbench.certificate.certify_inscribed)
+    assert searched.passes > 2
+    assert searched.backward_passes > 0
 
 
 def test_attacks_and_costly_certificates_judge_the_first_images_alone():
