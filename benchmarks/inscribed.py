@@ -34,7 +34,7 @@ CERTIFICATES = {
     "certificate_float": certify_float,
     "certificate_inscribed (5 steps)": partial(certify_inscribed, steps=5),
     "certificate_inscribed (20)": partial(certify_inscribed, steps=20),
-    "certificate_inscribed (40, default)": certify_inscribed,
+    "certificate_inscribed (38, default)": certify_inscribed,
     "certificate_inscribed (80)": partial(certify_inscribed, steps=80),
     "certificate_inscribed_float (20, default)": certify_inscribed_float,
 }

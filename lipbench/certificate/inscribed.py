@@ -11,10 +11,18 @@ from torch import Tensor, nn
 from lipbench.certificate.exactness import Unbounded
 from lipbench.certificate.float32 import Head, float_radii, why_not
 from lipbench.certificate.float64 import Passes
-from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t
+from lipbench.certificate.inscribed_ball import InscribedBalls, ball_radius, best_t, joined, without_balls
 from lipbench.certificate.inscribed_search import Search
 from lipbench.certificate.lipschitz import OUTWARD, LayerBound, lipschitz
-from lipbench.certificate.radius import certify_by, gaps_of, is_another, read_exactly, rival_radii
+from lipbench.certificate.radius import (
+    Count,
+    certify_by,
+    gaps_of,
+    is_another,
+    read_exactly,
+    rival_radii,
+    uncounted,
+)
 from lipbench.certificate.rounding import Affine
 from lipbench.gate import logits_of, with_gradient
 from lipbench.geometry import per_image
@@ -27,13 +35,6 @@ from lipbench.progress import SILENT, Progress
 RIVALS = 16
 # A radius may exceed that of the search, which has no rounding taken off and is in float32, by this factor.
 REACH = 1.001
-
-# Called with how many images went forwards through the network, in either precision, and how many gradients came back.
-Count = Callable[[int, int], object]
-
-
-def uncounted(forwards: int, backwards: int) -> None:
-    """The `Count` of those who do not ask."""
 
 
 def certify_inscribed(
@@ -116,14 +117,8 @@ def inscribed_balls(
     prover = _Prover.of(model, x, y, steps, start, in_float32=False, known=known)
     parts = [*prover.parts(x, y, steps, start, None, SILENT, uncounted)]
     if not parts:
-        return _without_balls(x, y, torch.zeros(len(x), len(prover.gaps), dtype=torch.float64, device=x.device))
-    firsts = torch.tensor([0, *(len(part.x) for part in parts[:-1])]).cumsum(0).tolist()
-    return InscribedBalls(
-        torch.cat([part.x for part in parts]),
-        torch.cat([part.at_x for part in parts]),
-        torch.cat([part.image + first for part, first in zip(parts, firsts, strict=True)]),
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("rival", "centre", "depth", "t")),
-    )
+        return without_balls(x, y, torch.zeros(len(x), len(prover.gaps), dtype=torch.float64, device=x.device))
+    return joined(parts)
 
 
 def _radii(
@@ -143,8 +138,7 @@ def _radii(
         return torch.cat([balls.radius() for balls in prover.parts(x, y, steps, start, batch_size, progress, count)])
     if in_float32 or not bool(prover.gaps.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    count(2 * len(x), 0)
-    return certify_by(model, prover.network, x, y, prover.layers, prover.gaps, batch_size, progress)
+    return certify_by(model, prover.network, x, y, prover.layers, prover.gaps, batch_size, progress, count)
 
 
 @dataclass(frozen=True)
@@ -246,7 +240,7 @@ class _Prover:
         """Of one part of the images."""
         pairs = _nearest_rivals(at_x)
         if not len(pairs):
-            return _without_balls(x, y, at_x)
+            return without_balls(x, y, at_x)
         image, rival = pairs.unbind(1)
         label, scale = y[image], self.gaps[y[image], rival].to(x.dtype)
 
@@ -264,7 +258,7 @@ class _Prover:
         count(searched, searched)
         moved = (search.centre != flat).any(1).nonzero()[:, 0]
         if not len(moved):  # some layers of torch refuse a batch of no images
-            return _without_balls(x, y, at_x)
+            return without_balls(x, y, at_x)
         image, rival, centre = image[moved], rival[moved], search.centre[moved].double()
         # The rounding of float32 is that of the images within `reach`, so a larger radius does not count.
         reach = search.rho[moved].double() * REACH
@@ -338,11 +332,3 @@ def _difference(logits: Tensor, label: Tensor, rival: Tensor) -> Tensor:
     """z_y - z_k, [M]."""
     rows = torch.arange(len(logits), device=logits.device)
     return logits[rows, label] - logits[rows, rival]
-
-
-def _without_balls(x: Tensor, y: Tensor, at_x: Tensor) -> InscribedBalls:
-    """What is known of x itself alone."""
-    none = at_x.new_zeros(0)
-    rows = none.long()
-    own = at_x.scatter(1, y[:, None], torch.inf) if at_x.numel() else at_x
-    return InscribedBalls(x.double(), own, rows, rows, x.double()[:0], none, none)

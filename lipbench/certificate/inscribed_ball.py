@@ -16,7 +16,9 @@ the box; there it is better than x. See docs/theory.md.
 Relatives: Cullen et al., 2022, arXiv 2210.06077, move the centre of randomised smoothing's certificates.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -118,10 +120,8 @@ class InscribedBalls:
 
     def radii(self) -> Tensor:
         """Radius by image and rival, [N, K] float64; inf for the label."""
-        rows = self.x.flatten(1)[self.image]
-        found = ball_radius(rows, self.centre.flatten(1), self.depth, self.t)
-        place = self.image * self.at_x.shape[1] + self.rival
-        return self.at_x.flatten().scatter_reduce(0, place, found, "amax").view_as(self.at_x)
+        found = self.at_x.flatten().scatter_reduce(0, self._pair(), self._radius_of_each(), "amax")
+        return found.view_as(self.at_x)
 
     def radius(self) -> Tensor:
         """Certified radius of each image, [N] float64."""
@@ -131,37 +131,85 @@ class InscribedBalls:
         """Of each image the point of the box that is nearest to it outside of its largest ball, [N, C, H, W] float64:
         about where the nearest adversarial image lies. Of the rival with the smallest radius; x where it has no ball.
         """
-        rows = self.x.flatten(1)[self.image]
-        found = ball_radius(rows, self.centre.flatten(1), self.depth, self.t)
-        smallest = self.radii()
-        matters = (found == smallest[self.image, self.rival]) & (smallest.argmin(1)[self.image] == self.rival)
+        smallest, rival = self.radii().min(1)
+        found = self._radius_of_each()
+        ball = self._largest(found).gather(1, rival[:, None])[:, 0]
+        moved = (ball >= 0) & (found[ball] == smallest) if len(found) else ball >= 0
+        rows, ball = self.x.flatten(1)[moved], ball[moved]
         exits = self.x.flatten(1).clone()
-        moved = rows + clipped_ray(rows, self.centre.flatten(1) - rows, self.t)
-        exits[self.image[matters]] = moved[matters]
+        exits[moved] = rows + clipped_ray(rows, self.centre.flatten(1)[ball] - rows, self.t[ball])
         return exits.view_as(self.x)
 
     def of(self, rows: Tensor) -> "InscribedBalls":
         """Those of some images, whose numbers are `rows` [n]: the first of them is image 0, and so on."""
         place = torch.full((len(self.x),), -1, device=self.x.device)
         place[rows] = torch.arange(len(rows), device=self.x.device)
-        kept = place[self.image] >= 0
-        parts = (self.rival, self.centre, self.depth, self.t)
-        return InscribedBalls(self.x[rows], self.at_x[rows], place[self.image][kept], *(part[kept] for part in parts))
+        kept = self._some((place[self.image] >= 0).nonzero()[:, 0])
+        return replace(kept, x=self.x[rows], at_x=self.at_x[rows], image=place[kept.image])
+
+    def with_more(self, rows: Tensor, balls: "InscribedBalls") -> "InscribedBalls":
+        """Of each image and rival the largest ball of these and of those of some images, whose numbers are `rows`."""
+        pairs = zip(self._parts(), (rows[balls.image], *balls._parts()[1:]), strict=True)
+        both = InscribedBalls(self.x, self.at_x, *(torch.cat(parts) for parts in pairs))
+        largest = both._largest(both._radius_of_each()).flatten()
+        return both._some(largest[largest >= 0])
 
     def centres(self, image: Tensor, rival: Tensor) -> Tensor:
         """Of each of these pairs the centre of its largest ball, [M, n]: NaN where it has none but the one around x."""
-        rows = self.x.flatten(1)[self.image]
-        found = ball_radius(rows, self.centre.flatten(1), self.depth, self.t)
-        pair = self.image * self.at_x.shape[1] + self.rival
-        best = self.at_x.new_zeros(self.at_x.numel()).scatter_reduce(0, pair, found, "amax")
-        ball = torch.full((self.at_x.numel(),), -1, device=self.x.device)
-        largest = ((found == best[pair]) & (found > 0)).nonzero()[:, 0]
-        ball[pair[largest]] = largest
-        chosen = ball[image * self.at_x.shape[1] + rival]
-        centres = self.x.new_full((len(image), rows.shape[1]), torch.nan)
+        chosen = self._largest(self._radius_of_each())[image, rival]
+        centres = self.x.new_full((len(image), self.x[0].numel()), torch.nan)
         centres[chosen >= 0] = self.centre.flatten(1)[chosen[chosen >= 0]]
         return centres
 
     def check(self, radii: Tensor) -> bool:
         """Whether these balls prove radii [N]."""
         return bool((radii <= self.radius()).all())
+
+    def _pair(self) -> Tensor:
+        """The number of image and rival of each ball, [M]."""
+        return self.image * self.at_x.shape[1] + self.rival
+
+    def _radius_of_each(self) -> Tensor:
+        """[M], rounded down."""
+        return ball_radius(self.x.flatten(1)[self.image], self.centre.flatten(1), self.depth, self.t)
+
+    def _largest(self, found: Tensor) -> Tensor:
+        """The number of the largest ball of each image and rival, [N, K]; -1 where there is none that proves anything.
+
+        Args:
+            found: radii of the balls [M].
+        """
+        pair = self._pair()
+        best = self.at_x.new_zeros(self.at_x.numel()).scatter_reduce(0, pair, found, "amax")
+        largest = ((found == best[pair]) & (found > 0)).nonzero()[:, 0]
+        none = torch.full((self.at_x.numel(),), -1, device=self.x.device)
+        return none.scatter_reduce(0, pair[largest], largest, "amax").view_as(self.at_x)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        """What there is of each ball."""
+        return self.image, self.rival, self.centre, self.depth, self.t
+
+    def _some(self, balls: Tensor) -> "InscribedBalls":
+        """The balls of these numbers, of the same images."""
+        return InscribedBalls(self.x, self.at_x, *(part[balls] for part in self._parts()))
+
+
+def joined(parts: Sequence[InscribedBalls]) -> InscribedBalls:
+    """The balls of all images, one part of the images after the other."""
+    firsts = accumulate((len(part.x) for part in parts), initial=0)
+    images = [part.image + first for part, first in zip(parts, firsts, strict=False)]
+    columns = zip(*(part._parts()[1:] for part in parts), strict=True)
+    return InscribedBalls(
+        torch.cat([part.x for part in parts]),
+        torch.cat([part.at_x for part in parts]),
+        torch.cat(images),
+        *(torch.cat(column) for column in columns),
+    )
+
+
+def without_balls(x: Tensor, y: Tensor, at_x: Tensor) -> InscribedBalls:
+    """The balls around x alone, of radii `at_x` [N, K]."""
+    none = at_x.new_zeros(0)
+    rows = none.long()
+    own = at_x.scatter(1, y[:, None], torch.inf) if at_x.numel() else at_x
+    return InscribedBalls(x.double(), own, rows, rows, x.double()[:0], none, none)

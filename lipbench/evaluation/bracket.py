@@ -1,5 +1,6 @@
 """Both sides at once: certificate and attack, each from what the other found, until they meet."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,19 +10,21 @@ from torch import Tensor, nn
 
 from lipbench.attacks import lipbench, tangent
 from lipbench.attacks.engine.boundary import nearest, to_boundary
+from lipbench.attacks.engine.searching import FINISHED
 from lipbench.certificate import InscribedBalls, certify, inscribed_balls
+from lipbench.certificate.inscribed_ball import joined, without_balls
 from lipbench.data.dataset import tensors_of
 from lipbench.evaluation.bounds import less_rounding
 from lipbench.evaluation.evaluate import Images, _baked
 from lipbench.geometry import per_image
-from lipbench.images import as_pixels, check_batch, model_images, to_device
+from lipbench.images import as_pixels, check_batch, images_at_once, model_images, to_device
 from lipbench.judge import Classifier, Judge, distance
 from lipbench.margins import predict
 from lipbench.modules import undisturbed
 from lipbench.precision import float32_products
 
 # Passes of the first search for a centre, of each later one, and of each search of the boundary from an exit point:
-# chosen on validation images (docs/design.md).
+# chosen on validation images (docs/decisions.md).
 FIRST, LATER, ATTACK = 40, 30, 30
 # An image whose gap shrinks by less than this share in a round of both searches leaves, unless `lipbench` is to come.
 STALLED = 0.03
@@ -30,6 +33,8 @@ NEARER = 1e-4
 # Of an image whose certified radius is below this share of its attack distance after the first round no more centres
 # are searched: what both searches gain is far less.
 HOPELESS = 0.1
+# Images that are searched at once, at most.
+AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class Bracket:
         lower: certified radius, [N] float64 in L2.
         upper: distance of the adversarial image, [N] float64; inf where none was found, 0 for misclassified images.
         images: the adversarial images [N, C, H, W]; the image itself where there is none.
-        proof: of the lower bounds, those of `certify` aside; of radius 0 where the model has no finite Lipschitz bound.
-            None where no round was needed, because all images are misclassified.
+        proof: of the lower bounds, except where `certify` alone proves more; of radius 0 where the model has no finite
+            Lipschitz bound. None where no round was needed, because all images are misclassified.
         labels: [N], those that were given, else the model's predictions.
     """
 
@@ -126,18 +131,28 @@ def bracket(
         y = predict(baked, x) if truth is None else to_device(baked, truth.long())
         predict(baked, x[:1], labels=y[:1])
         with undisturbed(baked):
-            sides = _Sides(Classifier(baked), x, y, gap)
-            for number in range(rounds + 1):
-                if not sides.step(number, rounds // 2):
-                    break
-            sides.attack_hopeless()
+            classifier, size = Classifier(baked), min(AT_ONCE, images_at_once(x.shape[1:]))
+            parts = [_Sides(classifier, *part, gap) for part in zip(x.split(size), y.split(size), strict=True)]
+            for part in parts:
+                part.search(rounds)
+    lower, upper, images = (torch.cat([getattr(part, side) for part in parts]) for side in ("lower", "upper", "images"))
     wide = to_device(baked, as_pixels(given))
-    upper = torch.where(sides.upper > 0, distance(wide, sides.images), 0.0).where(sides.upper.isfinite(), torch.inf)
-    return Bracket(less_rounding(sides.lower, given, x), upper, sides.images, sides.proof, y)
+    upper = torch.where(upper > 0, distance(wide, images), 0.0).where(upper.isfinite(), torch.inf)
+    return Bracket(less_rounding(lower, given, x), upper, images, _proof(parts), y)
+
+
+def _proof(parts: Sequence["_Sides"]) -> InscribedBalls | None:
+    """Of all images; None where no part of them has one."""
+    classes = next((part.proof.at_x.shape[1] for part in parts if part.proof is not None), 0)
+    if not classes:
+        return None
+    nothing = [torch.zeros(len(part.x), classes, dtype=torch.float64, device=part.x.device) for part in parts]
+    pairs = zip(parts, nothing, strict=True)
+    return joined([part.proof or without_balls(part.x, part.y, zero) for part, zero in pairs])
 
 
 class _Sides:
-    """What is known of every image."""
+    """What is known of every image of one part."""
 
     def __init__(self, model: Classifier, x: Tensor, y: Tensor, gap: float):
         self.model, self.x, self.y, self.gap = model, x, y, gap
@@ -150,6 +165,13 @@ class _Sides:
         self.is_news = torch.zeros_like(y, dtype=torch.bool)
         self.is_stalled = torch.zeros_like(self.is_news)
         self.is_hopeless = torch.zeros_like(self.is_news)
+
+    def search(self, rounds: int) -> None:
+        """Rounds of both searches, until no image is open any more; `rounds` after the first at most."""
+        for number in range(rounds + 1):
+            if not self.step(number, rounds // 2):
+                break
+        self.attack_hopeless()
 
     def step(self, number: int, last: int) -> bool:
         """One round of the images that are open; whether there were any. `lipbench` attacks in the round `last`."""
@@ -177,11 +199,16 @@ class _Sides:
         start = torch.where(per_image(self.is_news[rows], x), self.images[rows], x)
         known = None if self.proof is None else self.proof.of(rows)
         balls = inscribed_balls(self.model.model, x, y, steps=steps, start=start, known=known)
+        if self.proof is None:
+            whole = torch.zeros(len(self.x), balls.at_x.shape[1], dtype=torch.float64, device=x.device)
+            whole[rows] = balls.at_x
+            self.proof = replace(balls, x=self.x.double(), at_x=whole, image=rows[balls.image])
+        else:
+            self.proof = self.proof.with_more(rows, balls)
+        balls = self.proof.of(rows)
         self.lower[rows] = torch.maximum(self.lower[rows], balls.radius())
         self.is_news[rows] = False
-        self._keep(balls, rows)
-        assert self.proof is not None
-        return self.proof.of(rows).exits().to(x)
+        return balls.exits().to(x)
 
     def _attack(self, rows: Tensor, exits: Tensor, thoroughly: bool) -> None:
         """Searches adversarial images, from the exit points."""
@@ -189,19 +216,10 @@ class _Sides:
         first = nearest(x, to_boundary(self.model, x, exits, y), known)
         found = tangent(self.model, x, y, start=first, steps=ATTACK)
         if thoroughly:
-            found = lipbench(self.model, x, y, start=found, lower=self.lower[rows])
+            # Attacks take an image for finished that is within `FINISHED` of its bound. Here that is `gap`.
+            found = lipbench(self.model, x, y, start=found, lower=(1 + self.gap) / (1 + FINISHED) * self.lower[rows])
         found = nearest(x, found, known)
         length = distance(x, found)
         self.images[rows] = found
         self.is_news[rows] = (length > 0) & (length < (1 - NEARER) * self.upper[rows])
         self.upper[rows] = torch.where(length > 0, length, self.upper[rows])
-
-    def _keep(self, balls: InscribedBalls, rows: Tensor) -> None:
-        if self.proof is None:  # the first round is of all images that are not misclassified
-            whole = torch.zeros(len(self.x), balls.at_x.shape[1], dtype=torch.float64, device=self.x.device)
-            whole[rows] = balls.at_x
-            self.proof = replace(balls, x=self.x.double(), at_x=whole, image=rows[balls.image])
-            return
-        names = ("rival", "centre", "depth", "t")
-        joined = {name: torch.cat([getattr(self.proof, name), getattr(balls, name)]) for name in names}
-        self.proof = replace(self.proof, image=torch.cat([self.proof.image, rows[balls.image]]), **joined)

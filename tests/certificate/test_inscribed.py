@@ -28,6 +28,7 @@ from lipbench.certificate import (
     lipschitz,
     rounding,
 )
+from lipbench.gate import with_gradient
 from lipbench.judge import Judge, distance
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1.0, 0.0, 5e-324, 1e-300, 1e-9, 1.0, 1e9, 1e300)
@@ -190,6 +191,24 @@ def test_small_networks_against_a_grid(name: str, kind: str, classes: int, seed:
     assert (found <= grid_distance(model, x, y)).all()
 
 
+@pytest.mark.parametrize(("name", "classes"), [("maxmin", 2), ("sort", 3), ("abs", 2), ("relu", 2)])
+def test_between_the_margin_and_the_exact_distance(name: str, classes: int) -> None:
+    exactly = pytest.importorskip("lipbench.certificate.exact.solve", reason="pip install lipbench[exact]")
+    model, x = isometry([9, 6, 6], ACTIVATIONS[name], classes), images("some", 12, (1, 3, 3))
+    y = model(x).argmax(1)
+    found, flat = certify_inscribed(model, x, y), certify(model, x, y)
+    lower, points = exactly.solve(model, x, y, seconds=20)
+    truth = distance(x, points)
+    known = truth > 0  # some rival can win nowhere in the box
+    assert known.sum() >= 8
+    assert torch.allclose(lower[known], truth[known], rtol=1e-5)
+    assert (found <= truth)[known].all()
+    assert (found <= lower)[~known].all()
+    # Nearer to the truth than the margin is; a ReLU does not keep the gradient's norm.
+    gain = ((found - flat) / (truth - flat))[known]
+    assert gain.median() > (0.0 if name == "relu" else 0.2)
+
+
 @pytest.mark.parametrize("classes", [2, 10])
 def test_the_falsifiers_find_nothing_within_it(classes: int) -> None:
     model, x = isometry([64, 32, 32], layers.MaxMin(), classes), images("some", 40, (1, 8, 8))
@@ -312,6 +331,45 @@ def test_parts_of_the_images_and_a_start_change_nothing_that_is_proved() -> None
     for method in (certify_inscribed, certify_inscribed_float, inscribed_balls):
         with pytest.raises(ValueError, match="steps=-5"):
             method(model, x, y, steps=-5)
+
+
+def test_a_search_begins_at_a_start_that_the_rival_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[Tensor] = []
+
+    def seen(model: nn.Module, points: Tensor) -> Tensor:
+        passed.append(points.detach().clone())
+        return with_gradient(model, points)
+
+    monkeypatch.setattr(inscribed, "with_gradient", seen)
+    model, x = isometry([16, 16, 16], layers.MaxMin(), 4), images("interior", 12, (1, 4, 4))
+    y = model(x).argmax(1)
+    start = lipbench.attacks.alma(model, x, y)
+    assert Judge(model)(start, y).all()
+    start[3] = math.nan  # nothing is known of image 3
+    inscribed_balls(model, x, y, start=start, steps=1)
+    (first,) = passed
+    nearest = (certify(model, x, y)[:, None] == rivals_of(model, x, y)).double().argmax(1)
+    begun = torch.where((model(start).argmax(1) == nearest)[:, None], start.flatten(1), x.flatten(1))
+    begun[3] = x[3].flatten()
+    assert torch.equal(first.flatten(1), begun)
+    assert (begun != x.flatten(1)).any(1).sum() >= 6
+
+
+def rivals_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The radii of the balls around x, [N, K]."""
+    return inscribed_balls(model, x, y, steps=0).radii()
+
+
+def test_of_many_rivals_the_nearest_have_centres_of_their_own() -> None:
+    model, x = isometry([64, 64, 64], layers.MaxMin(), 30), images("some", 10, (1, 8, 8))
+    y = model(x).argmax(1)
+    around, balls = rivals_of(model, x, y), inscribed_balls(model, x, y, steps=60)
+    nearest = around.argsort(1)[:, : inscribed.RIVALS]
+    assert len(balls.image)
+    assert (nearest[balls.image] == balls.rival[:, None]).any(1).all()
+    others = torch.ones_like(around, dtype=torch.bool).scatter(1, nearest, False)
+    assert torch.equal(balls.radii()[others], around[others])
+    assert (balls.radius() > around.amin(1)).sum() >= 8
 
 
 def test_a_search_goes_on_from_the_balls_that_are_known() -> None:

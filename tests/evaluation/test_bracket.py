@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import lipbench
 from lipbench import layers
+from lipbench.attacks.engine.searching import FINISHED
 from lipbench.certificate import InscribedBalls, certify
 from lipbench.evaluation import bracket
 from lipbench.judge import Judge, distance
@@ -175,6 +176,41 @@ def test_no_more_centres_are_searched_where_the_gap_cannot_close(seen: Seen, mon
     assert (found.lower < found.upper / 10).all()
     assert sum(len(given["x"]) for given in seen.centres) == 10 + 4 * int((~known).sum())
     assert sum(attacked) == 10, "each once"
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-4, 0.05])
+def test_the_attack_ends_at_the_gap(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Tensor, Tensor]] = []
+
+    def thorough(model: nn.Module, x: Tensor, y: Tensor, *, start: Tensor, lower: Tensor, **options: Any) -> Tensor:
+        told.append((x, lower))
+        return start
+
+    monkeypatch.setattr(bracket, "lipbench", thorough)
+    model, x = isometry(36, 5), torch.rand(20, 1, 6, 6)
+    found = lipbench.bracket(model, x, gap=gap, rounds=1)
+    ((attacked, lower),) = told
+    rows = [int((x == image).flatten(1).all(1).nonzero()[0, 0]) for image in attacked]
+    # After the attack in the first round the certificate may grow, so `lower` is at most the last bound.
+    enough = (1 + FINISHED) * lower
+    assert (enough <= (1 + gap) * found.lower[rows] * (1 + 1e-9)).all()
+    assert (enough >= (1 + gap) * certify(model, x, model(x).argmax(1))[rows] * (1 - 1e-9)).all()
+
+
+def test_it_searches_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = isometry(36, 3), torch.rand(10, 1, 6, 6)
+    y = model(x).argmax(1)
+    y[4:6] = (y[4:6] + 1) % 3  # a part without any image that is labelled right
+    whole = lipbench.bracket(model, x, y, rounds=1)
+    monkeypatch.setattr(bracket, "AT_ONCE", 2)
+    parts = lipbench.bracket(model, x, y, rounds=1)
+    assert torch.equal(parts.upper > 0, whole.upper > 0)
+    assert torch.allclose(parts.lower, whole.lower, rtol=2e-3)
+    assert torch.allclose(parts.upper, whole.upper, rtol=2e-3)
+    assert parts.proof is not None
+    assert torch.allclose(parts.proof.radius(), parts.lower, rtol=1e-6)
+    pairs = parts.proof.image * 3 + parts.proof.rival
+    assert len(pairs.unique()) == len(pairs), "one ball of each pair"
 
 
 @pytest.mark.parametrize(

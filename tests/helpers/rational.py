@@ -23,6 +23,9 @@ def exact(module: nn.Module, x: list[Fraction]) -> list[Fraction]:
         ]
     if isinstance(module, nn.ReLU):
         return [max(value, Fraction(0)) for value in x]
+    if isinstance(module, layers.MaxMin):
+        pairs = list(zip(x[: len(x) // 2], x[len(x) // 2 :], strict=True))
+        return [*(max(pair) for pair in pairs), *(min(pair) for pair in pairs)]
     if isinstance(module, layers.Residual):
         scale = Fraction(module.scale)
         return [scale * (a + b) for a, b in zip(x, exact(module.branch, x), strict=True)]

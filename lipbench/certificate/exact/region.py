@@ -71,8 +71,7 @@ class Region:
     def values(self, point: Array) -> Array:
         """The variables of the image of a point, [n + k]: its perturbation, and what its open relus give."""
         values = point.copy()
-        for j in range(len(self.low)):
-            values[self.pixels + j] = 0.0
+        values[self.pixels :] = 0.0
         for j in range(len(self.low)):
             values[self.pixels + j] = max(0.0, self.inner[j] @ values + self.shift[j])
         return values
