@@ -1,9 +1,8 @@
-"""A model, the generators of random numbers and the precision of products, as they were found."""
+"""A model: its copy, its tensors and their hash, its modes as they were found."""
 
 import copy
 import hashlib
 import math
-import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lipbench.randomness import same_random_numbers
-
-# Processors for which torch's own convolutions on the CPU, where oneDNN's are not used, are sums of products.
-X86 = ("x86_64", "amd64", "i386", "i686", "x86")
 
 
 @torch.no_grad()  # the parameters of a scripted module's copy would remember where they come from
@@ -59,15 +55,6 @@ def evaluation_mode(model: nn.Module) -> nn.Module:
         for module in model.modules():
             module.training = False
         return model
-
-
-def _other_convolutions() -> str:
-    """The same of convolutions on the CPU."""
-    if platform.machine().lower() not in X86 or not torch.backends.mkldnn.is_available():
-        return f"without oneDNN, or on {platform.machine()}, torch may compute convolutions by Winograd's transform"
-    if not torch.backends.mkldnn.enabled and torch._C._get_nnpack_enabled():
-        return "NNPACK computes convolutions by Winograd's or a Fourier transform"
-    return ""
 
 
 @contextmanager

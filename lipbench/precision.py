@@ -1,6 +1,9 @@
-"""Weights in their own precision while the rest of a training step runs in a shorter one."""
+"""How products of floats are computed: in float32 without TF32, and weights in their own precision while the rest of a
+training step runs in a shorter one.
+"""
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -8,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipbench.modules import _other_convolutions
-
 # Relative slack of every computed bound: a few float64 operations are off by 1e-15, and long sums add what they are.
 OUTWARD = 1 + 1e-9
+# Processors for which torch's own convolutions on the CPU, where oneDNN's are not used, are sums of products.
+X86 = ("x86_64", "amd64", "i386", "i686", "x86")
 
 
 def own_precision(weight: Tensor) -> AbstractContextManager[object]:
@@ -88,6 +91,15 @@ def other_products(device: str, convolutions: bool) -> str:
         return "cuDNN may compute convolutions by Winograd's or a Fourier transform"
     if device == "cpu" and convolutions:
         return _other_convolutions()
+    return ""
+
+
+def _other_convolutions() -> str:
+    """`other_products` of convolutions on the CPU."""
+    if platform.machine().lower() not in X86 or not torch.backends.mkldnn.is_available():
+        return f"without oneDNN, or on {platform.machine()}, torch may compute convolutions by Winograd's transform"
+    if not torch.backends.mkldnn.enabled and torch._C._get_nnpack_enabled():
+        return "NNPACK computes convolutions by Winograd's or a Fourier transform"
     return ""
 
 

@@ -86,9 +86,10 @@ def board_radii(rows: pd.DataFrame) -> list[float]:
     sweep do not count. Only radii that all rows have do, where there are such.
     """
     known = rows[[name for name in rows if str(name).startswith("test cert @ ")]].notna()
+    main = speakers(rows)
     for shared in (known.all(), known.any()):
         found = sorted({float(split(name)[1]) for name in map(str, known) if shared[name]})
-        apart = [_apart(speakers(rows), radius) for radius in found]
+        apart = [_apart(main, radius) for radius in found]
         if any(apart):
             place = max(i for i, count in enumerate(apart) if count == max(apart))
             return found[max(0, place - 1) : place + 1]

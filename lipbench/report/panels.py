@@ -143,11 +143,12 @@ def _headings(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _groups(rows: pd.DataFrame, known: Mapping[Any, Card]) -> list[Group]:
     groups = []
-    bold = {name: leader(rows, name) for name in _names(rows)[:2] if name in rows}
+    names = _names(rows)
+    bold = {name: leader(rows, name) for name in names[:2] if name in rows}
     for name in speakers(rows)["experiment"]:
         own = rows[rows["experiment"] == name]
         lines = {
-            row["variant"]: _line(index, row, rows, known, bold)
+            row["variant"]: _line(index, row, names, known, bold)
             for index, row in zip(own.index, own.to_dict("records"), strict=True)
         }
         default = lines.pop("default", None)
@@ -158,9 +159,9 @@ def _groups(rows: pd.DataFrame, known: Mapping[Any, Card]) -> list[Group]:
 
 
 def _line(
-    index: Any, row: dict[Any, Any], rows: pd.DataFrame, known: Mapping[Any, Card], bold: Mapping[str, Any]
+    index: Any, row: dict[Any, Any], names: Sequence[str], known: Mapping[Any, Card], bold: Mapping[str, Any]
 ) -> Line:
-    cert, rob, test = _names(rows)
+    cert, rob, test = names
     both = not (pd.isna(row.get(cert)) or pd.isna(row.get(rob)))
     gap = row[rob] - row[cert] if both else None
     cells = [_cell("accuracy", row), *(_cell(name, row, bold.get(name) == index) for name in (cert, rob))]
