@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ def certify_inscribed(
     Raises:
         TypeError, ValueError: as `certify`; steps below 0; `start` of another shape than x.
     """
-    return _radii(model, x, y, steps, start, batch_size, progress, count, in_float32=False)
+    return _radii(model, x, y, _Task(steps, start, None, batch_size, progress, count), in_float32=False)
 
 
 def certify_inscribed_float(
@@ -95,7 +95,7 @@ def certify_inscribed_float(
     Args, Raises:
         as `certify_inscribed`; the model and the images are float32.
     """
-    return _radii(model, x, y, steps, start, batch_size, progress, count, in_float32=True)
+    return _radii(model, x, y, _Task(steps, start, None, batch_size, progress, count), in_float32=True)
 
 
 def inscribed_balls(
@@ -114,31 +114,46 @@ def inscribed_balls(
         as `certify_inscribed`; known: balls of the same images, whose centres are where the search of those without a
         `start` begins.
     """
-    prover = _Prover.of(model, x, y, steps, start, in_float32=False, known=known)
-    parts = [*prover.parts(x, y, steps, start, None, SILENT, uncounted)]
+    task = _Task(steps, start, known)
+    prover = _Prover.of(model, x, y, task, in_float32=False)
+    parts = [*prover.parts(x, y, task)]
     if not parts:
         return without_balls(x, y, torch.zeros(len(x), len(prover.gaps), dtype=torch.float64, device=x.device))
     return joined(parts)
 
 
-def _radii(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    steps: int,
-    start: Tensor | None,
-    batch_size: int | None,
-    progress: Callable[..., Progress],
-    count: Count,
-    in_float32: bool,
-) -> Tensor:
+@dataclass(frozen=True)
+class _Task:
+    """What is asked for: the options of `certify_inscribed` and `inscribed_balls`."""
+
+    steps: int
+    start: Tensor | None = None
+    known: InscribedBalls | None = None
+    batch_size: int | None = None
+    progress: Callable[..., Progress] = SILENT
+    count: Count = uncounted
+
+    def check(self, x: Tensor) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps={self.steps}: give the passes that one image may cost, 0 or more.")
+        if self.start is not None and self.start.shape != x.shape:
+            raise ValueError(f"start= holds images of shape {list(self.start.shape)}, the images are {list(x.shape)}.")
+
+    def of(self, rows: Tensor, x: Tensor) -> "_Task":
+        """That of some images, in the precision and on the device of x."""
+        start = None if self.start is None else self.start[rows].to(x)
+        return replace(self, start=start, known=None if self.known is None else self.known.of(rows))
+
+
+def _radii(model: nn.Module, x: Tensor, y: Tensor, task: _Task, in_float32: bool) -> Tensor:
     """The radii of either method."""
-    prover = _Prover.of(model, x, y, steps, start, in_float32)
+    prover = _Prover.of(model, x, y, task, in_float32)
     if prover.passes is not None:
-        return torch.cat([balls.radius() for balls in prover.parts(x, y, steps, start, batch_size, progress, count)])
+        return torch.cat([balls.radius() for balls in prover.parts(x, y, task)])
     if in_float32 or not bool(prover.gaps.isfinite().all()):
         return torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    return certify_by(model, prover.network, x, y, prover.layers, prover.gaps, batch_size, progress, count)
+    rest = (prover.layers, prover.gaps, task.batch_size, task.progress, task.count)
+    return certify_by(model, prover.network, x, y, *rest)
 
 
 @dataclass(frozen=True)
@@ -152,7 +167,6 @@ class _Prover:
         gaps: constants of the differences of logits on all of R^n, [K, K].
         passes: its float64 copy, which tells its rounding; None where no other centre than x proves anything.
         head: the bounds of its float32 rounding where that counts; else None.
-        known: balls from which the searches go on.
     """
 
     model: nn.Module
@@ -161,25 +175,12 @@ class _Prover:
     gaps: Tensor
     passes: Passes | None = None
     head: Head | None = None
-    known: InscribedBalls | None = None
 
     @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        steps: int,
-        start: Tensor | None,
-        in_float32: bool,
-        known: InscribedBalls | None = None,
-    ) -> "_Prover":
-        """Of checked images and labels."""
+    def of(cls, model: nn.Module, x: Tensor, y: Tensor, task: _Task, in_float32: bool) -> "_Prover":
+        """Of checked images, labels and options."""
         check_batch(x, y)
-        if steps < 0:
-            raise ValueError(f"steps={steps}: give the passes that one image may cost, 0 or more.")
-        if start is not None and start.shape != x.shape:
-            raise ValueError(f"start= holds images of shape {list(start.shape)}, the images are {list(x.shape)}.")
+        task.check(x)
         shape = tuple(x.shape[1:])
         with torch.no_grad():
             network = lipschitz.read(model, shape) if in_float32 else read_exactly(model, shape, x[:1])
@@ -196,46 +197,26 @@ class _Prover:
                 return nothing
             passes = Passes(exact, shape, layers)
             # An estimate is of images: a centre may lie anywhere.
-            return nothing if passes.is_estimate else cls(model, network, layers, gaps, passes, head, known)
+            return nothing if passes.is_estimate else cls(model, network, layers, gaps, passes, head)
 
-    def parts(
-        self,
-        x: Tensor,
-        y: Tensor,
-        steps: int,
-        start: Tensor | None,
-        batch_size: int | None,
-        progress: Callable[..., Progress],
-        count: Count,
-    ) -> Iterator[InscribedBalls]:
+    def parts(self, x: Tensor, y: Tensor, task: _Task) -> Iterator[InscribedBalls]:
         """The balls of the images, part by part; none where nothing is known."""
         if self.passes is None:
             return
         rivals = min(RIVALS, len(self.gaps) - 1)
-        size = batch_size or images_at_once(x.shape[1:], VALUES // rivals)
-        with progress(len(x)) as bar:
+        size = task.batch_size or images_at_once(x.shape[1:], VALUES // rivals)
+        with task.progress(len(x)) as bar:
             with undisturbed(self.model):
-                at_x, rounding = self._around(self.passes, x, y, batch_size, count)
+                at_x, rounding = self._around(self.passes, x, y, task)
             for rows in torch.arange(len(x), device=x.device).split(size):
-                first = None if start is None else start[rows].to(x)
-                known = None if self.known is None else self.known.of(rows)
                 lost = Affine(rounding.at[rows], rounding.slope[rows])
                 with undisturbed(self.model):
-                    balls = self._balls(self.passes, x[rows], y[rows], at_x[rows], lost, steps, first, known, count)
+                    balls = self._balls(self.passes, x[rows], y[rows], at_x[rows], lost, task.of(rows, x))
                 bar.update(len(rows))
                 yield balls
 
     def _balls(
-        self,
-        passes: Passes,
-        x: Tensor,
-        y: Tensor,
-        at_x: Tensor,
-        rounding: Affine,
-        steps: int,
-        start: Tensor | None,
-        known: InscribedBalls | None,
-        count: Count,
+        self, passes: Passes, x: Tensor, y: Tensor, at_x: Tensor, rounding: Affine, task: _Task
     ) -> InscribedBalls:
         """Of one part of the images."""
         pairs = _nearest_rivals(at_x)
@@ -250,12 +231,12 @@ class _Prover:
             found = _difference(logits, label[rows], rival[rows]) / scale[rows]
             return found.detach(), gradient_of(found.sum(), points)
 
-        first = None if start is None else self._starts(x, start, image, rival, count)
+        first = None if task.start is None else self._starts(x, task.start, image, rival, task.count)
         flat = x.flatten(1)[image]
-        centres = None if known is None else known.centres(image, rival).to(x.dtype)
+        centres = None if task.known is None else task.known.centres(image, rival).to(x.dtype)
         search = Search(value, flat, image, at_x[image, rival].to(x.dtype), first, centres)
-        searched = search.run(steps)
-        count(searched, searched)
+        searched = search.run(task.steps)
+        task.count(searched, searched)
         moved = (search.centre != flat).any(1).nonzero()[:, 0]
         if not len(moved):  # some layers of torch refuse a batch of no images
             return without_balls(x, y, at_x)
@@ -264,7 +245,7 @@ class _Prover:
         reach = search.rho[moved].double() * REACH
         share = (reach / math.sqrt(flat.shape[1])).clamp(max=1)
         lost = rounding.at[image, rival] + rounding.slope[image, rival] * share
-        count(len(moved), 0)
+        task.count(len(moved), 0)
         depth = self._depth(passes, centre.view(-1, *x.shape[1:]), y[image], rival, lost * OUTWARD)
         wide = flat[moved].double()
         t = best_t(wide, centre - wide, depth)
@@ -273,17 +254,15 @@ class _Prover:
         return InscribedBalls(x.double(), at_x, image, rival, centre.view(-1, *x.shape[1:]), depth, t)
 
     @torch.no_grad()
-    def _around(
-        self, passes: Passes, x: Tensor, y: Tensor, batch_size: int | None, count: Count
-    ) -> tuple[Tensor, Affine]:
+    def _around(self, passes: Passes, x: Tensor, y: Tensor, task: _Task) -> tuple[Tensor, Affine]:
         """[N, K] radii of the balls around x, and [N, K] what float32 rounding can take off a margin. In the batches of
         `certify` and `certify_float`, so that no digit differs from theirs.
         """
-        size, found = batch_size or images_at_once(x.shape[1:]), []
+        size, found = task.batch_size or images_at_once(x.shape[1:]), []
         for images, labels in zip(x.split(size), y.split(size), strict=True):
             said = logits_of(self.model, images)
             is_read = self.network is not self.model
-            count((2 if self.head is None else 2 + is_read) * len(images), 0)
+            task.count((2 if self.head is None else 2 + is_read) * len(images), 0)
             logits, slack = passes(images.clone().double()) if self.head is None or is_read else (said, said[:, 0])
             if is_read and is_another(said, logits):
                 nothing = torch.zeros(len(x), len(self.gaps), dtype=torch.float64, device=x.device)

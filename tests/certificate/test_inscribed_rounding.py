@@ -98,8 +98,8 @@ def test_the_rounding_of_float32_is_taken_off_as_far_as_the_radius_may_reach(rho
 
     monkeypatch.setattr(inscribed, "float_radii", rounded)
     ends_at(monkeypatch, centre, rho)
-    prover = inscribed._Prover.of(model, x, y, 1, None, in_float32=True)
-    (balls,) = prover.parts(x, y, 1, None, None, inscribed.SILENT, inscribed.uncounted)
+    task = inscribed._Task(steps=1)
+    (balls,) = inscribed._Prover.of(model, x, y, task, in_float32=True).parts(x, y, task)
     # The rounding is that of the images within the radius that the search reached, so no larger radius counts.
     share = min(1.0, rho * REACH / math.sqrt(PIXELS))
     depth = (2.5 - 0.01 - 0.05 * share) / float(gaps(model, SHAPE)[0, 1])

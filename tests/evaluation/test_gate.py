@@ -19,6 +19,7 @@ N = 6
 pytestmark = [
     pytest.mark.filterwarnings("default"),
     pytest.mark.filterwarnings("ignore::lipbench.evaluation.health.HealthWarning"),
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning"),  # a checkpoint, forwards
 ]
 
 
