@@ -48,7 +48,7 @@ report: $(READY) ## Leaderboard, figures and page of RESULTS; ARGS="compare=resu
 
 figures: report ## The figures of RESULTS (they are part of the report)
 
-evaluate: $(READY) ## Your own model: MODEL=file.py:build CHECKPOINT=weights.safetensors DATASET=mnist08
+evaluate: $(READY) ## Your own model: MODEL=file.py:build CHECKPOINT=weights.safetensors DATASET=digits
 	$(LIPBENCH) evaluate $(if $(MODEL),"model=$(MODEL)") $(if $(CHECKPOINT),"checkpoint=$(CHECKPOINT)") \
 	dataset=$(DATASET) "results=$(RESULTS)" $(ARGS)
 

@@ -1,5 +1,5 @@
-"""The tables of docs/theory.md, and the passes in docs/attacks.md, are those of the committed results. A failure prints
-what they should be.
+"""The tables of docs/theory.md and docs/baselines.md, and the passes in docs/attacks.md, are those of the committed
+results. A failure prints what they should be.
 """
 
 from dataclasses import replace
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lipbench.figures.gap import DISTANCES
 from lipbench.files import read_json
 from lipbench.report import find_runs, leaderboard, write_leaderboard
 from lipbench.results.storage import read_bounds
@@ -51,8 +52,7 @@ def table(network: str, epsilons: tuple[float, ...]) -> list[str]:
 
 
 def passes(kind: str) -> str:
-    """The passes of `lipbench` per image, over the runs that have inscribed balls. Points of the plane are left out.
-    """
+    """The passes of `lipbench` per image, over the runs that have inscribed balls. Points of the plane are left out."""
     found = []
     for path in REFERENCE.glob("*/*/*/*/costs.csv"):
         dataset, experiment = path.parts[-5:-3]
@@ -80,6 +80,41 @@ def test_the_passes_of_the_attack_are_those_of_the_committed_results() -> None:
 def test_the_tables_are_those_of_the_committed_results(network: str, epsilons: tuple[float, ...]) -> None:
     expected = "\n".join(table(network, epsilons))
     assert f"\n\n{expected}\n\n" in PAGE.read_text(), f"{PAGE.name} should hold:\n\n{expected}\n"
+
+
+def test_the_exact_distances_are_those_of_the_committed_results() -> None:
+    text, columns = (ROOT / "docs/baselines.md").read_text(), []
+    for network in ("plain_mlp/model.widths=_32,16_", "hkr_mlp/model.activation._target_=lipbench.layers.MaxMin,*"):
+        (folder,) = REFERENCE.glob(f"digits08/{network}/0")
+        bounds = read_bounds(folder)
+        wide = bounds[bounds["norm"] == "l2"].pivot_table(index="index", columns="method", values="distance").dropna()
+        assert len(wide) == 60
+        assert (wide["exact"] / wide["certificate_exact"]).max() < 1 + 1e-5
+        columns.append((wide.div(wide["certificate_exact"], axis=0), wide.div(wide["exact"], axis=0), folder))
+    for name, digits in (("certificate_inscribed", (3, 5)), ("certificate", (3, 5)), ("certificate_crown", (3, 3))):
+        cells = [
+            f"{r[name].median():.{n}f} ({r[name].min():.{n}f})" for (r, _, _), n in zip(columns, digits, strict=True)
+        ]
+        expected = line(f"`{name}` / exact", *cells)
+        assert expected in text, f"baselines.md should hold: {expected}"
+    cells = [f"{ratio['lipbench'].median():.5f} ({ratio['lipbench'].max():.5f})" for _, ratio, _ in columns]
+    expected = line("attack `lipbench` / exact", *cells)
+    assert expected in text, f"baselines.md should hold: {expected}"
+    costs = [pd.read_csv(folder / "costs.csv").set_index("method")["seconds"] / 60 for _, _, folder in columns]
+    cells = [f"{cost['certificate_exact']:.2f} and {cost['exact']:.2f}" for cost in costs]
+    expected = line("seconds per image, `certificate_exact` and `exact`", *cells)
+    assert expected in text, f"baselines.md should hold: {expected}"
+
+
+def test_the_parts_of_the_gap_are_those_of_the_committed_results() -> None:
+    held = pd.read_csv(REFERENCE / "mnist/hkr_cnn/default/0/bracket.csv")
+    parts = 100 * held[list(DISTANCES)].diff(axis=1).iloc[:, 1:].div(held["distance"], axis=0).mean()
+    box, rivals, rest = parts
+    expected = (
+        f"leaves {parts.sum():.1f} % of it uncertified: the box is {box:.1f} %, other rivals are {rivals:.2f} %, "
+        f"layers, kinks and both searches {rest:.1f} %"
+    )
+    assert expected in " ".join(PAGE.read_text().split()), f"theory.md should hold: {expected}"
 
 
 def test_the_committed_leaderboard_follows_from_the_committed_results(tmp_path: Path) -> None:
