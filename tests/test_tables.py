@@ -1,5 +1,5 @@
-"""The tables of docs/theory.md and docs/baselines.md, and the passes in docs/attacks.md, are those of the committed
-results. A failure prints what they should be.
+"""The tables of docs/theory.md, docs/baselines.md and docs/layers.md, and the passes in docs/attacks.md, are those of
+the committed results. A failure prints what they should be.
 """
 
 from dataclasses import replace
@@ -52,15 +52,19 @@ def table(network: str, epsilons: tuple[float, ...]) -> list[str]:
 
 
 def passes(kind: str) -> str:
-    """The passes of `lipbench` per image, over the runs that have inscribed balls. Points of the plane are left out."""
+    """The passes of `lipbench` per image, over the runs that have inscribed balls. Points of the plane and networks that
+    guess are left out.
+    """
     found = []
     for path in REFERENCE.glob("*/*/*/*/costs.csv"):
-        dataset, experiment = path.parts[-5:-3]
+        dataset, experiment, variant = path.parts[-5:-2]
         costs = pd.read_csv(path).set_index("method")["passes"]
-        mine = "ordinary" if experiment.startswith(("plain_", "adversarial_")) else dataset
+        is_ordinary = experiment.startswith(("plain_", "adversarial_")) or "constraint=free" in variant
+        mine = "ordinary" if is_ordinary else dataset
         named = {"mnist08": "two", "digits08": "two", "mnist": "ten", "digits": "ten"}.get(mine, mine)
         has_both = {"lipbench", "certificate_inscribed"} <= {*costs.index}
-        if named == kind and has_both and not dataset.startswith("two_"):
+        flags = [flag["name"] for flag in read_json(path.parent / "summary.json")["flags"]]
+        if named == kind and has_both and "low_accuracy" not in flags and not dataset.startswith("two_"):
             found.append(costs["lipbench"])
     assert len(found) > 10
     return f"{np.median(found):,.0f} ({min(found):,.0f} to {max(found):,.0f})"
@@ -104,6 +108,29 @@ def test_the_exact_distances_are_those_of_the_committed_results() -> None:
     cells = [f"{cost['certificate_exact']:.2f} and {cost['exact']:.2f}" for cost in costs]
     expected = line("seconds per image, `certificate_exact` and `exact`", *cells)
     assert expected in text, f"baselines.md should hold: {expected}"
+
+
+def families() -> list[str]:
+    """The lines of docs/layers.md: the body of layers_cnn by constraint, best first."""
+    found = []
+    for folder in REFERENCE.glob("mnist08/layers_cnn/*/0"):
+        bounds = read_bounds(folder)
+        l2 = bounds[bounds["norm"] == "l2"]
+        wide = l2.pivot_table(index="index", columns="method", values="distance").dropna()
+        right = wide[wide["lipbench"] > 0]
+        shares = [100 * (wide[name] > 2).mean() for name in ("certificate", "certificate_inscribed", "lipbench")]
+        ratios = [(right["lipbench"] / right[name]).median() for name in ("certificate", "certificate_inscribed")]
+        cells = [100 * len(right) / len(wide), *shares]
+        name = folder.parent.name.partition(",")[0].removeprefix("constraint=")
+        texts = [f"{cell:.1f}" for cell in cells] + [f"{ratio:.3f}" if ratio < 10 else "-" for ratio in ratios]
+        found.append((shares[1], line(f"`{name}`", *texts)))
+    return [text for _, text in sorted(found, reverse=True)]
+
+
+def test_the_families_are_those_of_the_committed_results() -> None:
+    expected = "\n".join(families())
+    assert len(families()) == 15
+    assert f"\n{expected}\n\n" in (ROOT / "docs/layers.md").read_text(), f"layers.md should hold:\n\n{expected}\n"
 
 
 def test_the_parts_of_the_gap_are_those_of_the_committed_results() -> None:
