@@ -134,8 +134,10 @@ class _Task:
     count: Count = uncounted
 
     def check(self, x: Tensor) -> None:
-        if self.steps < 0:
-            raise ValueError(f"steps={self.steps}: give the passes that one image may cost, 0 or more.")
+        if type(self.steps) is not int or self.steps < 0:
+            raise ValueError(
+                f"steps={self.steps!r}: give the passes that one image may cost, a whole number of 0 or more."
+            )
         if self.start is not None and self.start.shape != x.shape:
             raise ValueError(f"start= holds images of shape {list(self.start.shape)}, the images are {list(x.shape)}.")
 

@@ -1,5 +1,6 @@
 """Both sides at once: certificate and attack, each from what the other found, until they meet."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ from lipbench.certificate.inscribed_ball import joined, without_balls
 from lipbench.data.dataset import tensors_of
 from lipbench.evaluation.bounds import less_rounding
 from lipbench.evaluation.evaluate import Images, _baked
+from lipbench.evaluation.health import HealthWarning
+from lipbench.evaluation.loop import health
 from lipbench.geometry import per_image
 from lipbench.images import as_pixels, check_batch, images_at_once, model_images, to_device
 from lipbench.judge import Classifier, Judge, distance
@@ -90,8 +93,8 @@ class Bracket:
 
 
 def _check_gap(gap: float) -> None:
-    if not 0 <= gap <= 1:
-        raise ValueError(f"gap={gap} is the share by which both bounds may differ, 0 to 1: gap=0.05 is 5 %.")
+    if not isinstance(gap, int | float) or not 0 <= gap <= 1:
+        raise ValueError(f"gap={gap!r} is the share by which both bounds may differ, 0 to 1: gap=0.05 is 5 %.")
 
 
 @float32_products()
@@ -118,20 +121,27 @@ def bracket(
         gap: the share by which the two may differ, 0 to 1; 0.01 is 1 %.
         rounds: after the first, at most. The attack `lipbench` runs once, on what is open after half of them.
 
+    Warns:
+        HealthWarning: as `lipbench.evaluate`, what the model itself shows, such as random answers or no gradients.
+
     Raises:
         TypeError, ValueError: as `lipbench.certify`; a gap below 0 or above 1, rounds below 0.
     """
     _check_gap(gap)
-    if rounds < 0:
-        raise ValueError(f"rounds={rounds}: give the rounds of both searches after the first, 0 or more.")
+    if type(rounds) is not int or rounds < 0:
+        raise ValueError(f"rounds={rounds!r}: give the rounds of both searches after the first, 0 or more.")
     given, truth = tensors_of(images, labels)
     check_batch(given, truth)
     with _baked(model, given) as baked:
         x = model_images(baked, given)
         y = predict(baked, x) if truth is None else to_device(baked, truth.long())
         predict(baked, x[:1], labels=y[:1])
+        classifier = Classifier(baked)
+        for flag in health(classifier, given, y):
+            if flag.severity == "warning":
+                warnings.warn(str(flag), HealthWarning, stacklevel=4)  # over two decorators, to the caller
         with undisturbed(baked):
-            classifier, size = Classifier(baked), min(AT_ONCE, images_at_once(x.shape[1:]))
+            size = min(AT_ONCE, images_at_once(x.shape[1:]))
             parts = [_Sides(classifier, *part, gap) for part in zip(x.split(size), y.split(size), strict=True)]
             for part in parts:
                 part.search(rounds)

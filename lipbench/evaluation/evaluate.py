@@ -96,6 +96,8 @@ def evaluate(
         raise TypeError("There are images without labels: evaluate(model, images, labels).")
     check_batch(given, truth)
     methods = _named(certificates, CERTIFICATES, "certificate"), _named(attacks, ATTACKS, "attack")
+    if twice := sorted(methods[0].keys() & methods[1].keys()):
+        raise ValueError(f"{', '.join(twice)}: a certificate and an attack have this name. Give each one of its own.")
     x, y = as_pixels(given), truth.long()
     # Not a decorator, so that warnings point to the caller.
     with float32_products(), _baked(model, x, batch_size) as baked:

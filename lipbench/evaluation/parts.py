@@ -1,5 +1,6 @@
 """What keeps the certificate and the attack apart, image by image: the measure `bracket`."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from lipbench.certificate import certify
 from lipbench.evaluation.bracket import Bracket, bracket
+from lipbench.evaluation.health import HealthWarning
 from lipbench.images import on_device
 from lipbench.margins import predict
 from lipbench.precision import float32_products
@@ -56,7 +58,9 @@ def parts_of_the_gap(
     tables = []
     with progress(len(rows), "image") as bar:
         for part in rows.split(AT_ONCE) if len(rows) else ():
-            sides = bracket(model, x[part].cpu(), y[part].cpu())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", HealthWarning)  # the run itself says what the model shows
+                sides = bracket(model, x[part].cpu(), y[part].cpu())
             tables.append(_distances(model, x[part], y[part], sides).assign(index=part.tolist()))
             bar.update(len(part))
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)

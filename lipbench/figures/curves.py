@@ -48,10 +48,7 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2", bala
     groups = sorted(table.groupby(RUN_COLUMNS[:3], sort=True), key=lambda group: network_name(str(group[0][1])))
     attacked = set(table[table["side"] == "upper"]["method"])
     attacks = [m for m in dict.fromkeys((*METHODS, *sorted(attacked))) if m in attacked]
-    # As wide as all attacks together need; a weak attack's tail is cut.
-    combined = table[table["side"] == "upper"].groupby([*RUN_COLUMNS, "index"], observed=True)["distance"].min()
-    finite = combined[np.isfinite(combined) & (combined > 0)]
-    limit = 1.05 * float(finite.quantile(REACH)) if len(finite) else 1.0
+    limit = _reach(table)
     balanced = imbalance(table["label"].to_numpy()) >= IMBALANCED if balanced is None else balanced
     columns = min(COLUMNS, len(groups))
     rows = -(-len(groups) // columns)
@@ -76,6 +73,18 @@ def accuracy_curves(table: pd.DataFrame, title: str = "", norm: str = "l2", bala
         if title:
             figure.suptitle(title, fontsize=8)
     return figure
+
+
+def _reach(table: pd.DataFrame) -> float:
+    """As far as all attacks together need, or the certificates where there are no attacks; a weak attack's tail is
+    cut.
+    """
+    for side, nearest in (("upper", "min"), ("lower", "max")):
+        combined = table[table["side"] == side].groupby([*RUN_COLUMNS, "index"], observed=True)["distance"].agg(nearest)
+        finite = combined[np.isfinite(combined) & (combined > 0)]
+        if len(finite):
+            return 1.05 * float(finite.quantile(REACH))
+    return 1.0
 
 
 def _panel(axis: Axes, table: pd.DataFrame, norm: str, attacks: Sequence[str], limit: float, balanced: bool) -> None:

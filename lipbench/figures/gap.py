@@ -175,7 +175,7 @@ RECIPES = (
     Recipe(
         "gap",
         "The gap between certificate and attack",
-        "Four networks in a row. Above, the test images sorted by their distance under the combined attack: the "
+        "The main networks in a row. Above, the test images sorted by their distance under the combined attack: the "
         "certificate |f(x)| / L and the inscribed ball, in percent of this distance. Below, the share of images whose "
         "gap is at most so large, a line per certificate.",
         gap,

@@ -41,7 +41,8 @@ def answer(rows: pd.DataFrame) -> str:
     if classical and kind_of(str(best["experiment"])) != "plain":
         row = max(classical, key=lambda row: float(row[rob]))
         kind = network_name(str(row["experiment"]))
-        said += f" The {kind}: {_share(row, rob)} under attack, {_share(row, cert)} proven."
+        others = "" if row["images"] == best["images"] else f" ({_count(row)})"
+        said += f" The {kind}: {_share(row, rob)} under attack, {_share(row, cert)} proven{others}."
     return said + _not_attacked(best, shown, rob, test)
 
 

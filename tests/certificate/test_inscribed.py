@@ -329,8 +329,9 @@ def test_parts_of_the_images_and_a_start_change_nothing_that_is_proved() -> None
     with pytest.raises(ValueError, match="start="):
         certify_inscribed(model, x, y, start=adversarial[:2])
     for method in (certify_inscribed, certify_inscribed_float, inscribed_balls):
-        with pytest.raises(ValueError, match="steps=-5"):
-            method(model, x, y, steps=-5)
+        for steps in (-5, 2.5, True, "40"):
+            with pytest.raises(ValueError, match=f"steps={steps!r}"):
+                method(model, x, y, steps=steps)
 
 
 def test_a_search_begins_at_a_start_that_the_rival_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,19 @@ def test_mistakes_have_the_distance_zero_and_networks_without_a_bound_the_lower_
     assert not found.solved().any()
 
 
+def test_what_a_model_shows_is_said() -> None:
+    class Blind(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x.detach())
+
+    with pytest.warns(lipbench.HealthWarning, match="no_gradients"):
+        lipbench.bracket(Blind(isometry(16, 3)), torch.rand(5, 1, 4, 4), rounds=0)
+
+
 @dataclass
 class Seen:
     """What the searches of a bracket were given, round by round."""
@@ -220,6 +233,8 @@ def test_it_searches_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"gap": float("nan")}, "gap=nan"),
         ({"gap": 5}, "gap=0.05 is 5 %"),
         ({"rounds": -1}, "rounds=-1"),
+        ({"rounds": 1.5}, "rounds=1.5"),
+        ({"gap": "1%"}, "gap='1%'"),
     ],
 )
 def test_options_that_make_no_sense(wrong: dict, match: str) -> None:

@@ -93,6 +93,11 @@ def test_attacks_and_costly_certificates_judge_the_first_images_alone():
     }
 
 
+def test_a_certificate_and_an_attack_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="certificate: a certificate and an attack"):
+        lipbench.evaluate(MODEL, X, Y, {"certificate": still}, progress=False)
+
+
 def test_flags_belong_to_the_attack_whose_images_show_them():
     judged = found({}, {"outside": lambda model, x, y: x + 5, "still": still})
     assert [flag.name for flag in judged["outside"].flags] == ["outside_box"]

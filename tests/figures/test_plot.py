@@ -1,6 +1,7 @@
 """`lipbench.plot`: figures of a table in memory, and of a run that was read."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.results_tree import make_results
@@ -63,3 +64,11 @@ def test_curves_are_of_all_images_alike_however_uneven_the_classes_are(run):
 def test_one_panel_fills_its_figure(run):
     width, height = lipbench.plot.bracket(run).get_size_inches()
     assert width < 1.1 * height
+
+
+def test_without_attacks_the_axis_reaches_as_far_as_the_certificates() -> None:
+    images = pd.DataFrame({"index": range(50), "label": 0, "prediction": 0, "norm": "l2"})
+    radii = images.assign(method="certificate", side="lower", distance=np.linspace(0.1, 3.0, 50))
+    assert 2.8 < lipbench.plot.curves(radii).axes[0].get_xlim()[1] < 3.2
+    found = images.assign(method="deepfool", side="upper", distance=np.linspace(1.0, 6.0, 50))
+    assert 5.5 < lipbench.plot.curves(pd.concat([radii, found])).axes[0].get_xlim()[1] < 6.4
