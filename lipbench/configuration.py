@@ -56,6 +56,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
         known: the names that exist.
     """
     names = sorted(known)
+    if not names:
+        return f"Unknown {kind} '{name}'. There are none."
     alias = ALIASES.get(name.lower())
     close = [alias] if alias in names else difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""

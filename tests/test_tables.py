@@ -52,8 +52,8 @@ def table(network: str, epsilons: tuple[float, ...]) -> list[str]:
 
 
 def passes(kind: str) -> str:
-    """The passes of `lipbench` per image, over the runs that have inscribed balls. Points of the plane and networks that
-    guess are left out.
+    """The passes of `lipbench` per image, over the runs that have inscribed balls. Points of the plane are left out,
+    and so are networks that guess.
     """
     found = []
     for path in REFERENCE.glob("*/*/*/*/costs.csv"):

@@ -96,8 +96,7 @@ def evaluate(
         raise TypeError("There are images without labels: evaluate(model, images, labels).")
     check_batch(given, truth)
     methods = _named(certificates, CERTIFICATES, "certificate"), _named(attacks, ATTACKS, "attack")
-    if twice := sorted(methods[0].keys() & methods[1].keys()):
-        raise ValueError(f"{', '.join(twice)}: a certificate and an attack have this name. Give each one of its own.")
+    _check_names(*methods)
     x, y = as_pixels(given), truth.long()
     # Not a decorator, so that warnings point to the caller.
     with float32_products(), _baked(model, x, batch_size) as baked:
@@ -167,6 +166,15 @@ def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
         logits = logits_of(model, model_images(model, x[:1]))
     margin(logits, torch.zeros(1, dtype=torch.long, device=logits.device))  # refuses one logit, by name
     check_labels(y, logits.shape[1])
+
+
+def _check_names(certificates: Iterable[str], attacks: Iterable[str]) -> None:
+    """
+    Raises:
+        ValueError: a name of both, so that their rows are not told apart.
+    """
+    if twice := sorted({*certificates} & {*attacks}):
+        raise ValueError(f"{', '.join(twice)}: a certificate and an attack have this name. Give each one of its own.")
 
 
 def _collected(judged: Sequence[Judged], flags: Sequence[Flag]) -> pd.DataFrame:

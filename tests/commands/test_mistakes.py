@@ -83,3 +83,5 @@ def test_of_many_names_the_closest_few_are_said():
     answer = unknown("experiment", "digits08/hkr_mlpp", names)
     assert sum(name in answer for name in names) < 10 < len(names)
     assert "digits08/hkr_mlp," in answer
+    none = unknown("option of attack.lipbench", "steps", [])
+    assert none == "Unknown option of attack.lipbench 'steps'. There are none."

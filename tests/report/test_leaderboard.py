@@ -243,6 +243,9 @@ def test_the_answer_names_the_best_network_and_what_it_does_not_beat(tmp_path):
     other = "HKR MLP" if best["experiment"] == "hkr_cnn" else "HKR CNN"
     assert f"Its lead over {other} is within the uncertainty." in text
     assert "The classical CNN:" in text
+    assert text.count("images,") == 1, "all were judged on the same images"
+    fewer = rows.assign(images=rows["images"].where(rows["experiment"] != "plain_cnn", 20))
+    assert "proven (20 images, 1 seed)." in answer(fewer)
     run(tmp_path, "margin_cnn", attacks=())
     assert answer(leaderboard(find_runs(tmp_path))).count("Not attacked") <= 1
 
