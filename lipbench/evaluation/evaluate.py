@@ -95,8 +95,7 @@ def evaluate(
     if truth is None:
         raise TypeError("There are images without labels: evaluate(model, images, labels).")
     check_batch(given, truth)
-    methods = _named(certificates, CERTIFICATES, "certificate"), _named(attacks, ATTACKS, "attack")
-    _check_names(*methods)
+    methods = _methods(certificates, attacks)
     x, y = as_pixels(given), truth.long()
     # Not a decorator, so that warnings point to the caller.
     with float32_products(), _baked(model, x, batch_size) as baked:
@@ -168,13 +167,16 @@ def _check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
     check_labels(y, logits.shape[1])
 
 
-def _check_names(certificates: Iterable[str], attacks: Iterable[str]) -> None:
-    """
+def _methods(certificates: Any, attacks: Any) -> tuple[dict[str, Callable], dict[str, Callable]]:
+    """Certificates and attacks by their names.
+
     Raises:
-        ValueError: a name of both, so that their rows are not told apart.
+        ValueError: as `_named`; a name of both, so that their rows are not told apart.
     """
-    if twice := sorted({*certificates} & {*attacks}):
+    methods = _named(certificates, CERTIFICATES, "certificate"), _named(attacks, ATTACKS, "attack")
+    if twice := sorted(methods[0].keys() & methods[1].keys()):
         raise ValueError(f"{', '.join(twice)}: a certificate and an attack have this name. Give each one of its own.")
+    return methods
 
 
 def _collected(judged: Sequence[Judged], flags: Sequence[Flag]) -> pd.DataFrame:
