@@ -44,6 +44,12 @@ def times(row: np.ndarray, values: list[Fraction]) -> Fraction:
     return sum((Fraction(a) * b for a, b in zip(row.tolist(), values, strict=True)), Fraction(0))
 
 
+def perturbed(x: torch.Tensor) -> tuple[list[Fraction], list[Fraction]]:
+    """A random perturbation, and what it makes of the image x [1, PIXELS]."""
+    delta = [Fraction(v) for v in (0.1 * torch.randn(PIXELS, dtype=torch.float64)).tolist()]
+    return delta, [Fraction(a) + b for a, b in zip(x[0].tolist(), delta, strict=True)]
+
+
 @pytest.mark.parametrize("large", [False, True])
 def test_what_goes_into_an_open_relu_is_as_near_to_its_expression_as_is_said(large) -> None:
     off = 0
@@ -55,10 +61,9 @@ def test_what_goes_into_an_open_relu_is_as_near_to_its_expression_as_is_said(lar
         around = relaxed(model, x)
         found = region(around, 0, 1, 100)
         assert isinstance(found, Region)
-        delta = 0.1 * torch.randn(PIXELS, dtype=torch.float64)
-        point = [Fraction(a) + Fraction(b) for a, b in zip(x[0].tolist(), delta.tolist(), strict=True)]
+        delta, point = perturbed(x)
         inputs = in_fractions(model[:-2], point)
-        values = [Fraction(v) for v in delta.tolist()] + [Fraction(0)] * len(found.low)
+        values = delta + [Fraction(0)] * len(found.low)
         low, high = around.ranges[-1]
         opened = ((low < 0) & (high > 0))[0].nonzero()[:, 0].tolist()
         assert len(opened) == len(found.low)
@@ -80,8 +85,7 @@ def test_what_goes_into_a_sort_behind_a_sort_is_as_near_to_its_expression_as_is_
         around = relaxed(model, x)
         found = region(around, 0, 1, 100)
         assert isinstance(found, Region)
-        delta = 0.1 * torch.randn(PIXELS, dtype=torch.float64)
-        point = [Fraction(a) + Fraction(b) for a, b in zip(x[0].tolist(), delta.tolist(), strict=True)]
+        delta, point = perturbed(x)
         entering = [in_fractions(model[:2], point), in_fractions(model[:6], point)]
         kinks = [step for step in around.steps if isinstance(step, Kinks)]
         differences = [
@@ -90,7 +94,7 @@ def test_what_goes_into_a_sort_behind_a_sort_is_as_near_to_its_expression_as_is_
             for row, is_open in zip(step.inner.numpy(), ((low < 0) & (high > 0))[0], strict=True)
             if is_open
         ]
-        values = [Fraction(v) for v in delta.tolist()] + [max(u, Fraction(0)) for u in differences]
+        values = delta + [max(u, Fraction(0)) for u in differences]
         assert len(values) == len(found.lower)
         for row, shift, error, exactly in zip(found.inner, found.shift, found.error, differences, strict=True):
             apart = abs(times(row, values) + Fraction(float(shift)) - exactly)
