@@ -12,7 +12,7 @@ from lipbench.attacks.auto_pgd import apgd, apgd_l1, apgd_linf
 from lipbench.attacks.carlini_wagner import carlini_wagner
 from lipbench.attacks.ddn import ddn
 from lipbench.attacks.deepfool import deepfool
-from lipbench.attacks.engine import anytime, best_of, chain, minimum_distance, warm, within
+from lipbench.attacks.engine import anytime, best_of, chain, minimum_distance, within
 from lipbench.attacks.engine.boundary import nearest, shoot, to_boundary
 from lipbench.attacks.falsifier import falsifier, falsifier_float32
 from lipbench.attacks.fast_gradient import fgm, fgsm, transport_path
@@ -48,7 +48,6 @@ __all__ = [
     "tangent",
     "to_boundary",
     "transport_path",
-    "warm",
     "within",
 ]
 

@@ -210,13 +210,15 @@ def test_the_attack_ends_at_the_gap(gap: float, monkeypatch: pytest.MonkeyPatch)
     assert (enough >= (1 + gap) * certify(model, x, model(x).argmax(1))[rows] * (1 - 1e-9)).all()
 
 
-def test_it_searches_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_searches_in_parts(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = isometry(36, 3), torch.rand(10, 1, 6, 6)
     y = model(x).argmax(1)
     y[4:6] = (y[4:6] + 1) % 3  # a part without any image that is labelled right
     whole = lipbench.bracket(model, x, y, rounds=1)
     monkeypatch.setattr(bracket, "AT_ONCE", 2)
+    seen.centres.clear()
     parts = lipbench.bracket(model, x, y, rounds=1)
+    assert max(len(given["x"]) for given in seen.centres) == 2
     assert torch.equal(parts.upper > 0, whole.upper > 0)
     assert torch.allclose(parts.lower, whole.lower, rtol=2e-3)
     assert torch.allclose(parts.upper, whole.upper, rtol=2e-3)

@@ -5,6 +5,6 @@ moves a point along the boundary, `leaving` follows a ray out of its inscribed b
 
 from lipbench.attacks.engine.budget import anytime, within
 from lipbench.attacks.engine.combining import best_of, chain
-from lipbench.attacks.engine.searching import minimum_distance, warm
+from lipbench.attacks.engine.searching import minimum_distance
 
-__all__ = ["anytime", "best_of", "chain", "minimum_distance", "warm", "within"]
+__all__ = ["anytime", "best_of", "chain", "minimum_distance", "within"]
